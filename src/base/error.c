@@ -1,0 +1,67 @@
+/* Errors: a code for programs, one line for people. */
+#include "base/error.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+sp_status sp_fail(sp_error *err, sp_status code, const char *format, ...) {
+    if (err) {
+        va_list args;
+        va_start(args, format);
+        vsnprintf(err->message, sizeof err->message, format, args);
+        va_end(args);
+        err->status = code;
+    }
+    return code;
+}
+
+sp_status sp_fail_in(sp_error *err, const char *format, ...) {
+    if (!err) {
+        return SP_ERR_STATE;
+    }
+    char context[sizeof err->message], rest[sizeof err->message];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(context, sizeof context, format, args);
+    va_end(args);
+    memcpy(rest, err->message, sizeof rest);
+    /* Cut the context before the cause: the cause is what the reader needs. */
+    size_t room = sizeof err->message - 3 > strlen(rest) ? sizeof err->message - 3 - strlen(rest) : 0;
+    snprintf(err->message, sizeof err->message, "%.*s: %s", (int)room, context, rest);
+    return err->status;
+}
+
+const char *sp_status_name(sp_status status) {
+    switch (status) {
+    case SP_OK:
+        return "ok";
+    case SP_ERR_ARGUMENT:
+        return "bad argument";
+    case SP_ERR_NO_MEMORY:
+        return "out of memory";
+    case SP_ERR_IO:
+        return "input/output error";
+    case SP_ERR_FORMAT:
+        return "malformed data";
+    case SP_ERR_UNSUPPORTED:
+        return "not supported";
+    case SP_ERR_NOT_FOUND:
+        return "not found";
+    case SP_ERR_LIMIT:
+        return "limit exceeded";
+    case SP_ERR_DEVICE:
+        return "device error";
+    case SP_ERR_GUEST:
+        return "guest fault";
+    case SP_ERR_BUSY:
+        return "busy";
+    case SP_ERR_INTERRUPTED:
+        return "interrupted";
+    case SP_ERR_RANGE:
+        return "out of range";
+    case SP_ERR_STATE:
+        return "wrong state";
+    }
+    return "unknown status";
+}
