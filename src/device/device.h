@@ -1,0 +1,79 @@
+/*
+ * device: runs specialised programs. One small interface; the ggml devices (cpu, vulkan, metal, discrete) share one lowering behind it.
+ * It speaks of programs, not of ggml graphs: a device that interprets programs itself fits in beside them.
+ * May call: program, memory, base.
+ */
+#ifndef SP_DEVICE_DEVICE_H
+#define SP_DEVICE_DEVICE_H
+
+#include "program/program.h"
+#include "samepage.h"
+
+/* ---- weights: a model's tensors as the device has them ---- */
+
+/* A model's tensors in a mapping that outlives the device's weights. */
+typedef struct sp_weight_table {
+    const void *base; /* the mapping; page-aligned, may be longer than any tensor */
+    uint64_t size;
+    uint32_t n;
+    const struct sp_weight_entry {
+        const char *name;
+        uint32_t type;
+        int64_t ne[4];
+        uint64_t offset; /* from base; offset + size lies inside, checked by the caller */
+    } *entries;
+} sp_weight_table;
+
+typedef struct sp_device_weights sp_device_weights;
+/* Imports the mapping where the device can work on it, else uploads each weight at its first use. table is copied; names are not. Thread-safe. */
+sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user,
+                                 sp_device_weights **out, sp_error *err);
+void sp_device_weights_close(sp_device_weights *weights);
+
+/* ---- regions ---- */
+
+typedef struct sp_device_memory sp_device_memory;
+
+/* Shares [base, base + length) with the device; both multiples of the import alignment. Separate memory: a buffer beside it, not yet filled. */
+sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
+void sp_device_memory_close(sp_device_memory *memory);
+
+/* The device's own address of the region's first byte, for showing; equals base where memory is unified. */
+uint64_t sp_device_memory_address(const sp_device_memory *memory);
+
+typedef enum sp_sync_direction { SP_SYNC_TO_DEVICE = 0, SP_SYNC_FROM_DEVICE = 1 } sp_sync_direction;
+/* Moves exactly those bytes; does nothing where memory is unified. SP_ERR_RANGE outside of the region. */
+sp_status sp_device_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);
+
+/* ---- programs ---- */
+
+/* Where a slot lies. */
+typedef struct sp_slot_binding {
+    sp_device_memory *memory;
+    uint64_t offset, length; /* inside the region */
+} sp_slot_binding;
+
+/* Temporaries, shared by the executables of one actor: one run at a time. */
+typedef struct sp_workspace sp_workspace;
+sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err);
+void sp_workspace_close(sp_workspace *workspace);
+uint64_t sp_workspace_bytes(const sp_workspace *workspace);
+
+typedef struct sp_executable sp_executable;
+
+/*
+ * Makes a specialised program ready to run with these bindings (one per slot of spec, lengths at least what it needs, ranges checked here) and these
+ * weights (one per model handle). spec may be freed afterwards; workspace, memories and weights must outlive the executable.
+ * SP_ERR_UNSUPPORTED names an operation that the device lacks. SP_ERR_RANGE: a binding is too short or ranges overlap.
+ */
+sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                            uint32_t n_weights, sp_executable **out, sp_error *err);
+
+/*
+ * Copies index tensors out of the host's pages and checks them (SP_ERR_RANGE: nothing ran), computes, returns when done. Index tensors are always read
+ * from the host's pages: they need no sync.
+ */
+sp_status sp_device_execute(sp_executable *executable, sp_error *err);
+void sp_executable_close(sp_executable *executable);
+
+#endif
