@@ -1,0 +1,124 @@
+/*
+ * What one says to the language-model actor (guest/llm) and what it answers. Messages are little-endian structs, some followed by bytes; the first word is the kind.
+ * Shared by the guest and by whoever drives it.
+ */
+#ifndef SAMEPAGE_LLM_H
+#define SAMEPAGE_LLM_H
+
+#include <stdint.h>
+
+/* ---- to the actor ---- */
+enum {
+    SP_LLM_CONFIG = 1,     /* sp_llm_config, then logit biases, then stop strings; first message; later ones change sampling alone */
+    SP_LLM_SYSTEM = 2,     /* sp_llm_text: the system message from now on; the conversation starts anew */
+    SP_LLM_USER = 3,       /* sp_llm_text: a turn of the user; the answer follows */
+    SP_LLM_COMPLETE = 4,   /* sp_llm_text: raw text after which to continue; the conversation starts anew */
+    SP_LLM_REGENERATE = 5, /* sp_llm_simple: another answer to the last turn */
+    SP_LLM_STOP = 6,       /* sp_llm_simple: end the answer now; SP_LLM_DONE follows */
+    SP_LLM_RESET = 7,      /* sp_llm_simple: forget the conversation, keep the system message */
+    SP_LLM_EVAL = 8,       /* sp_llm_eval, then n_tokens ids: evaluate them after what is there; SP_LLM_LOGITS follows for the last, or for each */
+    SP_LLM_HISTORY = 9,    /* sp_llm_simple: tell the conversation so far: SP_LLM_TURN for each message, then SP_LLM_DONE */
+};
+
+typedef struct sp_llm_simple {
+    uint32_t kind, reserved;
+} sp_llm_simple;
+
+typedef struct sp_llm_config {
+    uint32_t kind;
+    uint32_t n_ctx;   /* cells of the attention cache; 0: the model's context, at most 4,096 */
+    uint32_t n_batch; /* tokens a prefill step, 1 to 512; 0: 512 */
+    int32_t max_tokens; /* of one answer; -1: until the context is full */
+    uint32_t type_k, type_v; /* SP_TYPE_F16 (1) */
+    float temperature;       /* 0: greedy */
+    int32_t top_k;           /* 0: off */
+    float top_p, min_p;      /* 1 and 0: off */
+    float repeat_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
+    int32_t repeat_last_n;                                     /* tokens the penalties look back; 0: off, -1: all */
+    uint32_t has_seed;                                         /* 1: use seed; 0: the actor's own */
+    uint32_t ignore_end;                                       /* 1: go on after an end token */
+    uint64_t seed;
+    uint32_t n_bias; /* sp_llm_bias follow */
+    uint32_t n_stop; /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
+} sp_llm_config;
+
+typedef struct sp_llm_bias {
+    int32_t token;
+    float bias;
+} sp_llm_bias;
+
+typedef struct sp_llm_text {
+    uint32_t kind;
+    uint32_t length; /* bytes of UTF-8 that follow */
+} sp_llm_text;
+
+typedef struct sp_llm_eval {
+    uint32_t kind;
+    uint32_t n_tokens;
+    uint32_t each; /* 1: logits for each token; 0: for the last */
+    uint32_t reserved;
+} sp_llm_eval;
+
+/* ---- from the actor ---- */
+enum {
+    SP_LLM_READY = 101,    /* sp_llm_ready, after SP_LLM_CONFIG */
+    SP_LLM_PROGRESS = 102, /* sp_llm_progress, after each prefill step but the last */
+    SP_LLM_TOKEN = 103,    /* sp_llm_token, then text: whole UTF-8 characters, maybe none */
+    SP_LLM_DONE = 104,     /* sp_llm_done: the request is finished */
+    SP_LLM_ERROR = 105,    /* sp_llm_text: why the request failed; the actor goes on */
+    SP_LLM_LOGITS = 106,   /* sp_llm_logits, then n_vocab floats */
+    SP_LLM_TURN = 107,     /* sp_llm_turn, then text */
+};
+
+typedef struct sp_llm_ready {
+    uint32_t kind;
+    uint32_t n_ctx, n_vocab, reserved;
+    uint64_t state_bytes; /* the cache and other state, in linear memory */
+} sp_llm_ready;
+
+typedef struct sp_llm_progress {
+    uint32_t kind;
+    uint32_t done, total; /* prompt tokens */
+    uint32_t reserved;
+} sp_llm_progress;
+
+typedef struct sp_llm_token {
+    uint32_t kind;
+    int32_t token;
+    float logprob;   /* natural logarithm of its probability before sampling's cuts */
+    uint32_t length; /* bytes of text that follow */
+} sp_llm_token;
+
+/* Why an answer ended. */
+enum {
+    SP_LLM_END_TOKEN = 1, /* the model said so */
+    SP_LLM_END_STOP_STRING = 2,
+    SP_LLM_END_MAX_TOKENS = 3,
+    SP_LLM_END_CONTEXT = 4,     /* the context is full */
+    SP_LLM_END_INTERRUPTED = 5, /* SP_LLM_STOP */
+    SP_LLM_END_NOTHING = 6,     /* a request without an answer (system, reset, eval, history) is done */
+};
+
+typedef struct sp_llm_done {
+    uint32_t kind;
+    uint32_t reason;
+    uint32_t n_prompt;  /* tokens of the prompt that were evaluated for this request */
+    uint32_t n_cached;  /* tokens of the prompt that were there already */
+    uint32_t n_answer;  /* tokens generated */
+    uint32_t n_past;    /* tokens in the context now */
+    uint64_t prompt_ns, answer_ns;
+} sp_llm_done;
+
+typedef struct sp_llm_logits {
+    uint32_t kind;
+    uint32_t position;
+    uint32_t n_vocab, reserved;
+} sp_llm_logits;
+
+typedef struct sp_llm_turn {
+    uint32_t kind;
+    uint32_t role; /* 0 system, 1 user, 2 assistant */
+    uint32_t length, reserved;
+} sp_llm_turn;
+
+#endif
