@@ -27,8 +27,13 @@ sp_status sp_fail_in(sp_error *err, const char *format, ...) {
     va_end(args);
     memcpy(rest, err->message, sizeof rest);
     /* Cut the context before the cause: the cause is what the reader needs. */
-    size_t room = sizeof err->message - 3 > strlen(rest) ? sizeof err->message - 3 - strlen(rest) : 0;
-    snprintf(err->message, sizeof err->message, "%.*s: %s", (int)room, context, rest);
+    size_t cause = strlen(rest), most = sizeof err->message - 3;
+    size_t room = most > cause ? most - cause : 0, length = strlen(context);
+    length = length < room ? length : room;
+    memcpy(err->message, context, length);
+    memcpy(err->message + length, ": ", 2);
+    memcpy(err->message + length + 2, rest, cause < most ? cause + 1 : most + 1);
+    err->message[sizeof err->message - 1] = 0;
     return err->status;
 }
 
