@@ -3,7 +3,7 @@ if(NOT SAMEPAGE_DEPS)
   execute_process(COMMAND ${PROJECT_SOURCE_DIR}/third_party/build-deps.sh --print-prefix
                   OUTPUT_VARIABLE SAMEPAGE_DEPS OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 endif()
-if(NOT EXISTS ${SAMEPAGE_DEPS}/lib/libwasmtime_static.a)
+if(NOT EXISTS ${SAMEPAGE_DEPS}/complete)
   message(FATAL_ERROR "The pinned dependencies are not built yet: run third_party/build-deps.sh (about ten minutes on two cores).")
 endif()
 
