@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=${SAMEPAGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/samepage}
-zig=$cache/zig-0.15.1
+zig=$cache/zig-0.17.1
 prefix=$(third_party/build-deps.sh --print-prefix)
 out=build/darwin
 mkdir -p "$out/include"

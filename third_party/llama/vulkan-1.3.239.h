@@ -3,7 +3,7 @@
  * ggml's header comes first: it sets the dynamic dispatcher, and vulkan.hpp without it breaks the library at load.
  */
 #pragma once
-#include "ggml-vulkan-types.h"
+#include "ggml-vulkan/ggml-vulkan-types.h"
 
 #if VK_HEADER_VERSION < 272
 #include <type_traits>
