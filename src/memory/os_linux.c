@@ -1,0 +1,152 @@
+/* The Linux side of os.h. */
+#include "memory/os.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/* Bits of an entry of /proc/self/pagemap (Documentation/admin-guide/mm/pagemap.rst). */
+#define PAGE_PRESENT (1ull << 63)
+#define PAGE_SWAPPED (1ull << 62)
+#define PAGE_FILE (1ull << 61)
+#define PAGE_FRAME ((1ull << 55) - 1)
+
+uint64_t sp_os_page_size(void) {
+    static uint64_t size; /* idempotent: a race writes the same value */
+    if (!size) {
+        uint64_t native = (uint64_t)sysconf(_SC_PAGESIZE);
+        const char *forced = getenv("SAMEPAGE_PAGE_SIZE");
+        uint64_t wanted = forced ? strtoull(forced, NULL, 10) : 0;
+        bool usable = wanted > native && (wanted & (wanted - 1)) == 0 && wanted <= 65536;
+        size = usable ? wanted : native;
+    }
+    return size;
+}
+
+void *sp_os_reserve(uint64_t length) {
+    /* mmap aligns to the native page; a forced larger page needs the base aligned to it too. */
+    uint64_t page = sp_os_page_size(), slack = page - (uint64_t)sysconf(_SC_PAGESIZE);
+    uint8_t *at = mmap(NULL, length + slack, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (at == MAP_FAILED) {
+        return NULL;
+    }
+    uint64_t lead = (page - (uintptr_t)at % page) % page;
+    if (lead) {
+        munmap(at, lead);
+    }
+    if (slack - lead) {
+        munmap(at + lead + length, slack - lead);
+    }
+    return at + lead;
+}
+
+bool sp_os_commit(void *at, uint64_t length) {
+    return length == 0 || mprotect(at, length, PROT_READ | PROT_WRITE) == 0;
+}
+
+void sp_os_release(void *at, uint64_t length) {
+    munmap(at, length);
+}
+
+bool sp_os_map_file(void *at, uint64_t length, int fd, uint64_t offset) {
+    return mmap(at, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+}
+
+const void *sp_os_map_readonly(int fd, uint64_t length) {
+    void *at = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
+    return at == MAP_FAILED ? NULL : at;
+}
+
+void sp_os_unmap(const void *at, uint64_t length) {
+    munmap((void *)(uintptr_t)at, length);
+}
+
+int sp_os_anonymous_file(const char *label, uint64_t length) {
+    int fd = memfd_create(label, MFD_CLOEXEC);
+    if (fd >= 0 && ftruncate(fd, (off_t)length) != 0) {
+        int error = errno;
+        close(fd);
+        errno = error;
+        return -1;
+    }
+    return fd;
+}
+
+/* Sum of one field of /proc/self/smaps_rollup, in bytes. */
+static uint64_t rollup(const char *field) {
+    FILE *file = fopen("/proc/self/smaps_rollup", "re");
+    if (!file) {
+        return 0;
+    }
+    char line[256];
+    unsigned long long kib = 0;
+    size_t length = strlen(field);
+    while (fgets(line, sizeof line, file)) {
+        if (strncmp(line, field, length) == 0) {
+            kib = strtoull(line + length, NULL, 10);
+            break;
+        }
+    }
+    fclose(file);
+    return kib * 1024;
+}
+
+uint64_t sp_os_resident_bytes(void) {
+    return rollup("Rss:");
+}
+
+uint64_t sp_os_proportional_bytes(void) {
+    return rollup("Pss:");
+}
+
+/* Reads count entries of the page map for the native pages from `at` on. */
+static bool read_pagemap(const void *at, uint64_t *entries, uint64_t count) {
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        return false;
+    }
+    uint64_t native = (uint64_t)sysconf(_SC_PAGESIZE);
+    uint64_t offset = (uintptr_t)at / native * sizeof *entries;
+    uint64_t size = count * sizeof *entries, done = 0;
+    while (done < size) {
+        ssize_t n = pread(fd, (uint8_t *)entries + done, size - done, (off_t)(offset + done));
+        if (n <= 0) {
+            break;
+        }
+        done += (uint64_t)n;
+    }
+    close(fd);
+    return done == size;
+}
+
+uint64_t sp_os_physical_frame(const void *at) {
+    uint64_t entry = 0;
+    return read_pagemap(at, &entry, 1) && (entry & PAGE_PRESENT) ? entry & PAGE_FRAME : 0;
+}
+
+bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
+    enum { CHUNK = 8192 };
+    uint64_t native = (uint64_t)sysconf(_SC_PAGESIZE), page = sp_os_page_size(), per_page = page / native;
+    uint64_t count = length / native;
+    memset(bitmap, 0, (length / page + 63) / 64 * 8);
+    uint64_t *entries = malloc(CHUNK * sizeof *entries);
+    bool ok = entries != NULL;
+    for (uint64_t first = 0; ok && first < count; first += CHUNK) {
+        uint64_t n = count - first < CHUNK ? count - first : CHUNK;
+        ok = read_pagemap((const uint8_t *)at + first * native, entries, n);
+        for (uint64_t i = 0; ok && i < n; i++) {
+            /* In a private mapping, a page in memory that is no page of the file is a copy that was made by a write. */
+            bool in_use = entries[i] & (PAGE_PRESENT | PAGE_SWAPPED);
+            if (in_use && !(entries[i] & PAGE_FILE)) {
+                uint64_t at_page = (first + i) / per_page;
+                bitmap[at_page / 64] |= 1ull << (at_page % 64);
+            }
+        }
+    }
+    free(entries);
+    return ok;
+}
