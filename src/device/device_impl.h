@@ -1,0 +1,66 @@
+/* Inside the device layer: what the ggml devices (cpu, vulkan, metal, discrete) have in common. */
+#ifndef SP_DEVICE_DEVICE_IMPL_H
+#define SP_DEVICE_DEVICE_IMPL_H
+
+#include <ggml-alloc.h>
+#include <ggml-backend.h>
+#include <ggml-cpu.h>
+#include <ggml.h>
+#include <pthread.h>
+
+#include "device/device.h"
+
+struct sp_device {
+    sp_device_info info;
+    ggml_backend_dev_t dev;
+    ggml_backend_t backend;
+    struct ggml_threadpool *pool; /* CPU devices */
+    bool separate;                /* regions have a buffer beside them */
+    bool upload_weights;          /* weights are copied to the device instead of used from the mapping */
+    ggml_backend_buffer_type_t packed_types[8]; /* faster layouts of weights; ends with NULL */
+    pthread_mutex_t run_lock;     /* a ggml backend computes one graph at a time */
+};
+
+struct sp_device_memory {
+    sp_device *device;
+    uint8_t *base;
+    uint64_t length;
+    uint8_t *beside; /* separate memory: the device's own bytes; NULL where memory is unified */
+    ggml_backend_buffer_t buffer;
+};
+
+struct sp_workspace {
+    sp_device *device;
+    uint64_t limit;
+    ggml_gallocr_t allocator;
+    uint64_t bytes;
+    uint64_t generation; /* counts the times that the allocator's buffer moved */
+};
+
+/* One weight where mul_mat wants it (packed, if the device has a faster layout) or where anything else does. Thread-safe. */
+sp_status sp_device_weights_get(sp_device_weights *weights, uint32_t index, bool for_product, struct ggml_tensor **out, sp_error *err);
+
+/* Makes an operation's ggml tensor. sources: by position, NULL where absent. The program was verified: ggml's own checks hold. */
+struct ggml_tensor *sp_lower_op(struct ggml_context *context, const sp_spec_tensor *t, struct ggml_tensor *const *sources);
+
+#ifdef SP_WITH_VULKAN
+/* ggml-vulkan's devices, or NULL where Vulkan does not start. Thread-safe. */
+ggml_backend_reg_t sp_vulkan_reg(void);
+#endif
+
+/* ---- ggml_shim.cpp: calls that may throw, turned into errors ---- */
+#ifdef __cplusplus
+extern "C" {
+#endif
+/* NULL on failure, with the reason in message. */
+ggml_backend_t sp_shim_backend_init(ggml_backend_dev_t dev, char *message, size_t capacity);
+ggml_backend_buffer_t sp_shim_import(ggml_backend_dev_t dev, void *at, size_t length, char *message, size_t capacity);
+ggml_backend_buffer_t sp_shim_alloc(ggml_backend_buffer_type_t type, size_t length, char *message, size_t capacity);
+bool sp_shim_alloc_graph(ggml_gallocr_t allocator, struct ggml_cgraph *graph, char *message, size_t capacity);
+bool sp_shim_compute(ggml_backend_t backend, struct ggml_cgraph *graph, char *message, size_t capacity);
+bool sp_shim_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t length, char *message, size_t capacity);
+#ifdef __cplusplus
+}
+#endif
+
+#endif
