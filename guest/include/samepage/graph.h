@@ -201,7 +201,7 @@ static inline sp_expr sp_symbol(sp_graph *g, const char *name, uint64_t min, uin
 
 /* a * e + b. */
 static inline sp_expr sp_affine(int64_t a, sp_expr e, int64_t b) {
-    sp_expr r = {a * e.a, a * e.b + b, a * e.a ? e.symbol : SP_NONE};
+    sp_expr r = {a * e.a, a * e.b + b, (a && e.a) ? e.symbol : SP_NONE};
     return r;
 }
 
