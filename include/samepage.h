@@ -207,9 +207,10 @@ typedef enum sp_step_result {
 } sp_step_result;
 
 /*
- * Completes what the last step submitted, then runs one step. The actor is at rest when this returns.
- * SP_ERR_GUEST: it trapped (the message has the trap and a backtrace's top); the actor is dead and can only be closed.
- * SP_ERR_INTERRUPTED: stopped in the middle of guest code; dead as well. SP_ERR_DEVICE: the submitted run failed on the device.
+ * Runs one step and completes what it submitted: the actor is at rest when this returns.
+ * SP_ERR_GUEST: it trapped (the message has the trap and a backtrace); the actor is dead and can only be closed.
+ * SP_ERR_INTERRUPTED: stopped in the middle of guest code; dead as well. SP_ERR_LIMIT: its step took too long; dead.
+ * SP_ERR_DEVICE, SP_ERR_RANGE, SP_ERR_NO_MEMORY: the submitted run failed; dead. SP_ERR_STATE: dead or done before.
  */
 SP_API sp_status sp_actor_step(sp_actor *actor, sp_step_result *result, sp_error *err);
 

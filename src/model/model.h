@@ -10,6 +10,12 @@
 #include "samepage.h"
 #include "samepage/abi.h" /* sp_model_info: what guests are told about a model */
 
+/* sp_model_open with a folder for traced programs; NULL: none. */
+sp_status sp_model_open_cached(const char *cache_folder, const char *path, const sp_model_options *options, sp_model **out, sp_error *err);
+sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err);
+/* What it was opened with. */
+sp_model_options sp_model_get_options(const sp_model *model);
+
 /* The tensor table over the mapping; valid as long as the model. */
 const sp_weight_table *sp_model_weight_table(const sp_model *model);
 

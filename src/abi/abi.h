@@ -1,0 +1,139 @@
+/*
+ * abi: the functions that a guest can import, and Wasmtime behind them. The only place that touches guest pointers.
+ * May call: model, device, program, memory, base. The actor layer drives what is declared here.
+ */
+#ifndef SP_ABI_ABI_H
+#define SP_ABI_ABI_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <wasm.h>
+#include <wasmtime.h>
+
+#include "base/error.h"
+#include "device/device.h"
+#include "memory/memory.h"
+#include "model/model.h"
+#include "program/program.h"
+#include "samepage.h"
+
+enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16 };
+
+struct sp_host {
+    wasm_engine_t *engine;
+    wasmtime_linker_t *linker;
+    char *cache_dir; /* NULL: no cache */
+    pthread_t ticker; /* advances the epoch while guest code runs, so that limits and interruption take effect */
+    atomic_bool stop;
+    atomic_int running;
+    pthread_mutex_t lock; /* weights */
+    struct sp_shared_weights *weights;
+};
+
+/* Weights of a model as a device has them, shared by all actors that use both. */
+typedef struct sp_shared_weights {
+    struct sp_shared_weights *next;
+    sp_device *device;
+    sp_model *model;
+    sp_device_weights *weights;
+    unsigned users;
+} sp_shared_weights;
+
+sp_status sp_host_acquire_weights(sp_host *host, sp_device *device, sp_model *model, sp_shared_weights **out, sp_error *err);
+void sp_host_release_weights(sp_host *host, sp_shared_weights *weights);
+
+struct sp_module {
+    sp_host *host;
+    wasmtime_module_t *module;
+    wasmtime_instance_pre_t *pre;
+    sp_module_kind kind;
+    uint64_t hash[2]; /* XXH3-128 of the bytes */
+};
+
+/* A folder for the host's caches, below cache_dir; NULL, without an error, if there is no cache or it can't be trusted. Malloc'ed. */
+char *sp_host_cache_folder(const sp_host *host, const char *name);
+
+/* ---- an actor as its imports see it ---- */
+
+typedef struct sp_region {
+    sp_device_memory *memory; /* NULL: a closed handle */
+    uint32_t start, length;
+} sp_region;
+
+typedef struct sp_bound_slot {
+    int32_t region; /* -1: not bound */
+    uint32_t offset, length;
+} sp_bound_slot;
+
+typedef struct sp_prepared {
+    sp_executable *executable; /* NULL: free */
+    uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
+    uint64_t last_use;
+} sp_prepared;
+
+typedef struct sp_loaded {
+    sp_program *program; /* NULL: a closed handle */
+    sp_bound_slot *slots;
+    sp_prepared prepared[SP_CACHED_EXECUTABLES];
+} sp_loaded;
+
+typedef struct sp_message {
+    struct sp_message *next;
+    uint32_t size;
+    uint8_t bytes[];
+} sp_message;
+
+struct sp_actor {
+    sp_host *host;
+    sp_module *module;
+    sp_device *device;
+    wasmtime_store_t *store;
+    wasmtime_context_t *context;
+    wasmtime_instance_t instance;
+    wasmtime_func_t step;
+    sp_memory *memory; /* the guest's linear memory; owned by the store */
+    sp_limits limits;
+    uint64_t seed;
+    sp_on_message on_message;
+    void *on_message_user;
+    sp_model **models;
+    sp_shared_weights **weights; /* by model; acquired when a program first needs them */
+    uint32_t n_models;
+    sp_workspace *workspace; /* opened with the first program */
+    sp_region *regions;
+    sp_loaded *programs;
+    uint64_t uses; /* counts runs, for the age of prepared programs */
+    sp_executable *submitted[SP_MAX_SUBMITTED];
+    uint32_t n_submitted;
+    sp_message *inbox, **inbox_end;
+    uint32_t n_inbox;
+    sp_error last_error; /* what the guest's last failing call said */
+    atomic_bool interrupted;
+    bool in_guest, dead, done;
+    uint64_t step_started, step_device_ns, output_bytes;
+    sp_actor_stats stats;
+};
+
+uint64_t sp_now_ns(void);
+
+/* Checks [pointer, pointer + size) against the linear memory; NULL, with *err, when it lies outside. */
+void *sp_guest_range(sp_actor *actor, uint32_t pointer, uint64_t size, sp_error *err);
+
+/* Defines every import of samepage/abi.h. */
+sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err);
+
+/* The subjects of the imports; each returns what the guest gets: a count or handle, or a negative status with *err filled. */
+int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_error *err);
+int64_t sp_abi_region_close(sp_actor *actor, int32_t region, sp_error *err);
+int64_t sp_abi_region_sync(sp_actor *actor, int32_t region, uint32_t offset, uint32_t length, int32_t direction, sp_error *err);
+int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_error *err);
+int64_t sp_abi_program_close(sp_actor *actor, int32_t program, sp_error *err);
+int64_t sp_abi_program_bind(sp_actor *actor, int32_t program, uint32_t slot, int32_t region, uint32_t offset, uint32_t length, sp_error *err);
+int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, uint32_t n_symbols, bool submit, sp_error *err);
+
+/* Executes what was submitted, in order, and forgets it. */
+sp_status sp_abi_complete(sp_actor *actor, sp_error *err);
+/* Releases regions, programs and weights. */
+void sp_abi_release(sp_actor *actor);
+
+#endif

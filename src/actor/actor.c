@@ -1,0 +1,355 @@
+/*
+ * actor: lifecycle. Spawn, send, step, stop; limits; what the time went to.
+ * May call: abi and everything below it.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "abi/abi.h"
+#include "abi/memory_creator.h"
+
+static void set_default_u64(uint64_t *limit, uint64_t value) {
+    *limit = *limit ? *limit : value;
+}
+
+static void set_default_u32(uint32_t *limit, uint32_t value) {
+    *limit = *limit ? *limit : value;
+}
+
+/* The one table of defaults; samepage.h documents it. */
+static void fill_limits(sp_limits *l) {
+    set_default_u64(&l->memory_bytes, 4ull << 30);
+    set_default_u64(&l->step_ms, 10000);
+    set_default_u32(&l->regions, 64);
+    set_default_u32(&l->programs, 64);
+    set_default_u64(&l->program_bytes, 16u << 20);
+    set_default_u64(&l->temporary_bytes, 4ull << 30);
+    set_default_u64(&l->run_flops, 1000000000000000ull);
+    set_default_u64(&l->message_bytes, 16u << 20);
+    set_default_u32(&l->messages, 1024);
+    set_default_u64(&l->output_bytes, 1ull << 30);
+}
+
+/* ---- what stops a guest ---- */
+
+static const char interrupted_text[] = "interrupted";
+static const char step_limit_text[] = "the step took longer than its limit";
+
+static wasmtime_error_t *on_deadline(wasmtime_context_t *context, void *user, uint64_t *delta, wasmtime_update_deadline_kind_t *kind) {
+    (void)context;
+    sp_actor *actor = user;
+    if (atomic_load(&actor->interrupted)) {
+        return wasmtime_error_new(interrupted_text);
+    }
+    uint64_t took = sp_now_ns() - actor->step_started - actor->step_device_ns;
+    if (took / 1000000 >= actor->limits.step_ms && actor->module->kind == SP_MODULE_ACTOR) {
+        return wasmtime_error_new(step_limit_text);
+    }
+    *delta = 1;
+    *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
+    return NULL;
+}
+
+void sp_actor_interrupt(sp_actor *actor) {
+    atomic_store(&actor->interrupted, true);
+    wasmtime_engine_increment_epoch(actor->host->engine);
+}
+
+/* Copies a message, ends it, and keeps it on one line. */
+static void one_line(char *to, size_t capacity, const wasm_name_t *from) {
+    size_t n = from->size < capacity - 1 ? from->size : capacity - 1;
+    memcpy(to, from->data, n);
+    to[n] = 0;
+    for (size_t i = 0; i < n; i++) {
+        to[i] = to[i] == '\n' ? ' ' : to[i];
+    }
+}
+
+static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_trap_t *trap, int *exit_code, sp_error *err) {
+    char text[400] = "";
+    int code = 0;
+    bool exited = error && wasmtime_error_exit_status(error, &code);
+    wasm_name_t message;
+    if (error) {
+        wasmtime_error_message(error, &message);
+        one_line(text, sizeof text, &message);
+        wasm_name_delete(&message);
+        wasmtime_error_delete(error);
+    } else {
+        wasm_trap_message(trap, &message);
+        one_line(text, sizeof text, &message);
+        wasm_name_delete(&message);
+        wasm_trap_delete(trap);
+    }
+    actor->dead = true;
+    if (exited && exit_code) {
+        *exit_code = code;
+        return SP_OK;
+    }
+    if (exited) {
+        return sp_fail(err, SP_ERR_GUEST, "the guest called proc_exit(%d): an actor returns SP_DONE instead", code);
+    }
+    if (atomic_load(&actor->interrupted) && strstr(text, interrupted_text)) {
+        return sp_fail(err, SP_ERR_INTERRUPTED, "the guest was interrupted");
+    }
+    if (strstr(text, step_limit_text)) {
+        return sp_fail(err, SP_ERR_LIMIT, "the guest's step took longer than its limit of %llu ms", (unsigned long long)actor->limits.step_ms);
+    }
+    return sp_fail(err, SP_ERR_GUEST, "the guest failed: %s", text);
+}
+
+/* Calls an exported function without arguments, under the limits. exit_code may be NULL: then proc_exit is a failure. */
+static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wasmtime_val_t *result, size_t n_results, int *exit_code, sp_error *err) {
+    wasm_trap_t *trap = NULL;
+    uint64_t prepared = actor->stats.prepare_ns, computed = actor->stats.device_ns;
+    actor->step_started = sp_now_ns();
+    actor->step_device_ns = 0;
+    wasmtime_context_set_epoch_deadline(actor->context, 1);
+    atomic_fetch_add(&actor->host->running, 1);
+    actor->in_guest = true;
+    wasmtime_error_t *error = wasmtime_func_call(actor->context, function, NULL, 0, result, n_results, &trap);
+    actor->in_guest = false;
+    atomic_fetch_sub(&actor->host->running, 1);
+    uint64_t inside = (actor->stats.prepare_ns - prepared) + (actor->stats.device_ns - computed);
+    actor->stats.guest_ns += sp_now_ns() - actor->step_started - inside;
+    return error || trap ? guest_failed(actor, error, trap, exit_code, err) : SP_OK;
+}
+
+/* ---- output of WASI ---- */
+
+static ptrdiff_t write_counted(sp_actor *actor, int fd, const unsigned char *bytes, size_t size) {
+    if (actor->output_bytes + size > actor->limits.output_bytes) {
+        return -1;
+    }
+    size_t done = 0;
+    while (done < size) {
+        ssize_t n = write(fd, bytes + done, size - done);
+        if (n <= 0) {
+            return -1;
+        }
+        done += (size_t)n;
+    }
+    actor->output_bytes += size;
+    return (ptrdiff_t)size;
+}
+
+static ptrdiff_t write_stdout(void *user, const unsigned char *bytes, size_t size) {
+    return write_counted(user, STDOUT_FILENO, bytes, size);
+}
+
+static ptrdiff_t write_stderr(void *user, const unsigned char *bytes, size_t size) {
+    return write_counted(user, STDERR_FILENO, bytes, size);
+}
+
+static sp_status set_up_wasi(sp_actor *actor, const sp_actor_options *options, sp_error *err) {
+    wasi_config_t *wasi = wasi_config_new();
+    sp_status status = SP_OK;
+    if (options->inherit_stdin) {
+        wasi_config_inherit_stdin(wasi);
+    }
+    if (options->inherit_stdout) {
+        wasi_config_set_stdout_custom(wasi, write_stdout, actor, NULL);
+    }
+    if (options->inherit_stderr) {
+        wasi_config_set_stderr_custom(wasi, write_stderr, actor, NULL);
+    }
+    bool command = actor->module->kind == SP_MODULE_COMMAND;
+    if (command && options->n_args && !wasi_config_set_argv(wasi, options->n_args, (const char **)(uintptr_t)options->args)) {
+        status = sp_fail(err, SP_ERR_ARGUMENT, "an argument is not UTF-8");
+    }
+    for (size_t i = 0; status == SP_OK && command && i < options->n_preopens; i++) {
+        const sp_preopen *p = &options->preopens[i];
+        if (!wasi_config_preopen_dir(wasi, p->host_path, p->guest_path, true)) {
+            status = sp_fail(err, SP_ERR_NOT_FOUND, "can't open the folder %s for the guest", p->host_path);
+        }
+    }
+    if (status != SP_OK) {
+        wasi_config_delete(wasi);
+        return status;
+    }
+    wasmtime_error_t *error = wasmtime_context_set_wasi(actor->context, wasi);
+    if (error) {
+        wasmtime_error_delete(error);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "can't set up WASI");
+    }
+    return SP_OK;
+}
+
+/* ---- spawning ---- */
+
+static sp_status allocate(sp_actor *actor, const sp_actor_options *options, sp_error *err) {
+    actor->regions = calloc(actor->limits.regions, sizeof *actor->regions);
+    actor->programs = calloc(actor->limits.programs, sizeof *actor->programs);
+    actor->models = calloc(options->n_models + 1, sizeof *actor->models);
+    actor->weights = calloc(options->n_models + 1, sizeof *actor->weights);
+    if (!actor->regions || !actor->programs || !actor->models || !actor->weights) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    for (size_t i = 0; i < options->n_models; i++) {
+        actor->models[i] = options->models[i];
+    }
+    actor->n_models = (uint32_t)options->n_models;
+    if (!actor->seed && getentropy(&actor->seed, sizeof actor->seed) != 0) {
+        return sp_fail(err, SP_ERR_IO, "the system gives no random numbers");
+    }
+    return SP_OK;
+}
+
+static bool get_function(sp_actor *actor, const char *name, wasmtime_func_t *out) {
+    wasmtime_extern_t item;
+    if (!wasmtime_instance_export_get(actor->context, &actor->instance, name, strlen(name), &item)) {
+        return false;
+    }
+    bool function = item.kind == WASMTIME_EXTERN_FUNC;
+    *out = item.of.func;
+    return function;
+}
+
+static sp_status instantiate(sp_actor *actor, sp_error *err) {
+    wasm_trap_t *trap = NULL;
+    sp_memory_creator_take();
+    wasmtime_context_set_epoch_deadline(actor->context, 1);
+    actor->step_started = sp_now_ns();
+    wasmtime_error_t *error = wasmtime_instance_pre_instantiate(actor->module->pre, actor->context, &actor->instance, &trap);
+    if (error || trap) {
+        return guest_failed(actor, error, trap, NULL, err);
+    }
+    actor->memory = sp_memory_creator_take();
+    if (!actor->memory) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module has no memory of its own");
+    }
+    bool command = actor->module->kind == SP_MODULE_COMMAND;
+    if (!get_function(actor, command ? "_start" : "sp_step", &actor->step)) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step nor _start as a function");
+    }
+    wasmtime_func_t initialize;
+    if (!command && get_function(actor, "_initialize", &initialize)) {
+        return call_guest(actor, &initialize, NULL, 0, NULL, err);
+    }
+    return SP_OK;
+}
+
+sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_options *options, sp_actor **out, sp_error *err) {
+    *out = NULL;
+    if (!options->device) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "an actor needs a device");
+    }
+    sp_actor *actor = calloc(1, sizeof *actor);
+    if (!actor) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *actor = (sp_actor){.host = host,
+                        .module = module,
+                        .device = options->device,
+                        .limits = options->limits,
+                        .seed = options->seed,
+                        .on_message = options->on_message,
+                        .on_message_user = options->on_message_user};
+    actor->inbox_end = &actor->inbox;
+    fill_limits(&actor->limits);
+    sp_status status = allocate(actor, options, err);
+    if (status == SP_OK) {
+        actor->store = wasmtime_store_new(host->engine, actor, NULL);
+        actor->context = wasmtime_store_context(actor->store);
+        wasmtime_store_limiter(actor->store, (int64_t)actor->limits.memory_bytes, -1, -1, -1, -1);
+        wasmtime_store_epoch_deadline_callback(actor->store, on_deadline, actor, NULL);
+        status = set_up_wasi(actor, options, err);
+    }
+    if (status == SP_OK) {
+        status = instantiate(actor, err);
+    }
+    if (status != SP_OK) {
+        sp_actor_close(actor);
+        return status;
+    }
+    *out = actor;
+    return SP_OK;
+}
+
+void sp_actor_close(sp_actor *actor) {
+    if (!actor) {
+        return;
+    }
+    sp_abi_release(actor); /* before the store: regions lie in its memory */
+    if (actor->store) {
+        wasmtime_store_delete(actor->store);
+    }
+    for (sp_message *m = actor->inbox, *next; m; m = next) {
+        next = m->next;
+        free(m);
+    }
+    free(actor->models);
+    free(actor);
+}
+
+/* ---- driving ---- */
+
+sp_status sp_actor_send(sp_actor *actor, const void *bytes, size_t size, sp_error *err) {
+    if (size > actor->limits.message_bytes) {
+        return sp_fail(err, SP_ERR_LIMIT, "the message has %zu bytes; the limit is %llu", size, (unsigned long long)actor->limits.message_bytes);
+    }
+    if (actor->n_inbox == actor->limits.messages) {
+        return sp_fail(err, SP_ERR_LIMIT, "%u messages are unread: that is the limit", actor->n_inbox);
+    }
+    sp_message *message = malloc(sizeof *message + size);
+    if (!message) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *message = (sp_message){.size = (uint32_t)size};
+    memcpy(message->bytes, bytes, size);
+    *actor->inbox_end = message;
+    actor->inbox_end = &message->next;
+    actor->n_inbox++;
+    return SP_OK;
+}
+
+sp_status sp_actor_step(sp_actor *actor, sp_step_result *result, sp_error *err) {
+    if (actor->dead || actor->done || actor->in_guest) {
+        return sp_fail(err, SP_ERR_STATE, actor->dead ? "the actor is dead" : actor->done ? "the actor is done" : "the actor is in the middle of a step");
+    }
+    wasmtime_val_t returned = {0};
+    actor->stats.steps++;
+    sp_status status = call_guest(actor, &actor->step, &returned, 1, NULL, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    if (returned.kind != WASMTIME_I32 || returned.of.i32 < SP_STEP_IDLE || returned.of.i32 > SP_STEP_DONE) {
+        actor->dead = true;
+        return sp_fail(err, SP_ERR_GUEST, "sp_step returned %d; it must be 0 (idle), 1 (again) or 2 (done)", returned.of.i32);
+    }
+    *result = (sp_step_result)returned.of.i32;
+    actor->done = *result == SP_STEP_DONE;
+    status = sp_abi_complete(actor, err);
+    actor->dead = status != SP_OK;
+    return status;
+}
+
+sp_status sp_actor_run(sp_actor *actor, sp_step_result *result, sp_error *err) {
+    sp_status status;
+    do {
+        status = sp_actor_step(actor, result, err);
+    } while (status == SP_OK && *result == SP_STEP_AGAIN);
+    return status;
+}
+
+sp_status sp_actor_run_command(sp_actor *actor, int *exit_code, sp_error *err) {
+    if (actor->module->kind != SP_MODULE_COMMAND || actor->dead || actor->done) {
+        return sp_fail(err, SP_ERR_STATE, "only a command that did not run yet can be run");
+    }
+    *exit_code = 0;
+    actor->done = true;
+    return call_guest(actor, &actor->step, NULL, 0, exit_code, err);
+}
+
+void *sp_actor_memory(sp_actor *actor, uint64_t *size) {
+    *size = sp_memory_size(actor->memory);
+    return sp_memory_base(actor->memory);
+}
+
+void sp_actor_get_stats(const sp_actor *actor, sp_actor_stats *out) {
+    *out = actor->stats;
+    out->memory_bytes = sp_memory_size(actor->memory);
+    out->device_bytes = actor->workspace ? sp_workspace_bytes(actor->workspace) : 0;
+}
