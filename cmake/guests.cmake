@@ -1,16 +1,35 @@
 # Guests: C compiled to WebAssembly by clang and wasi-libc.
 find_program(SAMEPAGE_WASM_CC NAMES clang-16 clang-17 clang-18 clang-19 clang REQUIRED)
+set(SP_GUEST_COMPILE --target=wasm32-wasi -std=gnu17 -O2 -msimd128 -mbulk-memory -Wall -Wextra -Wshadow -Werror -I${PROJECT_SOURCE_DIR}/guest/include)
+set(SP_GUEST_LINK --target=wasm32-wasi -Wl,--export-memory -Wl,-z,stack-size=262144)
 
-# sp_guest(NAME SOURCES file... [LINK option...]): builds guest/NAME.wasm in the build folder.
+# sp_guest(NAME source...): builds guest/NAME.wasm in the build folder; the target is guest_NAME. With a main it is a command, else an actor.
 function(sp_guest NAME)
-  cmake_parse_arguments(ARG "" "" "SOURCES;LINK" ${ARGN})
   set(out ${PROJECT_BINARY_DIR}/guest/${NAME}.wasm)
-  list(TRANSFORM ARG_SOURCES PREPEND ${CMAKE_CURRENT_SOURCE_DIR}/)
+  set(objects "")
+  set(model reactor)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${ARGN})
+  foreach(source IN LISTS ARGN)
+    cmake_path(GET source STEM stem)
+    set(object ${CMAKE_CURRENT_BINARY_DIR}/${NAME}/${stem}.o)
+    list(APPEND objects ${object})
+    file(STRINGS ${source} main REGEX "^int main\\(")
+    if(main)
+      set(model command)
+    endif()
+    file(MAKE_DIRECTORY ${CMAKE_CURRENT_BINARY_DIR}/${NAME})
+    add_custom_command(
+      OUTPUT ${object}
+      COMMAND ${SAMEPAGE_WASM_CC} ${SP_GUEST_COMPILE} -MD -MF ${object}.d -MT ${object} -c -o ${object} ${source}
+      DEPENDS ${source}
+      DEPFILE ${object}.d
+      COMMENT "Guest ${NAME}: ${stem}.c"
+      VERBATIM)
+  endforeach()
   add_custom_command(
     OUTPUT ${out}
-    COMMAND ${SAMEPAGE_WASM_CC} --target=wasm32-wasi -std=gnu17 -O2 -g0 -msimd128 -mbulk-memory -mexec-model=reactor -Wall -Wextra -Werror
-            -I${PROJECT_SOURCE_DIR}/guest/include -Wl,--export-memory -Wl,-z,stack-size=262144 ${ARG_LINK} -MD -MF ${out}.d -MT ${out} -o ${out} ${ARG_SOURCES}
-    DEPENDS ${ARG_SOURCES}
+    COMMAND ${SAMEPAGE_WASM_CC} ${SP_GUEST_LINK} -mexec-model=${model} -o ${out} ${objects}
+    DEPENDS ${objects}
     COMMENT "Guest ${NAME}.wasm"
     VERBATIM)
   add_custom_target(guest_${NAME} ALL DEPENDS ${out})

@@ -5,7 +5,7 @@
 #include <stdint.h>
 
 extern const unsigned char sp_embedded_llm[], sp_embedded_gemm[], sp_embedded_pocket[];
-/* Bytes; up to seven zeros of padding at the end may be counted in. */
+/* Bytes. */
 extern const uint64_t sp_embedded_llm_size, sp_embedded_gemm_size, sp_embedded_pocket_size;
 
 #endif
