@@ -218,8 +218,11 @@ static sp_status check_tensors(sp_program *p, const sp_weight_source *weights, s
 
 sp_status sp_program_load(const void *bytes, uint64_t size, const sp_weight_source *weights, sp_program **out, sp_error *err) {
     *out = NULL;
-    if (size < sizeof(sp_program_header) || size > UINT32_MAX) {
+    if (size < sizeof(sp_program_header)) {
         return bad(err, "it is shorter than its header");
+    }
+    if (size > UINT32_MAX) {
+        return sp_fail(err, SP_ERR_LIMIT, "the program has %llu bytes; at most 2^32-1 are allowed", (unsigned long long)size);
     }
     sp_program *p = calloc(1, sizeof *p);
     if (p) {
