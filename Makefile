@@ -3,15 +3,15 @@
 #   make demo          build, and run the main job on the embedded model
 #   make test          build, and pass the tests
 #   make build         the release binary alone: build/samepage
-#   make asan tsan     the tests under sanitizers
+#   make asan tsan     the unit tests under sanitizers
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
-#   make clean
+#   make clean         remove the build folders (the dependencies' cache stays)
 
 PREFIX ?= /usr/local
 SHELL := /bin/bash
-SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' | grep -v third_party)
+SOURCES = $(shell find src include guest tests '(' -name '*.[ch]' -o -name '*.cpp' ')')
 
 .PHONY: demo test build dependencies asan tsan check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
@@ -19,29 +19,33 @@ SOURCES = $(shell git ls-files '*.c' '*.h' '*.cpp' | grep -v third_party)
 help:
 	@sed -n 's/^#   //p' Makefile
 
+# Rust comes first, since nobody but the user can install it.
 dependencies:
+	@third_party/build-deps.sh --check-toolchain
 	@third_party/install-packages.sh
 	@third_party/build-deps.sh >/dev/null
 
 build: dependencies
-	@cmake --preset release >build-configure.log 2>&1 || { cat build-configure.log; exit 1; }
-	@mv build-configure.log build/configure.log
+	@mkdir -p build
+	@cmake --preset release >build/configure.log 2>&1 || { cat build/configure.log; exit 1; }
 	@cmake --build --preset release
 
 demo: build
 	@scripts/demo.sh build/samepage
 
-test: build check-format check-darwin
+# The whole suite on the release binary comes last, so that its summary ends the output.
+test: build check-format check-darwin tidy asan
 	ctest --test-dir build --output-on-failure --no-tests=error
-	$(MAKE) asan
 
 asan tsan: dependencies
-	@cmake --preset $@ >/dev/null
+	@mkdir -p build-$@
+	@cmake --preset $@ >build-$@/configure.log 2>&1 || { cat build-$@/configure.log; exit 1; }
 	@cmake --build --preset $@
-	ctest --test-dir build-$@ --output-on-failure --no-tests=error -LE slow
+	ctest --test-dir build-$@ --output-on-failure --no-tests=error --label-regex unit
 
-check-format:
+check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)
+	@echo "check-format: $(words $(SOURCES)) files are formatted"
 
 format:
 	clang-format-16 -i $(SOURCES)
@@ -50,7 +54,9 @@ check-darwin: dependencies
 	@scripts/check-darwin.sh
 
 tidy: build
-	@git ls-files 'src/*.c' | grep -v _darwin | xargs -P $$(nproc) -n 1 clang-tidy-16 -p build --quiet --warnings-as-errors='*'
+	@find src -name '*.c' ! -name '*_darwin.c' | xargs -P $$(nproc) -n 1 clang-tidy-16 -p build --quiet --warnings-as-errors='*' 2>&1 | \
+	    { grep -v 'warnings generated' || true; }; exit $${PIPESTATUS[1]}
+	@echo "tidy: nothing found"
 
 install: build
 	cmake --install build --prefix $(PREFIX)

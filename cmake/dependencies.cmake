@@ -1,11 +1,17 @@
 # The libraries underneath. Those that are pinned and built from source (third_party/build-deps.sh) lie in one prefix; the others are the system's.
-if(NOT SAMEPAGE_DEPS)
-  execute_process(COMMAND ${PROJECT_SOURCE_DIR}/third_party/build-deps.sh --print-prefix
-                  OUTPUT_VARIABLE SAMEPAGE_DEPS OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
+# A Wasmtime C API that the user has already, in a folder of CMAKE_PREFIX_PATH, goes before the pinned one.
+if(CMAKE_PREFIX_PATH)
+  list(JOIN CMAKE_PREFIX_PATH ":" folders)
+  set(ENV{CMAKE_PREFIX_PATH} "${folders}:$ENV{CMAKE_PREFIX_PATH}")
 endif()
+execute_process(COMMAND ${PROJECT_SOURCE_DIR}/third_party/build-deps.sh --print-prefix
+                OUTPUT_VARIABLE SAMEPAGE_DEPS OUTPUT_STRIP_TRAILING_WHITESPACE COMMAND_ERROR_IS_FATAL ANY)
 if(NOT EXISTS ${SAMEPAGE_DEPS}/complete)
   message(FATAL_ERROR "The pinned dependencies are not built yet: run third_party/build-deps.sh (about ten minutes on two cores).")
 endif()
+set(own_or_users HINTS ${SAMEPAGE_DEPS} NO_CACHE REQUIRED NO_SYSTEM_ENVIRONMENT_PATH NO_CMAKE_SYSTEM_PATH)
+find_path(wasmtime_include wasmtime.h PATH_SUFFIXES include ${own_or_users})
+find_library(wasmtime_library wasmtime PATH_SUFFIXES lib ${own_or_users})
 
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
@@ -16,8 +22,8 @@ pkg_check_modules(sodium REQUIRED IMPORTED_TARGET libsodium)
 pkg_check_modules(edit REQUIRED IMPORTED_TARGET libedit)
 
 add_library(deps_wasmtime INTERFACE)
-target_include_directories(deps_wasmtime SYSTEM INTERFACE ${SAMEPAGE_DEPS}/include)
-target_link_libraries(deps_wasmtime INTERFACE ${SAMEPAGE_DEPS}/lib/libwasmtime_static.a Threads::Threads m ${CMAKE_DL_LIBS})
+target_include_directories(deps_wasmtime SYSTEM INTERFACE ${wasmtime_include})
+target_link_libraries(deps_wasmtime INTERFACE ${wasmtime_library} Threads::Threads m ${CMAKE_DL_LIBS})
 
 add_library(deps_ggml INTERFACE)
 target_include_directories(deps_ggml SYSTEM INTERFACE ${SAMEPAGE_DEPS}/include)

@@ -5,13 +5,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 cache=${SAMEPAGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/samepage}
-zig=$cache/zig-0.17.1
+zig=$cache/zig-$(sha256sum <third_party/zig-requirements.txt | cut -c1-16)
 prefix=$(third_party/build-deps.sh --print-prefix)
 out=build/darwin
-mkdir -p "$out/include"
 
 if [ ! -e "$zig/complete" ]; then
-    echo "check-darwin: fetching zig" >&2
+    echo "check-darwin: fetching zig (100 MB)" >&2
     rm -rf "$zig"
     python3 -m venv "$zig"
     "$zig/bin/pip" install --quiet --no-deps --require-hashes -r third_party/zig-requirements.txt
@@ -19,18 +18,23 @@ if [ ! -e "$zig/complete" ]; then
 fi
 
 # Headers of the libraries that come from the system: the same on every platform.
-cp -r /usr/include/{jansson.h,xxhash.h,xxh3.h,zstd.h,zstd_errors.h,sodium.h,sodium,editline,histedit.h} "$out/include/" 2>/dev/null || true
-cp "$(find /usr/include -name jansson_config.h | head -n 1)" "$out/include/"
-
-failed=0
-compile() {
-    # Zig's own cache makes a second run cost seconds.
-    "$zig/bin/python" -m ziglang cc -target aarch64-macos -std=gnu17 -fsyntax-only -Wall -Wextra -Wshadow -Werror \
-        -Iinclude -Isrc -Iguest/include -isystem "$prefix/include" -isystem "$out/include" "$1"
-}
-sources=$(git ls-files 'src/*.c' | grep -v '_linux\.c$')
-for source in $sources; do
-    compile "$source" || { echo "check-darwin: $source does not compile for macOS" >&2; failed=1; }
+rm -rf "$out"
+mkdir -p "$out/include"
+for library in jansson libxxhash libzstd libsodium libedit; do
+    include=$(pkg-config --variable=includedir "$library")
+    cp -R "$include"/{jansson.h,xxhash.h,xxh3.h,zstd.h,zstd_errors.h,sodium.h,sodium,editline,histedit.h} "$out/include/" 2>/dev/null || true
 done
-[ $failed = 0 ] && echo "check-darwin: $(wc -w <<<"$sources") files compile for aarch64-macos"
-exit $failed
+find /usr/include -name jansson_config.h -exec cp {} "$out/include/" \;
+
+compile() {
+    "$zig/bin/python" -m ziglang cc -target aarch64-macos -std=gnu17 -c -o "$out/$(tr / _ <<<"${1#src/}").o" -Wall -Wextra -Wshadow -Werror \
+        -Iinclude -Isrc -Iguest/include -isystem "$prefix/include" -isystem "$out/include" "$1" ||
+        { echo "check-darwin: $1 does not compile for macOS" >&2 && return 1; }
+}
+export -f compile
+export zig out prefix
+
+mapfile -t sources < <(find src -name '*.c' ! -name '*_linux.c' | sort)
+# shellcheck disable=SC2016
+printf '%s\0' "${sources[@]}" | xargs -0 -n 1 -P "$(nproc)" bash -c 'compile "$1"' compile
+echo "check-darwin: ${#sources[@]} files compile for aarch64-macos"
