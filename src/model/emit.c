@@ -1,0 +1,278 @@
+/* Several traces, alike but for their sizes, become one program. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/error.h"
+#include "model/trace.h"
+
+/*
+ * Inputs that the language-model guest knows how to fill. Other kinds of state bring their own: a sliding window a second mask and second indices, recurrent state
+ * `rs_s_copy`. They go in here and in the guest's table of inputs.
+ */
+static const char *const known_inputs[] = {"inp_tokens", "inp_pos", "out_ids", "attn_inp_kq_mask", "attn_inp_k_idxs", "attn_inp_v_idxs"};
+
+enum { LEAF_WEIGHT, LEAF_INPUT, LEAF_STATE };
+
+typedef struct emitter {
+    const sp_model *model;
+    const trace *traces;
+    sp_graph graph;
+    sp_expr symbols[N_SYMS];
+    sp_tensor *tensors; /* by node */
+} emitter;
+
+static bool is_state(const char *name) {
+    return strncmp(name, "cache_k_l", 9) == 0 || strncmp(name, "cache_v_l", 9) == 0;
+}
+
+static sp_status leaf_kind(const emitter *e, const trace_node *node, int *kind, sp_error *err) {
+    sp_weight_info info;
+    if (sp_model_find_weight((void *)(uintptr_t)e->model, 0, node->name, &info)) {
+        *kind = LEAF_WEIGHT;
+        return SP_OK;
+    }
+    if (is_state(node->name)) {
+        *kind = LEAF_STATE;
+        return SP_OK;
+    }
+    for (size_t i = 0; i < sizeof known_inputs / sizeof known_inputs[0]; i++) {
+        if (strcmp(known_inputs[i], node->name) == 0) {
+            *kind = LEAF_INPUT;
+            return SP_OK;
+        }
+    }
+    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\", which is not supported yet", *node->name ? node->name : "(without a name)");
+}
+
+static sp_status fit(const emitter *e, const int64_t values[N_TRACES], const trace_node *node, const char *what, sp_expr *out, sp_error *err) {
+    int symbol;
+    int64_t a, b;
+    if (!sp_trace_fit(e->traces, values, &symbol, &a, &b)) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s of %s (%s) is no multiple of one symbol plus a constant: %lld %lld %lld %lld %lld", what, node->name, ggml_op_name(node->op),
+                       (long long)values[0], (long long)values[1], (long long)values[2], (long long)values[3], (long long)values[4]);
+    }
+    *out = symbol == NO_NODE ? sp_dim(b) : sp_affine(a, e->symbols[symbol], b);
+    return SP_OK;
+}
+
+static sp_status fit_ne(const emitter *e, int index, sp_expr out[4], sp_error *err) {
+    sp_status status = SP_OK;
+    for (int d = 0; status == SP_OK && d < 4; d++) {
+        int64_t values[N_TRACES];
+        for (int t = 0; t < N_TRACES; t++) {
+            values[t] = e->traces[t].nodes[index].ne[d];
+        }
+        status = fit(e, values, &e->traces[0].nodes[index], "a dimension", &out[d], err);
+    }
+    return status;
+}
+
+static sp_status emit_leaf(emitter *e, int index, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    int kind = 0;
+    sp_status status = leaf_kind(e, node, &kind, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    if (kind == LEAF_WEIGHT) {
+        e->tensors[index] = sp_graph_weight(&e->graph, node->name);
+        return SP_OK;
+    }
+    for (int i = 0; i < index; i++) {
+        const trace_node *other = &e->traces[0].nodes[i];
+        if (other->op == GGML_OP_NONE && other->used && strcmp(other->name, node->name) == 0) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "it has two inputs \"%s\": a sliding window beside full attention is not supported yet", node->name);
+        }
+    }
+    sp_expr ne[4];
+    status = fit_ne(e, index, ne, err);
+    if (status == SP_OK) {
+        uint32_t slot = sp_graph_slot(&e->graph, node->name, kind == LEAF_STATE ? SP_SLOT_READ | SP_SLOT_WRITE | SP_SLOT_STATE : SP_SLOT_READ);
+        e->tensors[index] = sp_graph_memory(&e->graph, node->name, slot, (uint32_t)node->type, ne, NULL, sp_dim(0));
+    }
+    return status;
+}
+
+/* Views say their strides and offset. */
+static sp_status emit_view(emitter *e, int index, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    sp_expr ne[4], nb[3], offset;
+    sp_status status = fit_ne(e, index, ne, err);
+    int64_t values[N_TRACES];
+    for (int d = 0; status == SP_OK && d < 3; d++) {
+        for (int t = 0; t < N_TRACES; t++) {
+            const trace_node *at = &e->traces[t].nodes[index];
+            /* The stride of a dimension of size 1 moves nothing; ggml derives it from products that are no expression of ours. */
+            values[t] = at->ne[d + 1] == 1 ? (int64_t)at->nb[1] : (int64_t)at->nb[d + 1];
+        }
+        status = fit(e, values, node, "a stride", &nb[d], err);
+    }
+    for (int t = 0; t < N_TRACES; t++) {
+        values[t] = (int64_t)e->traces[t].nodes[index].view_offset;
+    }
+    if (status == SP_OK) {
+        status = fit(e, values, node, "the offset", &offset, err);
+    }
+    if (status == SP_OK) {
+        e->tensors[index] = sp_view_4d(&e->graph, e->tensors[node->src[0]], ne[0], ne[1], ne[2], ne[3], nb[0], nb[1], nb[2], offset);
+    }
+    return status;
+}
+
+static sp_status emit_operation(emitter *e, int index, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    uint32_t params[SP_PROGRAM_MAX_PARAMS];
+    uint16_t op = sp_trace_operation(node, params);
+    if (!op) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "it uses the operation %s (%s), which is not supported yet", ggml_op_name(node->op), node->name);
+    }
+    if (op == SP_OP_VIEW) {
+        return emit_view(e, index, err);
+    }
+    sp_tensor src[SP_PROGRAM_MAX_SRC];
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < SP_PROGRAM_MAX_SRC && i < GGML_MAX_SRC; i++) {
+        src[i] = node->src[i] == NO_NODE ? SP_PROGRAM_NONE : e->tensors[node->src[i]];
+        n = node->src[i] == NO_NODE ? n : i + 1;
+    }
+    if (op == SP_OP_SET_ROWS) { /* ggml keeps rows, ids, destination */
+        sp_tensor rows = src[0], ids = src[1];
+        src[0] = src[2], src[1] = rows, src[2] = ids;
+    }
+    n = op == SP_OP_REPEAT || op == SP_OP_RESHAPE || op == SP_OP_CONT ? 1 : n;
+    uint32_t n_params = 0;
+    for (uint32_t i = 0; i < SP_PROGRAM_MAX_PARAMS; i++) {
+        n_params = params[i] ? i + 1 : n_params;
+    }
+    sp_tensor tensor = sp_graph_op(&e->graph, op, n, src, n_params, params);
+    if (op == SP_OP_RESHAPE || op == SP_OP_REPEAT || op == SP_OP_CONT) {
+        sp_expr ne[4];
+        sp_status status = fit_ne(e, index, ne, err);
+        if (status != SP_OK) {
+            return status;
+        }
+        sp_graph_with_dims(&e->graph, tensor, ne[0], ne[1], ne[2], ne[3]);
+    }
+    if (op == SP_OP_CAST) {
+        e->graph.tensors[tensor].type = (uint16_t)node->type;
+    }
+    e->tensors[index] = *node->name ? sp_set_name(&e->graph, tensor, node->name) : tensor;
+    return SP_OK;
+}
+
+/* The result goes straight into the guest's memory. */
+static sp_status emit_output(emitter *e, int index, sp_error *err) {
+    sp_expr ne[4];
+    sp_status status = fit_ne(e, index, ne, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    uint32_t slot = sp_graph_slot(&e->graph, "logits", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
+    sp_tensor window = sp_graph_memory(&e->graph, "logits", slot, SP_TYPE_F32, ne, NULL, sp_dim(0));
+    status = emit_operation(e, index, err);
+    if (status == SP_OK) {
+        sp_graph_into(&e->graph, e->tensors[index], window);
+    }
+    return status;
+}
+
+static bool alike(const trace_node *a, const trace_node *b) {
+    return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && memcmp(a->src, b->src, sizeof a->src) == 0 &&
+           memcmp(a->params, b->params, sizeof a->params) == 0;
+}
+
+static sp_status check_alike(const trace *traces, sp_error *err) {
+    for (int t = 1; t < N_TRACES; t++) {
+        if (traces[t].n != traces[0].n) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has %d nodes for %d tokens and %d for %d", traces[0].n, (int)traces[0].symbols[SYM_TOKENS], traces[t].n,
+                           (int)traces[t].symbols[SYM_TOKENS]);
+        }
+        for (int i = 0; i < traces[0].n; i++) {
+            if (!alike(&traces[0].nodes[i], &traces[t].nodes[i])) {
+                return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph changes with the batch at %s (%s)", traces[0].nodes[i].name, ggml_op_name(traces[0].nodes[i].op));
+            }
+        }
+    }
+    return SP_OK;
+}
+
+/* The state that a node is a view of, or NO_NODE. */
+static int written_state(const trace *t, const trace_node *node) {
+    if (node->op != GGML_OP_SET_ROWS && (node->op != GGML_OP_CPY || node->self_source)) {
+        return NO_NODE;
+    }
+    int at = node->op == GGML_OP_SET_ROWS ? node->src[2] : node->src[1];
+    while (at != NO_NODE && t->nodes[at].is_view) {
+        at = t->nodes[at].src[0];
+    }
+    return at != NO_NODE && is_state(t->nodes[at].name) ? at : NO_NODE;
+}
+
+/* Marks what the output and the writes of state need; the output's node. */
+static int mark_used(trace *t) {
+    int output = NO_NODE;
+    for (int i = t->n - 1; i >= 0; i--) {
+        trace_node *node = &t->nodes[i];
+        if (output == NO_NODE && strcmp(node->name, "result_output") == 0) {
+            output = i;
+            node->used = true;
+        }
+        node->used |= written_state(t, node) != NO_NODE;
+        for (int s = 0; node->used && s < GGML_MAX_SRC; s++) {
+            if (node->src[s] != NO_NODE) {
+                t->nodes[node->src[s]].used = true;
+            }
+        }
+    }
+    return output;
+}
+
+static sp_status emit_nodes(emitter *e, trace *first, int output, sp_error *err) {
+    sp_status status = SP_OK;
+    for (int i = 0; status == SP_OK && i < first->n; i++) {
+        if (!first->nodes[i].used) {
+            continue;
+        }
+        status = first->nodes[i].op == GGML_OP_NONE ? emit_leaf(e, i, err) : i == output ? emit_output(e, i, err) : emit_operation(e, i, err);
+    }
+    return status;
+}
+
+sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **bytes, uint64_t *size, sp_error *err) {
+    *bytes = NULL;
+    sp_status status = check_alike(traces, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    int output = mark_used(&traces[0]);
+    if (output == NO_NODE) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has no logits");
+    }
+    emitter e = {.model = model, .traces = traces, .tensors = calloc((size_t)traces[0].n, sizeof *e.tensors)};
+    if (!e.tensors) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    sp_graph_init(&e.graph);
+    uint64_t most_ctx = 1u << 24;
+    e.symbols[SYM_TOKENS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_TOKENS], 1, 512);
+    e.symbols[SYM_KV] = sp_symbol(&e.graph, sp_trace_symbols[SYM_KV], 1, most_ctx);
+    e.symbols[SYM_OUTPUTS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_OUTPUTS], 1, 512);
+    e.symbols[SYM_CTX] = sp_symbol(&e.graph, sp_trace_symbols[SYM_CTX], 1, most_ctx);
+    status = emit_nodes(&e, &traces[0], output, err);
+    uint32_t length = 0;
+    const void *built = status == SP_OK ? sp_graph_bytes(&e.graph, &length) : NULL;
+    if (status == SP_OK && !built) {
+        status = sp_fail(err, SP_ERR_UNSUPPORTED, "its graph is no program: %s", e.graph.error);
+    }
+    if (status == SP_OK) {
+        *bytes = malloc(length);
+        *size = length;
+        status = *bytes ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    if (*bytes) {
+        memcpy(*bytes, built, length);
+    }
+    sp_graph_free(&e.graph);
+    free(e.tensors);
+    return status;
+}

@@ -1,0 +1,279 @@
+/* A GGUF file, mapped once. What its header claims is checked against its size; the weights are not read. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <xxhash.h>
+
+#include "base/checked.h"
+#include "base/error.h"
+#include "memory/os.h"
+#include "model/model_impl.h"
+
+static void log_nothing(enum ggml_log_level level, const char *text, void *user) {
+    (void)level, (void)text, (void)user;
+}
+
+static sp_status map_file(sp_model *model, const char *name, sp_error *err) {
+    struct stat info;
+    if (fstat(model->fd, &info) != 0 || !S_ISREG(info.st_mode)) {
+        return sp_fail(err, SP_ERR_IO, "%s: not a file that can be read", name);
+    }
+    model->size = (uint64_t)info.st_size;
+    char magic[4] = "";
+    if (model->size < 24 || pread(model->fd, magic, 4, 0) != 4 || memcmp(magic, "GGUF", 4) != 0) {
+        return sp_fail(err, SP_ERR_FORMAT, "%s: not a GGUF file: it does not begin with \"GGUF\"", name);
+    }
+    model->mapping = sp_os_map_readonly(model->fd, model->size);
+    return model->mapping ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: can't map it: %s", name, strerror(errno));
+}
+
+/* ggml's parser reads from a FILE; a copy of the descriptor gives it one for the very file that was mapped. */
+static struct gguf_context *parse(sp_model *model) {
+    int fd = dup(model->fd);
+    FILE *file = fd >= 0 ? fdopen(fd, "rb") : NULL;
+    if (!file) {
+        if (fd >= 0) {
+            close(fd);
+        }
+        return NULL;
+    }
+    rewind(file);
+    struct gguf_context *gguf = gguf_init_from_file_ptr(file, (struct gguf_init_params){.no_alloc = true, .ctx = &model->tensors});
+    fclose(file);
+    return gguf;
+}
+
+static sp_status build_table(sp_model *model, const char *name, sp_error *err) {
+    int64_t n = gguf_get_n_tensors(model->gguf);
+    uint64_t data = gguf_get_data_offset(model->gguf);
+    model->entries = calloc((size_t)n + 1, sizeof *model->entries);
+    if (!model->entries) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    for (int64_t i = 0; i < n; i++) {
+        struct sp_weight_entry *e = &model->entries[i];
+        e->name = gguf_get_tensor_name(model->gguf, i);
+        const struct ggml_tensor *t = ggml_get_tensor(model->tensors, e->name);
+        uint64_t size = ggml_nbytes(t), offset, end;
+        if (!sp_add_u64(data, gguf_get_tensor_offset(model->gguf, i), &offset) || !sp_add_u64(offset, size, &end) || end > model->size) {
+            return sp_fail(err, SP_ERR_FORMAT, "%s: truncated: tensor %s ends at byte %" PRIu64 ", the file has %" PRIu64, name, e->name, offset + size, model->size);
+        }
+        e->type = (uint32_t)t->type;
+        memcpy(e->ne, t->ne, sizeof e->ne);
+        e->offset = offset;
+        model->info.n_params += (uint64_t)ggml_nelements(t);
+        model->info.weight_bytes += size;
+    }
+    model->table = (sp_weight_table){.base = model->mapping, .size = model->size, .n = (uint32_t)n, .entries = model->entries};
+    /* The header says everything about a model but the weights' values; those would take long to read. */
+    XXH128_hash_t hash = XXH3_128bits_withSeed(model->mapping, data < model->size ? data : model->size, model->size);
+    model->info.fingerprint[0] = hash.high64, model->info.fingerprint[1] = hash.low64;
+    snprintf(model->fingerprint, sizeof model->fingerprint, "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
+    return SP_OK;
+}
+
+static const char *text_value(const struct gguf_context *gguf, const char *key) {
+    int64_t id = gguf_find_key(gguf, key);
+    return id >= 0 && gguf_get_kv_type(gguf, id) == GGUF_TYPE_STRING ? gguf_get_val_str(gguf, id) : "";
+}
+
+static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *err) {
+    char path[64];
+    snprintf(path, sizeof path, "/dev/fd/%d", model->fd);
+    ggml_backend_dev_t none[1] = {NULL};
+    struct llama_model_params params = llama_model_default_params();
+    params.vocab_only = true;
+    params.devices = none;
+    params.n_gpu_layers = 0;
+    model->vocab_model = llama_model_load_from_file(path, params);
+    if (!model->vocab_model) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't read its vocabulary (architecture \"%s\")", name, text_value(model->gguf, "general.architecture"));
+    }
+    model->vocab = llama_model_get_vocab(model->vocab_model);
+    sp_model_info *info = &model->info;
+    info->n_vocab = (uint32_t)llama_vocab_n_tokens(model->vocab);
+    info->token_bos = llama_vocab_bos(model->vocab);
+    info->token_eos = llama_vocab_eos(model->vocab);
+    info->token_eot = llama_vocab_eot(model->vocab);
+    info->add_bos = llama_vocab_get_add_bos(model->vocab);
+    return SP_OK;
+}
+
+static uint32_t number_value(const sp_model *model, const char *suffix) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", model->info.architecture, suffix);
+    int64_t id = gguf_find_key(model->gguf, key);
+    return id >= 0 && gguf_get_kv_type(model->gguf, id) == GGUF_TYPE_UINT32 ? gguf_get_val_u32(model->gguf, id) : 0;
+}
+
+static sp_status open_fd(int fd, const char *cache_folder, const char *name, const sp_model_options *options, sp_model **out, sp_error *err) {
+    *out = NULL;
+    sp_model *model = calloc(1, sizeof *model);
+    if (!model) {
+        close(fd);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    ggml_log_set(log_nothing, NULL);
+    llama_log_set(log_nothing, NULL);
+    model->fd = fd;
+    pthread_mutex_init(&model->lock, NULL);
+    model->options = options ? *options : (sp_model_options){0};
+    model->cache_folder = cache_folder ? strdup(cache_folder) : NULL;
+    sp_status status = map_file(model, name, err);
+    if (status == SP_OK) {
+        model->gguf = parse(model);
+        status = model->gguf ? build_table(model, name, err)
+                             : sp_fail(err, SP_ERR_FORMAT, "%s: a damaged or truncated GGUF file: its header can't be read", name);
+    }
+    if (status == SP_OK) {
+        snprintf(model->info.architecture, sizeof model->info.architecture, "%s", text_value(model->gguf, "general.architecture"));
+        snprintf(model->info.name, sizeof model->info.name, "%s", text_value(model->gguf, "general.name"));
+        model->info.n_ctx_train = number_value(model, "context_length");
+        model->info.n_embd = number_value(model, "embedding_length");
+        model->info.n_layer = number_value(model, "block_count");
+        status = load_vocabulary(model, name, err);
+    }
+    if (status != SP_OK) {
+        sp_model_close(model);
+        return status;
+    }
+    *out = model;
+    return SP_OK;
+}
+
+sp_status sp_model_open_cached(const char *cache_folder, const char *path, const sp_model_options *options, sp_model **out, sp_error *err) {
+    *out = NULL;
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        int error = errno;
+        return sp_fail(err, error == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path, error == ENOENT ? "no such file" : strerror(error));
+    }
+    return open_fd(fd, cache_folder, path, options, out, err);
+}
+
+sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err) {
+    *out = NULL;
+    int fd = sp_os_anonymous_file("samepage-model", size);
+    if (fd < 0) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a model of %zu bytes", size);
+    }
+    for (size_t done = 0; done < size;) {
+        ssize_t n = pwrite(fd, (const char *)bytes + done, size - done, (off_t)done);
+        if (n <= 0) {
+            close(fd);
+            return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a model of %zu bytes", size);
+        }
+        done += (size_t)n;
+    }
+    return open_fd(fd, cache_folder, "the model", options, out, err);
+}
+
+void sp_model_close(sp_model *model) {
+    if (!model) {
+        return;
+    }
+    sp_shim_chat_close(model->chat);
+    if (model->vocab_model) {
+        llama_model_free(model->vocab_model);
+    }
+    gguf_free(model->gguf);
+    ggml_free(model->tensors);
+    for (sp_cached_program *p = model->programs, *next; p; p = next) {
+        next = p->next;
+        free(p->bytes);
+        free(p);
+    }
+    if (model->mapping) {
+        sp_os_unmap(model->mapping, model->size);
+    }
+    close(model->fd);
+    free(model->entries);
+    free(model->cache_folder);
+    free(model->meta_text);
+    pthread_mutex_destroy(&model->lock);
+    free(model);
+}
+
+const char *sp_model_fingerprint(const sp_model *model) {
+    return model->fingerprint;
+}
+
+sp_model_options sp_model_get_options(const sp_model *model) {
+    return model->options;
+}
+
+const sp_weight_table *sp_model_weight_table(const sp_model *model) {
+    return &model->table;
+}
+
+bool sp_model_find_weight(void *context, uint32_t handle, const char *name, sp_weight_info *out) {
+    const sp_model *model = context;
+    int64_t id = handle == 0 ? gguf_find_tensor(model->gguf, name) : -1;
+    if (id < 0) {
+        return false;
+    }
+    *out = (sp_weight_info){.type = model->entries[id].type, .index = (uint32_t)id};
+    memcpy(out->ne, model->entries[id].ne, sizeof out->ne);
+    return true;
+}
+
+void sp_model_get_info(const sp_model *model, sp_model_info *out) {
+    *out = model->info;
+}
+
+/* A scalar as decimal text; false for arrays. */
+static bool number_text(const struct gguf_context *gguf, int64_t id, char *text, size_t capacity) {
+    switch (gguf_get_kv_type(gguf, id)) {
+    case GGUF_TYPE_UINT8:
+        return snprintf(text, capacity, "%u", gguf_get_val_u8(gguf, id)) > 0;
+    case GGUF_TYPE_INT8:
+        return snprintf(text, capacity, "%d", gguf_get_val_i8(gguf, id)) > 0;
+    case GGUF_TYPE_UINT16:
+        return snprintf(text, capacity, "%u", gguf_get_val_u16(gguf, id)) > 0;
+    case GGUF_TYPE_INT16:
+        return snprintf(text, capacity, "%d", gguf_get_val_i16(gguf, id)) > 0;
+    case GGUF_TYPE_UINT32:
+        return snprintf(text, capacity, "%u", gguf_get_val_u32(gguf, id)) > 0;
+    case GGUF_TYPE_INT32:
+        return snprintf(text, capacity, "%d", gguf_get_val_i32(gguf, id)) > 0;
+    case GGUF_TYPE_FLOAT32:
+        return snprintf(text, capacity, "%.9g", (double)gguf_get_val_f32(gguf, id)) > 0;
+    case GGUF_TYPE_UINT64:
+        return snprintf(text, capacity, "%" PRIu64, gguf_get_val_u64(gguf, id)) > 0;
+    case GGUF_TYPE_INT64:
+        return snprintf(text, capacity, "%" PRId64, gguf_get_val_i64(gguf, id)) > 0;
+    case GGUF_TYPE_FLOAT64:
+        return snprintf(text, capacity, "%.17g", gguf_get_val_f64(gguf, id)) > 0;
+    case GGUF_TYPE_BOOL:
+        return snprintf(text, capacity, "%s", gguf_get_val_bool(gguf, id) ? "true" : "false") > 0;
+    default:
+        return false;
+    }
+}
+
+sp_status sp_model_meta(const sp_model *constant, const char *key, const char **out, sp_error *err) {
+    sp_model *model = (sp_model *)(uintptr_t)constant;
+    int64_t id = gguf_find_key(model->gguf, key);
+    if (id < 0) {
+        return sp_fail(err, SP_ERR_NOT_FOUND, "the model has no metadata \"%s\"", key);
+    }
+    if (gguf_get_kv_type(model->gguf, id) == GGUF_TYPE_STRING) {
+        *out = gguf_get_val_str(model->gguf, id);
+        return SP_OK;
+    }
+    char text[64];
+    if (!number_text(model->gguf, id, text, sizeof text)) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "metadata \"%s\" is an array", key);
+    }
+    pthread_mutex_lock(&model->lock);
+    free(model->meta_text);
+    model->meta_text = strdup(text);
+    *out = model->meta_text;
+    pthread_mutex_unlock(&model->lock);
+    return *out ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+}

@@ -1,0 +1,123 @@
+/* Traced programs, kept in memory and in the host's cache folder. What comes from the folder is untrusted: it is verified like any program, or traced again. */
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "model/model_impl.h"
+#include "samepage/graph.h"
+
+/* Changes when a trace of the same model gives another program. */
+#define TRACE_VERSION 1
+
+static bool cache_path(const sp_model *model, uint32_t type_k, uint32_t type_v, char *path, size_t capacity) {
+    if (!model->cache_folder) {
+        return false;
+    }
+    int n = snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.sprg", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
+    return n > 0 && (size_t)n < capacity;
+}
+
+static bool is_verified(sp_model *model, const void *bytes, uint64_t size, sp_error *err) {
+    sp_weight_source weights = {.find = sp_model_find_weight, .context = model};
+    sp_program *program = NULL;
+    if (sp_program_load(bytes, size, &weights, &program, err) != SP_OK) {
+        return false;
+    }
+    const uint64_t symbols[4] = {2, 256, 1, 512};
+    sp_spec_limits limits = {.flops = UINT64_MAX, .temporary_bytes = UINT64_MAX};
+    sp_spec *spec = NULL;
+    sp_status status = sp_program_specialise(program, symbols, 4, &limits, &spec, err);
+    sp_spec_free(spec);
+    sp_program_free(program);
+    return status == SP_OK;
+}
+
+static bool read_cached(sp_model *model, const char *path, void **bytes, uint64_t *size) {
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+    if (fd < 0) {
+        return false;
+    }
+    struct stat info;
+    bool ok = fstat(fd, &info) == 0 && info.st_size > 0 && info.st_size < 64 << 20;
+    *bytes = ok ? malloc((size_t)info.st_size) : NULL;
+    ok = *bytes && read(fd, *bytes, (size_t)info.st_size) == info.st_size;
+    close(fd);
+    *size = ok ? (uint64_t)info.st_size : 0;
+    if (ok && is_verified(model, *bytes, *size, NULL)) {
+        return true;
+    }
+    free(*bytes);
+    *bytes = NULL;
+    return false;
+}
+
+/* A cache that can't be written costs the next start a trace, nothing else: no error. */
+static void write_cached(const char *path, const void *bytes, uint64_t size) {
+    char temporary[4300];
+    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
+    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    bool ok = fd >= 0 && write(fd, bytes, size) == (ssize_t)size && fsync(fd) == 0;
+    if (fd >= 0) {
+        ok = close(fd) == 0 && ok;
+    }
+    if (!ok || rename(temporary, path) != 0) {
+        unlink(temporary);
+    }
+}
+
+static sp_status make(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err) {
+    char path[4200];
+    bool cached = cache_path(model, type_k, type_v, path, sizeof path);
+    if (cached && read_cached(model, path, bytes, size)) {
+        return SP_OK;
+    }
+    sp_status status = sp_model_trace(model, type_k, type_v, bytes, size, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    sp_error why;
+    if (!is_verified(model, *bytes, *size, &why)) {
+        free(*bytes);
+        *bytes = NULL;
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "architecture %s: its traced graph is refused: %s", model->info.architecture, why.message);
+    }
+    if (cached) {
+        write_cached(path, *bytes, *size);
+    }
+    return SP_OK;
+}
+
+sp_status sp_model_get_program(sp_model *model, uint32_t type_k, uint32_t type_v, const void **bytes, uint64_t *size, sp_error *err) {
+    *bytes = NULL;
+    if (!sp_type_get(type_k) || !sp_type_get(type_v)) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "cache types %u and %u: no such types", type_k, type_v);
+    }
+    sp_status status = SP_OK;
+    pthread_mutex_lock(&model->lock);
+    sp_cached_program *it = model->programs;
+    while (it && (it->type_k != type_k || it->type_v != type_v)) {
+        it = it->next;
+    }
+    if (!it) {
+        it = calloc(1, sizeof *it);
+        status = it ? make(model, type_k, type_v, &it->bytes, &it->size, err) : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        if (status == SP_OK) {
+            it->type_k = type_k, it->type_v = type_v;
+            it->next = model->programs;
+            model->programs = it;
+        } else {
+            free(it);
+            it = NULL;
+        }
+    }
+    if (it) {
+        *bytes = it->bytes;
+        *size = it->size;
+    }
+    pthread_mutex_unlock(&model->lock);
+    return status;
+}
