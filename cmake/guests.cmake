@@ -1,6 +1,6 @@
 # Guests: C compiled to WebAssembly by clang and wasi-libc.
 find_program(SAMEPAGE_WASM_CC NAMES clang-16 clang-17 clang-18 clang-19 clang REQUIRED)
-set(SP_GUEST_COMPILE --target=wasm32-wasi -std=gnu17 -O2 -msimd128 -mbulk-memory -Wall -Wextra -Wshadow -Werror -I${PROJECT_SOURCE_DIR}/guest/include)
+set(SP_GUEST_COMPILE --target=wasm32-wasi -std=gnu17 -O2 -msimd128 -mbulk-memory -Wall -Wextra -Werror -I${PROJECT_SOURCE_DIR}/guest/include)
 set(SP_GUEST_LINK --target=wasm32-wasi -Wl,--export-memory -Wl,-z,stack-size=262144)
 
 # sp_guest(NAME source...): builds guest/NAME.wasm in the build folder; the target is guest_NAME. With a main it is a command, else an actor.
