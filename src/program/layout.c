@@ -1,4 +1,6 @@
 /* Shapes and strides: sizes, layouts, bounds. All arithmetic is 64-bit and checked. */
+#include <string.h>
+
 #include "base/checked.h"
 #include "program/program_impl.h"
 
@@ -36,6 +38,11 @@ static bool is_contiguous_beyond(const sp_spec_tensor *t, int m) {
     return true;
 }
 
+static bool is_packed(const sp_spec_tensor *t) {
+    sp_spec_tensor dense = *t;
+    return sp_contiguous_strides(&dense) && memcmp(dense.nb, t->nb, sizeof t->nb) == 0;
+}
+
 bool sp_has_layout(const sp_spec_tensor *t, unsigned layout) {
     const bool rows = t->nb[0] == sp_type_get(t->type)->size;
     switch (layout) {
@@ -46,7 +53,7 @@ bool sp_has_layout(const sp_spec_tensor *t, unsigned layout) {
     case L_CONTIGUOUS:
         return rows && is_contiguous_beyond(t, 0);
     case L_PACKED:
-        return rows && is_contiguous_beyond(t, 0) && is_contiguous_beyond(t, 1);
+        return is_packed(t);
     case L_DENSE:
         return is_contiguous_beyond(t, 0);
     default:

@@ -47,7 +47,7 @@ enum {
     L_ROWS,       /* elements of a row lie side by side */
     L_FLAT,       /* and rows lie at one distance through all dimensions: the operation steps by nb1 alone */
     L_CONTIGUOUS, /* no gaps, whatever the strides of dimensions of size 1 */
-    L_PACKED,     /* contiguous and flat: strides of dimensions of size 1 count too */
+    L_PACKED,     /* every stride is a contiguous tensor's: dimensions of size 1 count too */
     L_DENSE,      /* contiguous as ggml sees it: a row of one element may have any stride */
 };
 

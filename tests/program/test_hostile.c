@@ -116,6 +116,7 @@ static void test_element_by_element(void **state_) {
     HOSTILE("a has type f16", sp_scale(G, typed(b, SP_TYPE_F16, 64, 4, 1, 1), 2));                                         /* [abort] */
     HOSTILE("contiguous", sp_scale(G, strided(b, f32(b, 64, 4, 1, 1), 32, 4, 1, 1, 256, 1024, 1024, 0), 2));               /* [abort] */
     HOSTILE("dimensions of size 1 too", sp_scale(G, strided(b, f32(b, 64, 4, 1, 1), 64, 1, 4, 1, 4096, 256, 1024, 0), 2)); /* [mem] it steps by nb1 */
+    HOSTILE("dimensions of size 1 too", sp_scale(G, strided(b, f32(b, 64, 4, 1, 1), 64, 1, 1, 1, 256, 1024, 1024, 0), 2)); /* [abort] */
     HOSTILE("must be laid out", sp_clamp(G, sp_permute(G, f32(b, 64, 4, 4, 1), 0, 2, 1, 3), 0, 1));                        /* [mem] */
     HOSTILE("dimensions of size 1 too", sp_clamp(G, strided(b, f32(b, 64, 4, 1, 1), 64, 1, 4, 1, 4096, 256, 1024, 0), 0, 1)); /* [mem] */
     HOSTILE("min must be at most max", sp_clamp(G, f32(b, 64, 4, 1, 1), 1, 0));
