@@ -37,6 +37,8 @@ typedef struct sp_llm_config {
     int32_t repeat_last_n;                                     /* tokens the penalties look back; 0: off, -1: all */
     uint32_t has_seed;                                         /* 1: use seed; 0: the actor's own */
     uint32_t ignore_end;                                       /* 1: go on after an end token */
+    uint32_t logprobs;                                         /* 1: tell each token's logprob (a pass over all logits) */
+    uint32_t reserved;
     uint64_t seed;
     uint32_t n_bias; /* sp_llm_bias follow */
     uint32_t n_stop; /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
@@ -85,7 +87,7 @@ typedef struct sp_llm_progress {
 typedef struct sp_llm_token {
     uint32_t kind;
     int32_t token;
-    float logprob;   /* natural logarithm of its probability before sampling's cuts */
+    float logprob;   /* natural logarithm of its probability before sampling's cuts; 0 unless asked for */
     uint32_t length; /* bytes of text that follow */
 } sp_llm_token;
 

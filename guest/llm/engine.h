@@ -1,0 +1,36 @@
+/*
+ * engine: the model's program, its inputs and its state, all in this guest's linear memory. The only part that knows slots.
+ * One batch at a time is submitted; its logits are there at the next step.
+ */
+#ifndef LLM_ENGINE_H
+#define LLM_ENGINE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "samepage/abi.h"
+
+enum { MAX_BATCH = 512 };
+
+/* What is known about the model. */
+extern sp_model_info llm_model;
+
+/* Gets the model's program and allocates its state. NULL, or what is wrong (valid until the next call). */
+const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint32_t type_v);
+bool engine_is_open(void);
+
+uint32_t engine_n_ctx(void);
+uint32_t engine_n_batch(void);
+/* Bytes of the cache and other state. */
+uint64_t engine_state_bytes(void);
+
+/*
+ * Submits n tokens at positions n_past, n_past + 1, ...; logits of the last n_outputs of them. The step must end with SP_AGAIN afterwards.
+ * NULL, or what is wrong; then nothing was submitted.
+ */
+const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs);
+
+/* After the step: logits of output i of the last batch, llm_model.n_vocab floats. They may be changed. */
+float *engine_logits(uint32_t i);
+
+#endif
