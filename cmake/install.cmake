@@ -3,6 +3,7 @@ include(CMakePackageConfigHelpers)
 set(SP_PC_FOLDER ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 set(SP_CMAKE_FOLDER ${CMAKE_INSTALL_LIBDIR}/cmake/samepage)
 file(RELATIVE_PATH SP_PREFIX_FROM_PC ${CMAKE_INSTALL_PREFIX}/${SP_PC_FOLDER} ${CMAKE_INSTALL_PREFIX})
+string(REGEX REPLACE "/$" "" SP_PREFIX_FROM_PC ${SP_PREFIX_FROM_PC})
 configure_file(cmake/samepage.pc.in samepage.pc @ONLY)
 write_basic_package_version_file(samepageConfigVersion.cmake COMPATIBILITY SameMinorVersion)
 

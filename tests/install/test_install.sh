@@ -23,5 +23,5 @@ LD_LIBRARY_PATH=$lib "$work/by-pkg-config" "$BUILD_DIR/guest"
 "$work/by-cmake/embed" "$BUILD_DIR/guest"
 
 shown=$(nm -D --defined-only "$lib/libsamepage.so" | awk '$2 == "T" { print $3 }' | sort)
-declared=$(grep -o 'SP_API [^;(]*(' "$prefix/include/samepage.h" | sed 's/($//; s/.*[ *]//' | sort)
+declared=$(grep -o '^SP_API [^;(]*(' "$prefix/include/samepage.h" | sed 's/($//; s/.*[ *]//' | sort)
 diff <(echo "$declared") <(echo "$shown") || { echo "libsamepage.so shows other functions (right) than samepage.h declares (left)"; exit 1; }
