@@ -1,5 +1,5 @@
 # The libraries underneath. Those that are pinned and built from source (third_party/build-deps.sh) lie in one prefix; the others are the system's.
-# A Wasmtime C API that the user has already, in a folder of CMAKE_PREFIX_PATH, goes before the pinned one.
+# The script knows by CMAKE_PREFIX_PATH of a Wasmtime that the user has.
 if(CMAKE_PREFIX_PATH)
   list(JOIN CMAKE_PREFIX_PATH ":" folders)
   set(ENV{CMAKE_PREFIX_PATH} "${folders}:$ENV{CMAKE_PREFIX_PATH}")
@@ -9,9 +9,7 @@ execute_process(COMMAND ${PROJECT_SOURCE_DIR}/third_party/build-deps.sh --print-
 if(NOT EXISTS ${SAMEPAGE_DEPS}/complete)
   message(FATAL_ERROR "The pinned dependencies are not built yet: run third_party/build-deps.sh (about ten minutes on two cores).")
 endif()
-set(own_or_users HINTS ${SAMEPAGE_DEPS} NO_CACHE REQUIRED NO_SYSTEM_ENVIRONMENT_PATH NO_CMAKE_SYSTEM_PATH)
-find_path(wasmtime_include wasmtime.h PATH_SUFFIXES include ${own_or_users})
-find_library(wasmtime_library wasmtime PATH_SUFFIXES lib ${own_or_users})
+find_library(wasmtime_library wasmtime PATHS ${SAMEPAGE_DEPS}/lib NO_DEFAULT_PATH NO_CACHE REQUIRED)
 
 find_package(Threads REQUIRED)
 find_package(PkgConfig REQUIRED)
@@ -22,7 +20,7 @@ pkg_check_modules(sodium REQUIRED IMPORTED_TARGET libsodium)
 pkg_check_modules(edit REQUIRED IMPORTED_TARGET libedit)
 
 add_library(deps_wasmtime INTERFACE)
-target_include_directories(deps_wasmtime SYSTEM INTERFACE ${wasmtime_include})
+target_include_directories(deps_wasmtime SYSTEM INTERFACE ${SAMEPAGE_DEPS}/include)
 target_link_libraries(deps_wasmtime INTERFACE ${wasmtime_library} Threads::Threads m ${CMAKE_DL_LIBS})
 
 add_library(deps_ggml INTERFACE)

@@ -83,6 +83,16 @@ build_wasmtime() {
     touch "$wasmtime/complete"
 }
 
+link_users_wasmtime() {
+    local library
+    library=$(find "$users_wasmtime"/lib/ -name 'libwasmtime.*' | sort | head -n 1)
+    [ -n "$library" ] || { say "$users_wasmtime has Wasmtime's headers, but no lib/libwasmtime.*" && exit 1; }
+    say "using the Wasmtime in $users_wasmtime"
+    mkdir -p "$prefix/lib" "$prefix/include"
+    ln -sf "$library" "$prefix/lib/"
+    ln -sfn "$users_wasmtime"/include/{wasmtime,wasmtime.h,wasm.h,wasi.h} "$prefix/include/"
+}
+
 build_llama() {
     local build=$prefix/build
     local llama=$build/llama.cpp
@@ -138,7 +148,9 @@ fi
 if ! is_complete "$prefix"; then
     fetch_sources
     mkdir -p "$prefix"
-    if [ -z "$users_wasmtime" ]; then
+    if [ -n "$users_wasmtime" ]; then
+        link_users_wasmtime
+    else
         build_wasmtime
         cp -R "$wasmtime/lib" "$wasmtime/include" "$prefix/"
     fi
