@@ -31,7 +31,7 @@ metal=$([ "$(uname)" = Darwin ] && echo ON || echo OFF)
 users_wasmtime=
 IFS=: read -ra folders <<<"${CMAKE_PREFIX_PATH:-}"
 for folder in ${folders[@]+"${folders[@]}"}; do
-    [ -e "$folder/include/wasmtime.h" ] && users_wasmtime=$folder && break
+    [ -e "$folder/include/wasmtime.h" ] && users_wasmtime=$(cd "$folder" && pwd) && break
 done
 
 rust_is_new_enough() { cargo --version 2>/dev/null | awk '{ split($2, v, "."); exit !(v[1] > 1 || (v[1] == 1 && v[2] >= 95)) }'; }
