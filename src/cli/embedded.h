@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-extern const unsigned char sp_embedded_llm[], sp_embedded_gemm[], sp_embedded_pocket[];
+extern const unsigned char sp_embedded_llm[], sp_embedded_proof[], sp_embedded_pocket[];
 /* Bytes. */
-extern const uint64_t sp_embedded_llm_size, sp_embedded_gemm_size, sp_embedded_pocket_size;
+extern const uint64_t sp_embedded_llm_size, sp_embedded_proof_size, sp_embedded_pocket_size;
 
 #endif

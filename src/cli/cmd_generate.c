@@ -1,0 +1,109 @@
+/* `samepage generate`: continues a text. */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "cli/cmd.h"
+#include "cli/llm_client.h"
+
+typedef struct generation {
+    bool json, chat;
+    char *text;
+    size_t length;
+    json_t *tokens;
+} generation;
+
+static void on_token(void *user, const sp_llm_token *token, const char *text) {
+    generation *g = user;
+    if (!g->json) {
+        fwrite(text, 1, token->length, stdout);
+        fflush(stdout);
+        return;
+    }
+    if (token->token >= 0) {
+        json_array_append_new(g->tokens, json_integer(token->token));
+    }
+    char *grown = realloc(g->text, g->length + token->length + 1);
+    if (grown) {
+        memcpy(grown + g->length, text, token->length);
+        g->text = grown;
+        g->length += token->length;
+    }
+}
+
+static void print_json(const generation *g, const sp_llm_settings *s, sp_llm_client *client, const sp_llm_done *d) {
+    json_t *text = json_stringn(g->text ? g->text : "", g->length);
+    json_t *root = json_pack("{s:o?, s:O, s:s, s:i, s:i, s:i, s:f, s:f, s:s, s:s, s:s}", "text", text, "tokens", g->tokens, "reason", sp_end_reason(d->reason),
+                             "prompt_tokens", (int)(d->n_prompt + d->n_cached), "cached_tokens", (int)d->n_cached, "generated_tokens", (int)d->n_answer, "prompt_ms",
+                             (double)d->prompt_ns * 1e-6, "generate_ms", (double)d->answer_ns * 1e-6, "model", s->model ? s->model : "pocket", "device", s->device,
+                             "fingerprint", sp_model_fingerprint(sp_llm_model(client)));
+    json_dumpf(root, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(root);
+}
+
+static int generate(generation *g, const sp_llm_settings *s, const char *prompt, size_t length) {
+    sp_llm_client *client;
+    sp_error err;
+    sp_status status = sp_llm_open(s, &client, &err);
+    if (status != SP_OK) {
+        return status == SP_ERR_ARGUMENT ? (fprintf(stderr, "samepage: %s\n", err.message), SP_EXIT_USAGE) : sp_failed(&err);
+    }
+    sp_llm_catch_interrupts(client);
+    sp_llm_events events = {.on_token = on_token, .user = g};
+    sp_llm_done done;
+    status = sp_llm_ask(client, g->chat ? SP_LLM_USER : SP_LLM_COMPLETE, prompt, length, &events, &done, &err);
+    if (status == SP_OK && g->json) {
+        print_json(g, s, client, &done);
+    } else if (status == SP_OK) {
+        putchar('\n');
+    }
+    if (status == SP_OK && done.reason == SP_LLM_END_CONTEXT) {
+        fprintf(stderr, "samepage: the context of %u tokens is full: the text ends here\n", sp_llm_ready_info(client)->n_ctx);
+    }
+    sp_llm_close(client);
+    if (fflush(stdout) != 0) {
+        snprintf(err.message, sizeof err.message, "standard output can't be written");
+        status = SP_ERR_IO;
+    }
+    return status == SP_OK ? SP_EXIT_OK : sp_failed(&err);
+}
+
+int sp_cmd_generate(int argc, char **argv) {
+    generation g = {0};
+    sp_llm_settings settings = sp_llm_defaults;
+    const char *prompt = NULL, *file = NULL;
+    sp_option table[SP_LLM_OPTION_ROWS + 6] = {0};
+    size_t n = sp_llm_option_rows(&settings, table);
+    table[n++] = (sp_option){'p', "prompt", SP_OPT_TEXT, &prompt, 0, 0, "TEXT", "the text to continue (default: standard input)"};
+    table[n++] = (sp_option){'f', "file", SP_OPT_TEXT, &file, 0, 0, "FILE", "a file with the text"};
+    table[n++] = (sp_option){0, "chat", SP_OPT_FLAG, &g.chat, 0, 0, NULL, "the text is a message in a chat, in the model's format"};
+    table[n++] = (sp_option){0, "json", SP_OPT_FLAG, &g.json, 0, 0, NULL, "text, token ids, counts and times as JSON"};
+    int at = sp_options_parse(table, "generate", "[OPTION...]", "Continues a text.", argc, argv);
+    if (at < 0) {
+        return -1 - at;
+    }
+    if (at < argc) {
+        return sp_usage_error("generate", "%s: the text goes behind --prompt", argv[at]);
+    }
+    if (prompt && file) {
+        return sp_usage_error("generate", "--prompt and --file exclude each other");
+    }
+    sp_error err;
+    char *read = NULL;
+    size_t length = prompt ? strlen(prompt) : 0;
+    if (!prompt) {
+        read = sp_read_file(file ? file : "-", &length, &err);
+        if (!read) {
+            return sp_failed(&err);
+        }
+    }
+    g.tokens = json_array();
+    int exit_code = generate(&g, &settings, prompt ? prompt : read, length);
+    json_decref(g.tokens);
+    free(g.text);
+    free(read);
+    return exit_code;
+}

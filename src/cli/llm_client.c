@@ -1,0 +1,302 @@
+/* See llm_client.h. */
+#include "cli/llm_client.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "cli/embedded.h"
+#include "samepage/program.h"
+
+const sp_llm_settings sp_llm_defaults = {
+    .device = "cpu", .max_tokens = -1, .top_k = 40, .repeat_last_n = 64, .temperature = 0.8f, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1};
+
+size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]) {
+    const sp_option table[] = {
+        {'m', "model", SP_OPT_TEXT, &s->model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
+        {0, "device", SP_OPT_TEXT, &s->device, 0, 0, "NAME", "cpu, vulkan:N, discrete, ...: see samepage devices (default: cpu)"},
+        {'c', "ctx-size", SP_OPT_INT, &s->n_ctx, 0, 1 << 24, "N", "tokens of context (default: the model's, at most 4096)"},
+        {'b', "batch-size", SP_OPT_INT, &s->n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
+        {'t', "threads", SP_OPT_INT, &s->threads, 0, 512, "N", "CPU threads (default: all cores)"},
+        {'n', "predict", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "tokens of an answer at most (default: -1, until it ends)"},
+        {0, "max-tokens", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "the same"},
+        {0, "temp", SP_OPT_FLOAT, &s->temperature, 0, 1e9, "X", "temperature; 0 takes the likeliest token (default: 0.8)"},
+        {0, "top-k", SP_OPT_INT, &s->top_k, 0, 1e9, "N", "only the N likeliest tokens; 0: off (default: 40)"},
+        {0, "top-p", SP_OPT_FLOAT, &s->top_p, 0, 1, "X", "only the likeliest with probability X together; 1: off (default: 0.95)"},
+        {0, "min-p", SP_OPT_FLOAT, &s->min_p, 0, 1, "X", "only those X times as likely as the likeliest; 0: off (default: 0.05)"},
+        {0, "repeat-penalty", SP_OPT_FLOAT, &s->repeat_penalty, 0.01, 100, "X", "penalty for repeated tokens; 1: off (default: 1)"},
+        {0, "presence-penalty", SP_OPT_FLOAT, &s->presence_penalty, -100, 100, "X", "penalty for tokens that were there; 0: off (default: 0)"},
+        {0, "frequency-penalty", SP_OPT_FLOAT, &s->frequency_penalty, -100, 100, "X", "penalty for each time they were there; 0: off (default: 0)"},
+        {0, "repeat-last-n", SP_OPT_INT, &s->repeat_last_n, -1, 1e9, "N", "tokens that penalties look back; -1: all (default: 64)"},
+        {'s', "seed", SP_OPT_SEED, &s->seed, 0, 0, "N", "seed of chance (default: -1, a random one)"},
+        {'l', "logit-bias", SP_OPT_LIST, &s->biases, 0, 0, "ID(+/-)X", "add X to a token's logit, such as 15043+1; may be repeated"},
+        {'r', "stop", SP_OPT_LIST, &s->stops, 0, 0, "TEXT", "end the answer before TEXT; may be repeated"},
+        {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
+    };
+    memcpy(rows, table, sizeof table);
+    return sizeof table / sizeof table[0];
+}
+
+struct sp_llm_client {
+    sp_host *host;
+    sp_device *device;
+    sp_model *model;
+    sp_module *module;
+    sp_actor *actor;
+    sp_llm_ready ready;
+    const sp_llm_events *events;
+    sp_llm_done done;
+    bool finished, refused, progress_shown;
+    char problem[480];
+    double asked; /* seconds; for progress */
+};
+
+volatile sig_atomic_t sp_llm_stop_asked;
+static sp_actor *interruptible;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* ---- progress: on a terminal, and only of what takes longer than half a second ---- */
+
+static void show_progress(sp_llm_client *client, const char *what, double fraction) {
+    if (isatty(STDERR_FILENO) && seconds() - client->asked > 0.5) {
+        fprintf(stderr, "\r%s: %3.0f %%\033[K", what, fraction * 100);
+        client->progress_shown = true;
+    }
+}
+
+static void hide_progress(sp_llm_client *client) {
+    if (client->progress_shown) {
+        fputs("\r\033[K", stderr);
+        client->progress_shown = false;
+    }
+}
+
+static void on_model_progress(void *user, const char *what, double fraction) {
+    show_progress(user, what, fraction);
+}
+
+/* ---- events ---- */
+
+static void on_message(void *user, const void *bytes, size_t size) {
+    sp_llm_client *client = user;
+    const sp_llm_events *events = client->events;
+    uint32_t kind = 0;
+    memcpy(&kind, bytes, size < sizeof kind ? size : sizeof kind);
+    if (kind == SP_LLM_PROGRESS) {
+        sp_llm_progress p;
+        memcpy(&p, bytes, sizeof p);
+        show_progress(client, "reading the prompt", p.total ? (double)p.done / p.total : 0);
+        return;
+    }
+    hide_progress(client);
+    if (kind == SP_LLM_READY) {
+        memcpy(&client->ready, bytes, sizeof client->ready);
+        client->finished = true;
+    } else if (kind == SP_LLM_DONE) {
+        memcpy(&client->done, bytes, sizeof client->done);
+        client->finished = true;
+    } else if (kind == SP_LLM_ERROR) {
+        size_t length = size - sizeof(sp_llm_text);
+        snprintf(client->problem, sizeof client->problem, "%.*s", (int)length, (const char *)bytes + sizeof(sp_llm_text));
+        client->refused = true;
+    } else if (kind == SP_LLM_TOKEN && events && events->on_token) {
+        sp_llm_token token;
+        memcpy(&token, bytes, sizeof token);
+        events->on_token(events->user, &token, (const char *)bytes + sizeof token);
+    } else if (kind != SP_LLM_TOKEN && events && events->on_other) {
+        events->on_other(events->user, bytes, size);
+    }
+}
+
+sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size, const sp_llm_events *events, sp_llm_done *done, sp_error *err) {
+    client->finished = client->refused = false;
+    client->events = events;
+    client->asked = seconds();
+    sp_llm_stop_asked = 0;
+    bool told = false;
+    sp_status status = sp_actor_send(client->actor, bytes, size, err);
+    while (status == SP_OK && !client->finished && !client->refused) {
+        if (sp_llm_stop_asked && !told) {
+            sp_llm_simple stop = {.kind = SP_LLM_STOP};
+            told = sp_actor_send(client->actor, &stop, sizeof stop, NULL) == SP_OK;
+        }
+        sp_step_result result;
+        status = sp_actor_step(client->actor, &result, err);
+        if (status == SP_OK && result != SP_STEP_AGAIN && !client->finished && !client->refused) {
+            return sp_fail(err, SP_ERR_GUEST, "the language-model actor stopped without an answer");
+        }
+    }
+    hide_progress(client);
+    client->events = NULL;
+    if (status == SP_OK && client->refused) {
+        return sp_fail(err, SP_ERR_GUEST, "%s", client->problem);
+    }
+    if (done) {
+        *done = client->done;
+    }
+    return status;
+}
+
+sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done, sp_error *err) {
+    sp_llm_text *message = malloc(sizeof *message + length);
+    if (!message) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *message = (sp_llm_text){.kind = kind, .length = (uint32_t)length};
+    if (length) {
+        memcpy(message + 1, text, length);
+    }
+    sp_status status = sp_llm_ask_bytes(client, message, sizeof *message + length, events, done, err);
+    free(message);
+    return status;
+}
+
+/* ---- configuration ---- */
+
+static sp_status parse_bias(const char *text, sp_llm_bias *out, sp_error *err) {
+    char *end, *tail;
+    long token = strtol(text, &end, 10);
+    double bias = end != text && (*end == '+' || *end == '-') ? strtod(end, &tail) : NAN;
+    if (isnan(bias) || *tail || token < 0 || token > INT32_MAX) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "--logit-bias %s: must be a token id, + or -, and a number, such as 15043+1 or 2-5", text);
+    }
+    *out = (sp_llm_bias){.token = (int32_t)token, .bias = (float)bias};
+    return SP_OK;
+}
+
+sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_error *err) {
+    sp_llm_config config = {.kind = SP_LLM_CONFIG,
+                            .n_ctx = (uint32_t)s->n_ctx,
+                            .n_batch = (uint32_t)s->n_batch,
+                            .max_tokens = s->max_tokens,
+                            .type_k = SP_TYPE_F16,
+                            .type_v = SP_TYPE_F16,
+                            .temperature = s->temperature,
+                            .top_k = s->top_k,
+                            .top_p = s->top_p,
+                            .min_p = s->min_p,
+                            .repeat_penalty = s->repeat_penalty,
+                            .presence_penalty = s->presence_penalty,
+                            .frequency_penalty = s->frequency_penalty,
+                            .repeat_last_n = s->repeat_last_n,
+                            .has_seed = s->seed.given,
+                            .seed = s->seed.value,
+                            .ignore_end = s->ignore_end,
+                            .n_bias = (uint32_t)s->biases.n,
+                            .n_stop = (uint32_t)s->stops.n};
+    size_t size = sizeof config + s->biases.n * sizeof(sp_llm_bias);
+    for (size_t i = 0; i < s->stops.n; i++) {
+        size += sizeof(uint32_t) + strlen(s->stops.items[i]);
+    }
+    uint8_t *bytes = malloc(size), *at = bytes;
+    if (!bytes) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    memcpy(at, &config, sizeof config);
+    at += sizeof config;
+    sp_status status = SP_OK;
+    for (size_t i = 0; status == SP_OK && i < s->biases.n; i++, at += sizeof(sp_llm_bias)) {
+        sp_llm_bias bias = {0};
+        status = parse_bias(s->biases.items[i], &bias, err);
+        memcpy(at, &bias, sizeof bias);
+    }
+    for (size_t i = 0; i < s->stops.n; i++) {
+        uint32_t length = (uint32_t)strlen(s->stops.items[i]);
+        memcpy(at, &length, sizeof length);
+        memcpy(at + sizeof length, s->stops.items[i], length);
+        at += sizeof length + length;
+    }
+    if (status == SP_OK) {
+        status = sp_llm_ask_bytes(client, bytes, size, NULL, NULL, err);
+    }
+    free(bytes);
+    return status;
+}
+
+/* ---- opening ---- */
+
+sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err) {
+    *out = NULL;
+    sp_llm_client *client = calloc(1, sizeof *client);
+    if (!client) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    client->asked = seconds();
+    sp_model_options model_options = {.progress = on_model_progress, .progress_user = client};
+    sp_status status = sp_host_open(NULL, &client->host, err);
+    if (status == SP_OK) {
+        status = sp_device_open(settings->device, settings->threads, &client->device, err);
+    }
+    if (status == SP_OK) {
+        status = settings->model ? sp_model_open(client->host, settings->model, &model_options, &client->model, err)
+                                 : sp_model_open_bytes(client->host, sp_embedded_pocket, sp_embedded_pocket_size, &model_options, &client->model, err);
+    }
+    if (status == SP_OK) {
+        status = sp_module_load(client->host, sp_embedded_llm, sp_embedded_llm_size, &client->module, err);
+    }
+    if (status == SP_OK) {
+        sp_actor_options options = {
+            .device = client->device, .models = &client->model, .n_models = 1, .on_message = on_message, .on_message_user = client, .inherit_stderr = true};
+        status = sp_actor_spawn(client->host, client->module, &options, &client->actor, err);
+    }
+    if (status == SP_OK) {
+        status = sp_llm_configure(client, settings, err);
+    }
+    hide_progress(client);
+    if (status != SP_OK) {
+        sp_llm_close(client);
+        return status;
+    }
+    *out = client;
+    return SP_OK;
+}
+
+void sp_llm_close(sp_llm_client *client) {
+    if (client) {
+        interruptible = interruptible == client->actor ? NULL : interruptible;
+        sp_actor_close(client->actor);
+        sp_module_close(client->module);
+        sp_model_close(client->model);
+        sp_device_close(client->device);
+        sp_host_close(client->host);
+        free(client);
+    }
+}
+
+sp_model *sp_llm_model(sp_llm_client *client) {
+    return client->model;
+}
+
+sp_actor *sp_llm_actor(sp_llm_client *client) {
+    return client->actor;
+}
+
+const sp_llm_ready *sp_llm_ready_info(const sp_llm_client *client) {
+    return &client->ready;
+}
+
+/* ---- Ctrl-C ---- */
+
+static void on_interrupt(int signal) {
+    (void)signal;
+    sp_llm_stop_asked = sp_llm_stop_asked + 1;
+    if (sp_llm_stop_asked >= 3 && interruptible) {
+        sp_actor_interrupt(interruptible);
+    }
+}
+
+void sp_llm_catch_interrupts(sp_llm_client *client) {
+    interruptible = client->actor;
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGINT, &action, NULL); /* no SA_RESTART: a line that is being read ends as well */
+}
