@@ -12,7 +12,7 @@ check() { # check HEADER COMPILER...
 
 mapfile -t headers < <(find include src -name '*.h')
 mapfile -t guest_headers < <(find guest -name '*.h')
-[ ${#headers[@]} -gt 0 ] && [ ${#guest_headers[@]} -gt 0 ] || { echo "no headers found in $PWD"; exit 1; }
+[[ ${#headers[@]} -gt 0 && ${#guest_headers[@]} -gt 0 ]] || { echo "no headers found in $PWD"; exit 1; }
 for header in "${headers[@]}"; do
     check "$header" "$CC" -std=gnu17 -D_GNU_SOURCE -Iinclude -Isrc -Iguest/include -isystem "$DEPS/include" -x c
 done
