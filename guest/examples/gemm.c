@@ -64,5 +64,6 @@ int32_t sp_step(void) {
     sp_actor_check(sp_program_run(program, NULL, 0), "the product can't be computed");
     sp_actor_check(sp_region_sync(region, 2 * BYTES, BYTES, SP_FROM_DEVICE), "sync");
     printf("%d elements, %d wrong\n", N * N, count_wrong(a, b, c));
+    fflush(stdout); /* an actor has no exit that would do it */
     return SP_DONE;
 }

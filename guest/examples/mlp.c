@@ -66,5 +66,6 @@ int32_t sp_step(void) {
         double difference = worst(m, (int)n);
         printf("batch of %2d: largest difference %.1e, %s\n", (int)n, difference, difference < 1e-4 ? "ok" : "WRONG");
     }
+    fflush(stdout); /* an actor has no exit that would do it */
     return SP_DONE;
 }

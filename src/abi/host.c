@@ -271,18 +271,7 @@ const char *sp_build_info(void) {
     static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
     pthread_mutex_lock(&lock);
     if (!info[0]) {
-        snprintf(info, sizeof info, "wasmtime %s, ggml %s, devices cpu%s%s discrete", WASMTIME_VERSION, ggml_version(),
-#ifdef SP_WITH_VULKAN
-                 " vulkan",
-#else
-                 "",
-#endif
-#ifdef SP_WITH_METAL
-                 " metal"
-#else
-                 ""
-#endif
-        );
+        snprintf(info, sizeof info, "wasmtime %s, ggml %s, devices %s", WASMTIME_VERSION, ggml_version(), sp_device_kinds());
     }
     pthread_mutex_unlock(&lock);
     return info;

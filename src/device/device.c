@@ -69,6 +69,17 @@ static void describe(const candidate *c, sp_device_info *out) {
     snprintf(out->description, sizeof out->description, "%s%s", ggml_backend_dev_description(c->dev), c->separate ? ", as if its memory were apart (for tests)" : "");
 }
 
+const char *sp_device_kinds(void) {
+    return "cpu discrete"
+#ifdef SP_WITH_VULKAN
+           " vulkan"
+#endif
+#ifdef SP_WITH_METAL
+           " metal"
+#endif
+        ;
+}
+
 sp_status sp_device_list(sp_device_info *infos, size_t capacity, size_t *count, sp_error *err) {
     (void)err;
     ggml_log_set(log_nothing, NULL);

@@ -9,6 +9,9 @@
 #include "program/program.h"
 #include "samepage.h"
 
+/* The kinds of device that this build has: "cpu discrete vulkan". */
+const char *sp_device_kinds(void);
+
 /* ---- weights: a model's tensors as the device has them ---- */
 
 /* A model's tensors in a mapping that outlives the device's weights. */

@@ -1,0 +1,268 @@
+/* See synthetic.h. */
+#include "model/synthetic.h"
+
+#include <errno.h>
+#include <ggml.h>
+#include <gguf.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/error.h"
+#include "samepage/program.h"
+
+sp_synthetic sp_synthetic_llama_1b(uint32_t type) {
+    return (sp_synthetic){.architecture = "llama", .n_vocab = 128256, .n_layer = 16, .n_embd = 2048, .n_head = 32, .n_head_kv = 8, .n_ff = 8192, .n_ctx = 32768, .type = type, .seed = 1};
+}
+
+typedef struct builder {
+    const sp_synthetic *what;
+    struct gguf_context *gguf;
+    struct ggml_context *context;
+} builder;
+
+static void set_u32(builder *b, const char *suffix, uint32_t value) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", b->what->architecture, suffix);
+    gguf_set_val_u32(b->gguf, key, value);
+}
+
+static void set_f32(builder *b, const char *suffix, float value) {
+    char key[96];
+    snprintf(key, sizeof key, "%s.%s", b->what->architecture, suffix);
+    gguf_set_val_f32(b->gguf, key, value);
+}
+
+static void set_metadata(builder *b) {
+    const sp_synthetic *w = b->what;
+    gguf_set_val_str(b->gguf, "general.architecture", w->architecture);
+    gguf_set_val_str(b->gguf, "general.name", "synthetic");
+    set_u32(b, "context_length", w->n_ctx);
+    set_u32(b, "embedding_length", w->n_embd);
+    set_u32(b, "block_count", w->n_layer);
+    set_u32(b, "feed_forward_length", w->n_ff);
+    set_u32(b, "attention.head_count", w->n_head);
+    set_u32(b, "attention.head_count_kv", w->n_head_kv);
+    set_u32(b, "rope.dimension_count", w->n_embd / w->n_head);
+    set_f32(b, "rope.freq_base", 500000);
+    set_f32(b, "attention.layer_norm_rms_epsilon", 1e-5f);
+}
+
+/* A byte's character in GPT-2's alphabet of visible ones (openai/gpt-2, encoder.py). */
+static void byte_character(unsigned byte, char out[8]) {
+    static const struct {
+        unsigned from, to;
+    } visible[] = {{'!', '~'}, {0xa1, 0xac}, {0xae, 0xff}};
+    unsigned code = byte, hidden = 256;
+    bool seen = false;
+    for (unsigned i = 0; i <= byte; i++) {
+        bool shown = false;
+        for (int r = 0; r < 3; r++) {
+            shown |= i >= visible[r].from && i <= visible[r].to;
+        }
+        seen = shown;
+        hidden += !shown && i < byte;
+    }
+    code = seen ? byte : hidden;
+    if (code < 0x80) {
+        out[0] = (char)code, out[1] = 0;
+    } else {
+        out[0] = (char)(0xc0 | code >> 6), out[1] = (char)(0x80 | (code & 0x3f)), out[2] = 0;
+    }
+}
+
+static sp_status make_vocabulary(builder *b, sp_error *err) {
+    uint32_t n = b->what->n_vocab;
+    char(*texts)[16] = calloc(n, sizeof *texts);
+    const char **tokens = calloc(n, sizeof *tokens);
+    int32_t *types = calloc(n, sizeof *types);
+    if (!texts || !tokens || !types) {
+        free(texts), free(tokens), free(types);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        if (i < 256) {
+            byte_character(i, texts[i]);
+        } else {
+            snprintf(texts[i], sizeof texts[i], "w%" PRIu32, i);
+        }
+        tokens[i] = texts[i];
+        types[i] = 1; /* normal */
+    }
+    const char *merges[] = {"w 1"};
+    gguf_set_val_str(b->gguf, "tokenizer.ggml.model", "gpt2");
+    gguf_set_val_str(b->gguf, "tokenizer.ggml.pre", "llama-bpe");
+    gguf_set_arr_str(b->gguf, "tokenizer.ggml.tokens", tokens, n);
+    gguf_set_arr_data(b->gguf, "tokenizer.ggml.token_type", GGUF_TYPE_INT32, types, n);
+    gguf_set_arr_str(b->gguf, "tokenizer.ggml.merges", merges, 1);
+    gguf_set_val_u32(b->gguf, "tokenizer.ggml.bos_token_id", n - 2);
+    gguf_set_val_u32(b->gguf, "tokenizer.ggml.eos_token_id", n - 1);
+    free(texts), free(tokens), free(types);
+    return SP_OK;
+}
+
+static sp_status take_vocabulary(builder *b, uint32_t *n_vocab, sp_error *err) {
+    struct gguf_context *from = gguf_init_from_file(b->what->vocabulary, (struct gguf_init_params){.no_alloc = true});
+    if (!from) {
+        return sp_fail(err, SP_ERR_IO, "%s: can't be read", b->what->vocabulary);
+    }
+    int64_t id = gguf_find_key(from, "tokenizer.ggml.tokens");
+    *n_vocab = id < 0 ? 0 : (uint32_t)gguf_get_arr_n(from, id);
+    for (int64_t i = gguf_get_n_kv(from) - 1; i >= 0; i--) {
+        if (strncmp(gguf_get_key(from, i), "tokenizer.", 10) != 0) {
+            gguf_remove_key(from, gguf_get_key(from, i));
+        }
+    }
+    gguf_set_kv(b->gguf, from);
+    gguf_free(from);
+    return *n_vocab ? SP_OK : sp_fail(err, SP_ERR_FORMAT, "%s: has no vocabulary", b->what->vocabulary);
+}
+
+static void add(builder *b, uint32_t type, int64_t ne0, int64_t ne1, const char *format, uint32_t layer) {
+    char name[GGML_MAX_NAME];
+    snprintf(name, sizeof name, format, layer);
+    struct ggml_tensor *t = ne1 ? ggml_new_tensor_2d(b->context, (enum ggml_type)type, ne0, ne1) : ggml_new_tensor_1d(b->context, GGML_TYPE_F32, ne0);
+    ggml_set_name(t, name);
+    gguf_add_tensor(b->gguf, t);
+}
+
+/* What llama.cpp's architectures of these names want. */
+static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
+    const sp_synthetic *w = b->what;
+    bool qwen2 = strcmp(w->architecture, "qwen2") == 0, qwen3 = strcmp(w->architecture, "qwen3") == 0, phi3 = strcmp(w->architecture, "phi3") == 0;
+    if (!qwen2 && !qwen3 && !phi3 && strcmp(w->architecture, "llama") != 0) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "no synthetic model of architecture %s", w->architecture);
+    }
+    int64_t width = w->n_embd, head = w->n_embd / w->n_head, kv = head * w->n_head_kv, ff = w->n_ff;
+    add(b, w->type, width, n_vocab, "token_embd.weight", 0);
+    add(b, 0, width, 0, "output_norm.weight", 0);
+    if (phi3) {
+        add(b, w->type, width, n_vocab, "output.weight", 0);
+    }
+    for (uint32_t i = 0; i < w->n_layer; i++) {
+        add(b, 0, width, 0, "blk.%u.attn_norm.weight", i);
+        add(b, 0, width, 0, "blk.%u.ffn_norm.weight", i);
+        add(b, w->type, width, width, "blk.%u.attn_output.weight", i);
+        add(b, w->type, ff, width, "blk.%u.ffn_down.weight", i);
+        if (phi3) {
+            add(b, w->type, width, width + 2 * kv, "blk.%u.attn_qkv.weight", i);
+            add(b, w->type, width, 2 * ff, "blk.%u.ffn_up.weight", i);
+            continue;
+        }
+        add(b, w->type, width, width, "blk.%u.attn_q.weight", i);
+        add(b, w->type, width, kv, "blk.%u.attn_k.weight", i);
+        add(b, w->type, width, kv, "blk.%u.attn_v.weight", i);
+        add(b, w->type, width, ff, "blk.%u.ffn_gate.weight", i);
+        add(b, w->type, width, ff, "blk.%u.ffn_up.weight", i);
+        if (qwen2) {
+            add(b, 0, width, 0, "blk.%u.attn_q.bias", i);
+            add(b, 0, kv, 0, "blk.%u.attn_k.bias", i);
+            add(b, 0, kv, 0, "blk.%u.attn_v.bias", i);
+        }
+        if (qwen3) {
+            add(b, 0, head, 0, "blk.%u.attn_q_norm.weight", i);
+            add(b, 0, head, 0, "blk.%u.attn_k_norm.weight", i);
+        }
+    }
+    return SP_OK;
+}
+
+static uint64_t next_random(uint64_t *state) { /* xorshift64*, Vigna 2016 */
+    *state ^= *state >> 12, *state ^= *state << 25, *state ^= *state >> 27;
+    return *state * 0x2545f4914f6cdd1du;
+}
+
+/* Rows of random values with a standard deviation of about 1 / sqrt(width), made in the type itself: quantising a billion floats would take minutes. */
+static void fill_matrix(uint8_t *out, size_t size, uint32_t type, int64_t ne0, uint64_t *state) {
+    float scale = 1 / sqrtf((float)ne0);
+    size_t block = type == SP_TYPE_Q4_0 ? 18 : type == SP_TYPE_Q8_0 ? 34 : 2;
+    ggml_fp16_t d = ggml_fp32_to_fp16(type == SP_TYPE_Q4_0 ? scale / 4.6f : scale / 74.0f);
+    for (size_t at = 0; at + block <= size; at += block) {
+        if (type == SP_TYPE_F16) {
+            float uniform = (float)(next_random(state) >> 40) / (1 << 24) - 0.5f;
+            ggml_fp16_t value = ggml_fp32_to_fp16(uniform * 3.46f * scale);
+            memcpy(out + at, &value, sizeof value);
+            continue;
+        }
+        memcpy(out + at, &d, sizeof d);
+        for (size_t i = 2; i < block; i += 8) {
+            uint64_t r = next_random(state);
+            memcpy(out + at + i, &r, block - i < 8 ? block - i : 8);
+        }
+    }
+}
+
+static void fill_vector(float *out, int64_t n, const char *name, uint64_t *state) {
+    bool bias = strstr(name, "bias") != NULL;
+    for (int64_t i = 0; i < n; i++) {
+        float uniform = (float)(next_random(state) >> 40) / (1 << 24) - 0.5f;
+        out[i] = bias ? 0.1f * uniform : 1 + 0.2f * uniform;
+    }
+}
+
+static sp_status write_data(builder *b, FILE *file, sp_error *err) {
+    uint64_t state = b->what->seed * 0x9e3779b97f4a7c15u + 1;
+    size_t alignment = gguf_get_alignment(b->gguf);
+    static const uint8_t zeros[64];
+    for (struct ggml_tensor *t = ggml_get_first_tensor(b->context); t; t = ggml_get_next_tensor(b->context, t)) {
+        size_t size = ggml_nbytes(t), pad = (alignment - size % alignment) % alignment;
+        uint8_t *bytes = malloc(size);
+        if (!bytes) {
+            return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        }
+        if (t->type == GGML_TYPE_F32) {
+            fill_vector((float *)bytes, t->ne[0], t->name, &state);
+        } else {
+            fill_matrix(bytes, size, (uint32_t)t->type, t->ne[0], &state);
+        }
+        bool ok = fwrite(bytes, 1, size, file) == size && fwrite(zeros, 1, pad, file) == pad;
+        free(bytes);
+        if (!ok) {
+            return sp_fail(err, SP_ERR_IO, "a synthetic model can't be written: %s", strerror(errno));
+        }
+    }
+    return SP_OK;
+}
+
+static sp_status write_file(builder *b, const char *path, sp_error *err) {
+    char temporary[4200];
+    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
+    FILE *file = gguf_write_to_file(b->gguf, temporary, true) ? fopen(temporary, "ab") : NULL;
+    if (!file) {
+        return sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
+    }
+    sp_status status = write_data(b, file, err);
+    if (fclose(file) != 0 && status == SP_OK) {
+        status = sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
+    }
+    if (status == SP_OK && rename(temporary, path) != 0) {
+        status = sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
+    }
+    if (status != SP_OK) {
+        unlink(temporary);
+    }
+    return status;
+}
+
+sp_status sp_synthetic_write(const sp_synthetic *what, const char *path, sp_error *err) {
+    if (what->type != SP_TYPE_F16 && what->type != SP_TYPE_Q8_0 && what->type != SP_TYPE_Q4_0) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "synthetic models have matrices of type f16, q8_0 or q4_0");
+    }
+    builder b = {.what = what, .gguf = gguf_init_empty()};
+    b.context = ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * (what->n_layer * 16 + 16), .no_alloc = true});
+    uint32_t n_vocab = what->n_vocab;
+    set_metadata(&b);
+    sp_status status = what->vocabulary ? take_vocabulary(&b, &n_vocab, err) : make_vocabulary(&b, err);
+    if (status == SP_OK) {
+        status = add_tensors(&b, n_vocab, err);
+    }
+    if (status == SP_OK) {
+        status = write_file(&b, path, err);
+    }
+    ggml_free(b.context);
+    gguf_free(b.gguf);
+    return status;
+}
