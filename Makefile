@@ -54,9 +54,7 @@ check-darwin: dependencies
 	@scripts/check-darwin.sh
 
 tidy: build
-	@find src -name '*.c' ! -name '*_darwin.c' | xargs -P $$(nproc) -n 1 clang-tidy-16 -p build --quiet --warnings-as-errors='*' 2>&1 | \
-	    { grep -v 'warnings generated' || true; }; exit $${PIPESTATUS[1]}
-	@echo "tidy: nothing found"
+	@scripts/tidy.sh
 
 install: build
 	cmake --install build --prefix $(PREFIX)
