@@ -37,7 +37,7 @@ static int drive(sp_actor *actor, sp_error *err) {
     return status == SP_OK ? SP_EXIT_OK : sp_failed(err);
 }
 
-/* HOST or HOST::GUEST. The strings live as long as the process. */
+/* HOST or HOST::GUEST. The caller frees host_path; guest_path is a part of it. */
 static sp_preopen preopen_of(const char *text) {
     char *host = strdup(text), *colons = host ? strstr(host, "::") : NULL;
     if (colons) {
@@ -96,6 +96,9 @@ static int run(const run_options *o, int n_args, char **args) {
     sp_model_close(model);
     sp_device_close(device);
     sp_host_close(host);
+    for (size_t i = 0; i < o->dirs.n; i++) {
+        free((char *)preopens[i].host_path);
+    }
     free(bytes);
     return exit_code;
 }
