@@ -126,8 +126,7 @@ typedef struct sp_model_options {
 SP_API sp_status sp_model_open(sp_host *host, const char *path, const sp_model_options *options, sp_model **out, sp_error *err);
 
 /* The same for a GGUF that is in memory already (page-aligned or not; copied into an anonymous file once). */
-SP_API sp_status sp_model_open_bytes(sp_host *host, const void *bytes, size_t size, const sp_model_options *options, sp_model **out,
-                                     sp_error *err);
+SP_API sp_status sp_model_open_bytes(sp_host *host, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err);
 SP_API void sp_model_close(sp_model *model);
 
 /* 128 bits over the file's header, metadata, tensor table and size, as 32 hex digits. Stable across machines. */
@@ -156,16 +155,16 @@ typedef struct sp_actor sp_actor;
 
 /* What a guest may use up. 0 means the default. Every limit is reported by name when it is hit. */
 typedef struct sp_limits {
-    uint64_t memory_bytes;       /* linear memory; default 4 GiB */
-    uint64_t step_ms;            /* guest code in one step; default 10,000 */
-    uint32_t regions;            /* open at once; default 64 */
-    uint32_t programs;           /* open at once; default 64 */
-    uint64_t program_bytes;      /* size of one program; default 16 MiB */
-    uint64_t temporary_bytes;    /* of one run on the device; default 4 GiB */
-    uint64_t run_flops;          /* estimated work of one run; default 10^15 */
-    uint64_t message_bytes;      /* one message, either way; default 16 MiB */
-    uint32_t messages;           /* unread, in each direction; default 1,024 */
-    uint64_t output_bytes;       /* of standard output and error together; default 1 GiB */
+    uint64_t memory_bytes;    /* linear memory; default 4 GiB */
+    uint64_t step_ms;         /* guest code in one step; default 10,000 */
+    uint32_t regions;         /* open at once; default 64 */
+    uint32_t programs;        /* open at once; default 64 */
+    uint64_t program_bytes;   /* size of one program; default 16 MiB */
+    uint64_t temporary_bytes; /* of one run on the device; default 4 GiB */
+    uint64_t run_flops;       /* estimated work of one run; default 10^15 */
+    uint64_t message_bytes;   /* one message, either way; default 16 MiB */
+    uint32_t messages;        /* unread, in each direction; default 1,024 */
+    uint64_t output_bytes;    /* of standard output and error together; default 1 GiB */
 } sp_limits;
 
 /* A folder that a command may see under another name. */
@@ -228,12 +227,12 @@ SP_API void *sp_actor_memory(sp_actor *actor, uint64_t *size);
 
 typedef struct sp_actor_stats {
     uint64_t steps;
-    uint64_t runs;              /* programs executed */
-    uint64_t guest_ns;          /* inside guest code and host functions, device computation excluded */
-    uint64_t device_ns;         /* inside the device's computation */
-    uint64_t prepare_ns;        /* specialising and preparing programs */
-    uint64_t memory_bytes;      /* size of the linear memory */
-    uint64_t device_bytes;      /* temporaries held on the device */
+    uint64_t runs;         /* programs executed */
+    uint64_t guest_ns;     /* inside guest code and host functions, device computation excluded */
+    uint64_t device_ns;    /* inside the device's computation */
+    uint64_t prepare_ns;   /* specialising and preparing programs */
+    uint64_t memory_bytes; /* size of the linear memory */
+    uint64_t device_bytes; /* temporaries held on the device */
 } sp_actor_stats;
 SP_API void sp_actor_get_stats(const sp_actor *actor, sp_actor_stats *out);
 

@@ -1,6 +1,6 @@
 /*
- * counter: an actor with state. "add N" adds, "get" tells, "stop" ends it. The state is a variable: it lies in linear memory like everything else, so whoever
- * keeps the memory keeps the count.
+ * counter: an actor with state. "add N" adds, "get" tells, "stop" ends it. The state is a variable: it lies in linear memory like everything else, so
+ * whoever keeps the memory keeps the count.
  */
 #include "samepage/actor.h"
 

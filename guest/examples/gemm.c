@@ -1,8 +1,8 @@
 /*
  * gemm: a 128x128 product of two matrices, on pages that guest and device share.
  *
- * The guest puts A, B and C into one region, describes C = A * B as a program, runs it, and compares every element with a plain loop. Nothing is copied where the
- * device works on the guest's pages; where it has memory of its own, the two calls of sp_region_sync move what changed.
+ * The guest puts A, B and C into one region, describes C = A * B as a program, runs it, and compares every element with a plain loop. Nothing is
+ * copied where the device works on the guest's pages; where it has memory of its own, the two calls of sp_region_sync move what changed.
  */
 #include "samepage/actor.h"
 #include "samepage/graph.h"

@@ -81,12 +81,9 @@ static const struct {
     bool host_only; /* row ids: the host reads them from our pages, they need no sync */
     void (*fill)(const batch *b, void *out);
 } inputs[] = {
-    {"inp_tokens", SP_TYPE_I32, true, fill_tokens},
-    {"inp_pos", SP_TYPE_I32, false, fill_positions},
-    {"out_ids", SP_TYPE_I32, true, fill_outputs},
-    {"attn_inp_k_idxs", SP_TYPE_I64, true, fill_cells},
-    {"attn_inp_v_idxs", SP_TYPE_I64, true, fill_cells},
-    {"attn_inp_kq_mask", SP_TYPE_F16, false, fill_mask},
+    {"inp_tokens", SP_TYPE_I32, true, fill_tokens},     {"inp_pos", SP_TYPE_I32, false, fill_positions},
+    {"out_ids", SP_TYPE_I32, true, fill_outputs},       {"attn_inp_k_idxs", SP_TYPE_I64, true, fill_cells},
+    {"attn_inp_v_idxs", SP_TYPE_I64, true, fill_cells}, {"attn_inp_kq_mask", SP_TYPE_F16, false, fill_mask},
 };
 enum { N_INPUTS = sizeof inputs / sizeof inputs[0] };
 

@@ -64,7 +64,12 @@ static void send_error(const char *text) {
 
 static void send_done(uint32_t reason) {
     uint64_t now = sp_clock();
-    sp_llm_done done = {.kind = SP_LLM_DONE, .reason = reason, .n_prompt = actor.n_todo, .n_cached = actor.n_cached, .n_answer = actor.n_answer, .n_past = actor.n_past};
+    sp_llm_done done = {.kind = SP_LLM_DONE,
+                        .reason = reason,
+                        .n_prompt = actor.n_todo,
+                        .n_cached = actor.n_cached,
+                        .n_answer = actor.n_answer,
+                        .n_past = actor.n_past};
     if (reason == SP_LLM_END_NOTHING && !actor.started) {
         sp_send(&done, sizeof done);
         return;
@@ -409,7 +414,8 @@ static int32_t sample(void) {
         return finish(SP_LLM_END_MAX_TOKENS);
     }
     float logprob = 0;
-    int32_t token = sampler_pick(&sampling, engine_logits(0), llm_model.n_vocab, actor.context, actor.n_past, sampling.config.logprobs ? &logprob : NULL);
+    int32_t token =
+        sampler_pick(&sampling, engine_logits(0), llm_model.n_vocab, actor.context, actor.n_past, sampling.config.logprobs ? &logprob : NULL);
     actor.answer_started = actor.answer_started ? actor.answer_started : sp_clock();
     if (!sampling.config.ignore_end && sp_token_is_end(0, token) == 1) {
         return finish(SP_LLM_END_TOKEN);

@@ -83,7 +83,8 @@ static float logprob_of(const float *logits, uint32_t n, int32_t token) {
     return logits[token] - most - (float)log(sum);
 }
 
-/* As llama.cpp: a repeated token's logit is divided (multiplied where negative) by the repeat penalty, and lowered by frequency times count plus presence. */
+/* As llama.cpp: a repeated token's logit is divided (multiplied where negative) by the repeat penalty, and lowered by frequency times count plus
+ * presence. */
 static void penalise(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent) {
     const sp_llm_config *c = &s->config;
     bool off = c->repeat_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0;

@@ -20,8 +20,8 @@ typedef struct sampler {
 void sampler_seed(sampler *s, uint64_t seed);
 
 /*
- * Picks a token. logits: n floats, changed by biases and penalties. recent: the context's tokens, the last one last. *logprob, if not NULL, becomes the natural
- * logarithm of the token's probability before biases, penalties and cuts.
+ * Picks a token. logits: n floats, changed by biases and penalties. recent: the context's tokens, the last one last. *logprob, if not NULL, becomes
+ * the natural logarithm of the token's probability before biases, penalties and cuts.
  */
 int32_t sampler_pick(sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent, float *logprob);
 

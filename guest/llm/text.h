@@ -17,8 +17,8 @@ void text_reset(text_stream *t);
 void text_append(text_stream *t, const char *bytes, size_t n);
 
 /*
- * Where the answer may be streamed to now: before an unfinished character, and before anything that may become a stop string. *stopped: a whole stop string is
- * there; then the answer is cut before it. `last`: no more will come, so nothing is held back but a broken character.
+ * Where the answer may be streamed to now: before an unfinished character, and before anything that may become a stop string. *stopped: a whole stop
+ * string is there; then the answer is cut before it. `last`: no more will come, so nothing is held back but a broken character.
  */
 size_t text_ready(text_stream *t, const char *const *stops, const uint32_t *stop_lengths, uint32_t n_stops, bool last, bool *stopped);
 

@@ -22,7 +22,7 @@ enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16 };
 struct sp_host {
     wasm_engine_t *engine;
     wasmtime_linker_t *linker;
-    char *cache_dir; /* NULL: no cache */
+    char *cache_dir;  /* NULL: no cache */
     pthread_t ticker; /* advances the epoch while guest code runs, so that limits and interruption take effect */
     atomic_bool stop;
     atomic_int running;

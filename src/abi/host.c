@@ -98,7 +98,8 @@ char *sp_host_cache_folder(const sp_host *host, const char *name) {
 
 /* ---- does the library fit its headers? ---- */
 
-static wasm_trap_t *check_values(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t n, wasmtime_val_t *results, size_t n_results) {
+static wasm_trap_t *check_values(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t n, wasmtime_val_t *results,
+                                 size_t n_results) {
     (void)caller, (void)n_results;
     bool *fits = env;
     *fits = n == 5 && args[4].kind == WASMTIME_I64 && args[4].of.i64 == 0x123456789abcdefll;
@@ -155,7 +156,8 @@ sp_status sp_host_open(const sp_host_options *options, sp_host **out, sp_error *
     host->linker = wasmtime_linker_new(host->engine);
     sp_status status = SP_OK;
     if (!values_fit(host->engine)) {
-        status = sp_fail(err, SP_ERR_UNSUPPORTED, "the Wasmtime library was built with other features than its headers say: build both from one source");
+        status =
+            sp_fail(err, SP_ERR_UNSUPPORTED, "the Wasmtime library was built with other features than its headers say: build both from one source");
     }
     if (status == SP_OK) {
         status = sp_imports_define(host->linker, err);

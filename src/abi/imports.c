@@ -8,7 +8,8 @@
 void *sp_guest_range(sp_actor *actor, uint32_t pointer, uint64_t size, sp_error *err) {
     uint64_t total = sp_memory_size(actor->memory);
     if (!sp_range_within(pointer, size, total)) {
-        sp_fail(err, SP_ERR_RANGE, "[%u, +%llu) is not inside the guest's memory of %llu bytes", pointer, (unsigned long long)size, (unsigned long long)total);
+        sp_fail(err, SP_ERR_RANGE, "[%u, +%llu) is not inside the guest's memory of %llu bytes", pointer, (unsigned long long)size,
+                (unsigned long long)total);
         return NULL;
     }
     return sp_memory_base(actor->memory) + pointer;
@@ -230,7 +231,7 @@ static int64_t clock_ns(sp_actor *actor, raw v, sp_error *err) {
 
 typedef struct import {
     const char *name;
-    int n_params;   /* all i32 */
+    int n_params;     /* all i32 */
     bool long_result; /* i64 instead of i32; then it can't fail */
     int64_t (*call)(sp_actor *actor, raw values, sp_error *err);
 } import;

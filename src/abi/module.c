@@ -27,7 +27,8 @@ static char *cache_path(const sp_module *module) {
     char *folder = sp_host_cache_folder(module->host, "modules");
     char *path = folder ? malloc(strlen(folder) + 128) : NULL;
     if (path) {
-        sprintf(path, "%s/%016llx%016llx-%s.cwasm", folder, (unsigned long long)module->hash[0], (unsigned long long)module->hash[1], WASMTIME_VERSION);
+        sprintf(path, "%s/%016llx%016llx-%s.cwasm", folder, (unsigned long long)module->hash[0], (unsigned long long)module->hash[1],
+                WASMTIME_VERSION);
     }
     free(folder);
     return path;
@@ -80,11 +81,12 @@ static sp_status check_imports(const sp_module *module, sp_error *err) {
         const wasm_name_t *from = wasm_importtype_module(imports.data[i]), *name = wasm_importtype_name(imports.data[i]);
         wasm_externkind_t kind = wasm_externtype_kind(wasm_importtype_type(imports.data[i]));
         if (kind == WASM_EXTERN_MEMORY) {
-            status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module imports its memory (%.*s.%.*s): it must define and export it (link without --import-memory)",
+            status = sp_fail(err, SP_ERR_UNSUPPORTED,
+                             "the module imports its memory (%.*s.%.*s): it must define and export it (link without --import-memory)",
                              (int)from->size, from->data, (int)name->size, name->data);
         } else if (kind != WASM_EXTERN_FUNC) {
-            status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module imports %.*s.%.*s, which is no function: only functions can be imported", (int)from->size, from->data,
-                             (int)name->size, name->data);
+            status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module imports %.*s.%.*s, which is no function: only functions can be imported",
+                             (int)from->size, from->data, (int)name->size, name->data);
         }
     }
     wasm_importtype_vec_delete(&imports);

@@ -162,7 +162,8 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
     sp_prepared *oldest = NULL;
     for (int i = 0; i < SP_CACHED_EXECUTABLES; i++) {
         sp_prepared *p = &loaded->prepared[i];
-        if (p->executable && n_symbols == sp_program_get_header(loaded->program)->n_symbols && memcmp(p->symbols, symbols, n_symbols * sizeof *symbols) == 0) {
+        if (p->executable && n_symbols == sp_program_get_header(loaded->program)->n_symbols &&
+            memcmp(p->symbols, symbols, n_symbols * sizeof *symbols) == 0) {
             p->last_use = ++actor->uses;
             *out = p->executable;
             return SP_OK;

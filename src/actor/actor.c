@@ -101,7 +101,8 @@ static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_tra
 }
 
 /* Calls an exported function without arguments, under the limits. exit_code may be NULL: then proc_exit is a failure. */
-static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wasmtime_val_t *result, size_t n_results, int *exit_code, sp_error *err) {
+static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wasmtime_val_t *result, size_t n_results, int *exit_code,
+                            sp_error *err) {
     wasm_trap_t *trap = NULL;
     uint64_t prepared = actor->stats.prepare_ns, computed = actor->stats.device_ns;
     actor->step_started = sp_now_ns();
@@ -307,7 +308,10 @@ sp_status sp_actor_send(sp_actor *actor, const void *bytes, size_t size, sp_erro
 
 sp_status sp_actor_step(sp_actor *actor, sp_step_result *result, sp_error *err) {
     if (actor->dead || actor->done || actor->in_guest) {
-        return sp_fail(err, SP_ERR_STATE, actor->dead ? "the actor is dead" : actor->done ? "the actor is done" : "the actor is in the middle of a step");
+        return sp_fail(err, SP_ERR_STATE,
+                       actor->dead   ? "the actor is dead"
+                       : actor->done ? "the actor is done"
+                                     : "the actor is in the middle of a step");
     }
     wasmtime_val_t returned = {0};
     actor->stats.steps++;

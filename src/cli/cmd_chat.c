@@ -1,6 +1,6 @@
 /*
- * `samepage chat`. On a terminal: line editing, history, a streamed answer, Ctrl-C. Otherwise each line of standard input is a message, and standard output holds the
- * answers alone, a line each (newlines inside of an answer become \n, a backslash \\).
+ * `samepage chat`. On a terminal: line editing, history, a streamed answer, Ctrl-C. Otherwise each line of standard input is a message, and standard
+ * output holds the answers alone, a line each (newlines inside of an answer become \n, a backslash \\).
  */
 #include <editline/readline.h>
 #include <errno.h>
@@ -67,9 +67,9 @@ static void print_stats(const chat *c) {
            (double)stats.memory_bytes / (1 << 20));
     printf("prompt    %u tokens read (%u were there), %.1f tokens/s\n", d->n_prompt, d->n_cached, rate(d->n_prompt, d->prompt_ns));
     printf("answer    %u tokens, %.1f tokens/s\n", d->n_answer, rate(d->n_answer, d->answer_ns));
-    printf("time      %.1f %% device, %.1f %% guest, %.1f %% preparing programs; %llu steps, %llu runs\n", total > 0 ? 100 * (double)stats.device_ns / total : 0,
-           total > 0 ? 100 * (double)stats.guest_ns / total : 0, total > 0 ? 100 * (double)stats.prepare_ns / total : 0, (unsigned long long)stats.steps,
-           (unsigned long long)stats.runs);
+    printf("time      %.1f %% device, %.1f %% guest, %.1f %% preparing programs; %llu steps, %llu runs\n",
+           total > 0 ? 100 * (double)stats.device_ns / total : 0, total > 0 ? 100 * (double)stats.guest_ns / total : 0,
+           total > 0 ? 100 * (double)stats.prepare_ns / total : 0, (unsigned long long)stats.steps, (unsigned long long)stats.runs);
 }
 
 static void print_help(void) {
@@ -201,8 +201,9 @@ int sp_cmd_chat(int argc, char **argv) {
     sp_option table[SP_LLM_OPTION_ROWS + 3] = {0};
     size_t n = sp_llm_option_rows(&c.settings, table);
     table[n] = (sp_option){0, "system-prompt", SP_OPT_TEXT, &system, 0, 0, "TEXT", "what the model is told first"};
-    int at = sp_options_parse(table, "chat", "[OPTION...]",
-                              "Talks with a model. With no terminal, each line of standard input is a message and each line of standard output an answer.", argc, argv);
+    int at = sp_options_parse(
+        table, "chat", "[OPTION...]",
+        "Talks with a model. With no terminal, each line of standard input is a message and each line of standard output an answer.", argc, argv);
     if (at < 0) {
         return -1 - at;
     }

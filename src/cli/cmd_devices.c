@@ -8,7 +8,8 @@
 int sp_cmd_devices(int argc, char **argv) {
     bool json = false;
     const sp_option table[] = {{0, "json", SP_OPT_FLAG, &json, 0, 0, NULL, "as JSON"}, {0}};
-    int at = sp_options_parse(table, "devices", "[--json]", "Lists the devices, whether they work on the guest's own pages, and what a region must be aligned to.", argc, argv);
+    int at = sp_options_parse(table, "devices", "[--json]",
+                              "Lists the devices, whether they work on the guest's own pages, and what a region must be aligned to.", argc, argv);
     if (at < 0) {
         return -1 - at;
     }
@@ -25,8 +26,9 @@ int sp_cmd_devices(int argc, char **argv) {
     for (size_t i = 0; i < count && i < 32; i++) {
         const sp_device_info *d = &infos[i];
         if (json) {
-            json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:I, s:s}", "name", d->name, "unified", d->unified, "import_alignment", (json_int_t)d->import_alignment,
-                                                  "memory_total", (json_int_t)d->memory_total, "description", d->description));
+            json_array_append_new(list, json_pack("{s:s, s:b, s:I, s:I, s:s}", "name", d->name, "unified", d->unified, "import_alignment",
+                                                  (json_int_t)d->import_alignment, "memory_total", (json_int_t)d->memory_total, "description",
+                                                  d->description));
         } else {
             printf("%-10s %-9s %10llu %8.1f GiB  %s\n", d->name, d->unified ? "unified" : "separate", (unsigned long long)d->import_alignment,
                    (double)d->memory_total / (1u << 30), d->description);

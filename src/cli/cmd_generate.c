@@ -35,10 +35,11 @@ static void on_token(void *user, const sp_llm_token *token, const char *text) {
 
 static void print_json(const generation *g, const sp_llm_settings *s, sp_llm_client *client, const sp_llm_done *d) {
     json_t *text = json_stringn(g->text ? g->text : "", g->length);
-    json_t *root = json_pack("{s:o?, s:O, s:s, s:i, s:i, s:i, s:f, s:f, s:s, s:s, s:s}", "text", text, "tokens", g->tokens, "reason", sp_end_reason(d->reason),
-                             "prompt_tokens", (int)(d->n_prompt + d->n_cached), "cached_tokens", (int)d->n_cached, "generated_tokens", (int)d->n_answer, "prompt_ms",
-                             (double)d->prompt_ns * 1e-6, "generate_ms", (double)d->answer_ns * 1e-6, "model", s->model ? s->model : "pocket", "device", s->device,
-                             "fingerprint", sp_model_fingerprint(sp_llm_model(client)));
+    json_t *root =
+        json_pack("{s:o?, s:O, s:s, s:i, s:i, s:i, s:f, s:f, s:s, s:s, s:s}", "text", text, "tokens", g->tokens, "reason", sp_end_reason(d->reason),
+                  "prompt_tokens", (int)(d->n_prompt + d->n_cached), "cached_tokens", (int)d->n_cached, "generated_tokens", (int)d->n_answer,
+                  "prompt_ms", (double)d->prompt_ns * 1e-6, "generate_ms", (double)d->answer_ns * 1e-6, "model", s->model ? s->model : "pocket",
+                  "device", s->device, "fingerprint", sp_model_fingerprint(sp_llm_model(client)));
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);

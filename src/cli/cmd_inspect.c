@@ -40,7 +40,8 @@ static sp_status inspect_module(const void *bytes, size_t size, sp_error *err) {
     }
     status = sp_module_load(host, bytes, size, &module, err);
     if (status == SP_OK) {
-        printf("module    %s, %zu bytes, hash %016" PRIx64 "%016" PRIx64 "\n", module->kind == SP_MODULE_ACTOR ? "actor" : "command", size, module->hash[0], module->hash[1]);
+        printf("module    %s, %zu bytes, hash %016" PRIx64 "%016" PRIx64 "\n", module->kind == SP_MODULE_ACTOR ? "actor" : "command", size,
+               module->hash[0], module->hash[1]);
         wasm_importtype_vec_t imports;
         wasmtime_module_imports(module->module, &imports);
         for (size_t i = 0; i < imports.size; i++) {
@@ -67,16 +68,17 @@ static void print_model(const sp_model *model, bool tensors) {
     sp_model_get_info(model, &info);
     const char *template;
     bool has_template = sp_model_meta(model, "tokenizer.chat_template", &template, NULL) == SP_OK;
-    printf("model         %s\narchitecture  %s\nparameters    %.2f million, %.1f MiB\nlayers        %u, %u wide\ncontext       %u tokens\n", info.name, info.architecture,
-           (double)info.n_params / 1e6, (double)info.weight_bytes / (1 << 20), info.n_layer, info.n_embd, info.n_ctx_train);
+    printf("model         %s\narchitecture  %s\nparameters    %.2f million, %.1f MiB\nlayers        %u, %u wide\ncontext       %u tokens\n",
+           info.name, info.architecture, (double)info.n_params / 1e6, (double)info.weight_bytes / (1 << 20), info.n_layer, info.n_embd,
+           info.n_ctx_train);
     printf("vocabulary    %u tokens\nchat template %s\nfingerprint   %s\n", info.n_vocab, has_template ? "yes" : "no", sp_model_fingerprint(model));
     const sp_weight_table *table = sp_model_weight_table(model);
     printf("tensors       %u\n", table->n);
     for (uint32_t i = 0; tensors && i < table->n; i++) {
         const struct sp_weight_entry *e = &table->entries[i];
         const sp_type_traits *type = sp_type_get(e->type);
-        printf("  %-32s %-6s [%lld, %lld, %lld, %lld]\n", e->name, type ? type->name : "other", (long long)e->ne[0], (long long)e->ne[1], (long long)e->ne[2],
-               (long long)e->ne[3]);
+        printf("  %-32s %-6s [%lld, %lld, %lld, %lld]\n", e->name, type ? type->name : "other", (long long)e->ne[0], (long long)e->ne[1],
+               (long long)e->ne[2], (long long)e->ne[3]);
     }
 }
 
@@ -119,9 +121,10 @@ static sp_status inspect(const char *path, const inspect_options *o, sp_error *e
         return err->status;
     }
     sp_weight_source weights = {.find = any_weight};
-    sp_status status = n == 4 && memcmp(magic, "SPRG", 4) == 0   ? print_program(bytes, size, &weights, o->dot, err)
-                       : n == 4 && memcmp(magic, "\0asm", 4) == 0 ? inspect_module(bytes, size, err)
-                                                                  : sp_fail(err, SP_ERR_FORMAT, "%s: neither a WebAssembly module, a program nor a GGUF file", path);
+    sp_status status = n == 4 && memcmp(magic, "SPRG", 4) == 0 ? print_program(bytes, size, &weights, o->dot, err)
+                       : n == 4 && memcmp(magic, "\0asm", 4) == 0
+                           ? inspect_module(bytes, size, err)
+                           : sp_fail(err, SP_ERR_FORMAT, "%s: neither a WebAssembly module, a program nor a GGUF file", path);
     free(bytes);
     return status;
 }

@@ -1,6 +1,6 @@
 /*
- * `samepage proof`: on the machine at hand, that guest and device have one set of pages. A guest touches 16 MiB; sharing them with the device should add nothing to
- * resident memory, an explicit copy 16 MiB. Then the device multiplies two matrices there, and the guest counts wrong elements.
+ * `samepage proof`: on the machine at hand, that guest and device have one set of pages. A guest touches 16 MiB; sharing them with the device should
+ * add nothing to resident memory, an explicit copy 16 MiB. Then the device multiplies two matrices there, and the guest counts wrong elements.
  */
 #include <inttypes.h>
 #include <jansson.h>
@@ -81,7 +81,8 @@ static void print_text(const proof *p, const sp_device_info *d) {
     printf("guest's address     0x%" PRIx64 "\n", p->guest_address);
     printf("device's address    0x%" PRIx64 "\n", p->device_address);
     if (p->guest_frame) {
-        printf("physical frame      0x%" PRIx64 " and 0x%" PRIx64 ", %s\n", p->guest_frame, p->device_frame, same_pages(p) ? "the same" : "not the same");
+        printf("physical frame      0x%" PRIx64 " and 0x%" PRIx64 ", %s\n", p->guest_frame, p->device_frame,
+               same_pages(p) ? "the same" : "not the same");
     } else {
         printf("physical frame      not shown: it takes root on Linux\n");
     }
@@ -89,10 +90,11 @@ static void print_text(const proof *p, const sp_device_info *d) {
 }
 
 static void print_json(const proof *p, const sp_device_info *d) {
-    json_t *root = json_pack("{s:s, s:b, s:I, s:I, s:i, s:i, s:o, s:I, s:I, s:o}", "device", d->name, "unified", d->unified, "shared_rss_bytes", (json_int_t)p->shared_rss,
-                             "copied_rss_bytes", (json_int_t)p->copied_rss, "elements", p->elements, "wrong", p->wrong, "same_frame",
-                             p->guest_frame ? json_boolean(same_pages(p)) : json_null(), "guest_address", (json_int_t)p->guest_address, "device_address",
-                             (json_int_t)p->device_address, "frame", p->guest_frame ? json_integer((json_int_t)p->guest_frame) : json_null());
+    json_t *root =
+        json_pack("{s:s, s:b, s:I, s:I, s:i, s:i, s:o, s:I, s:I, s:o}", "device", d->name, "unified", d->unified, "shared_rss_bytes",
+                  (json_int_t)p->shared_rss, "copied_rss_bytes", (json_int_t)p->copied_rss, "elements", p->elements, "wrong", p->wrong, "same_frame",
+                  p->guest_frame ? json_boolean(same_pages(p)) : json_null(), "guest_address", (json_int_t)p->guest_address, "device_address",
+                  (json_int_t)p->device_address, "frame", p->guest_frame ? json_integer((json_int_t)p->guest_frame) : json_null());
     json_dumpf(root, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(root);

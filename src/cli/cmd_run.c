@@ -1,5 +1,6 @@
 /*
- * `samepage run`: a command runs to its end; an actor gets each line of standard input as a message, and each of its messages is a line of standard output.
+ * `samepage run`: a command runs to its end; an actor gets each line of standard input as a message, and each of its messages is a line of standard
+ * output.
  */
 #include <stdio.h>
 #include <stdlib.h>

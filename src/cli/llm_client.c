@@ -146,7 +146,8 @@ sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size
     return status;
 }
 
-sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done, sp_error *err) {
+sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done,
+                     sp_error *err) {
     sp_llm_text *message = malloc(sizeof *message + length);
     if (!message) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
@@ -237,15 +238,20 @@ sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_e
         status = sp_device_open(settings->device, settings->threads, &client->device, err);
     }
     if (status == SP_OK) {
-        status = settings->model ? sp_model_open(client->host, settings->model, &model_options, &client->model, err)
-                                 : sp_model_open_bytes(client->host, sp_embedded_pocket, sp_embedded_pocket_size, &model_options, &client->model, err);
+        status = settings->model
+                     ? sp_model_open(client->host, settings->model, &model_options, &client->model, err)
+                     : sp_model_open_bytes(client->host, sp_embedded_pocket, sp_embedded_pocket_size, &model_options, &client->model, err);
     }
     if (status == SP_OK) {
         status = sp_module_load(client->host, sp_embedded_llm, sp_embedded_llm_size, &client->module, err);
     }
     if (status == SP_OK) {
-        sp_actor_options options = {
-            .device = client->device, .models = &client->model, .n_models = 1, .on_message = on_message, .on_message_user = client, .inherit_stderr = true};
+        sp_actor_options options = {.device = client->device,
+                                    .models = &client->model,
+                                    .n_models = 1,
+                                    .on_message = on_message,
+                                    .on_message_user = client,
+                                    .inherit_stderr = true};
         status = sp_actor_spawn(client->host, client->module, &options, &client->actor, err);
     }
     if (status == SP_OK) {

@@ -46,7 +46,8 @@ const sp_llm_ready *sp_llm_ready_info(const sp_llm_client *client);
 sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *settings, sp_error *err);
 
 /* Sends a request of a kind that has text, or is simple (text NULL), and runs it to its end. SP_ERR_GUEST with the actor's words if it refuses. */
-sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done, sp_error *err);
+sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done,
+                     sp_error *err);
 /* The same for a message that is built already. */
 sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size, const sp_llm_events *events, sp_llm_done *done, sp_error *err);
 

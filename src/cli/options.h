@@ -32,8 +32,8 @@ typedef struct sp_seed_option {
 enum { SP_EXIT_OK = 0, SP_EXIT_FAILED = 1, SP_EXIT_USAGE = 2 };
 
 /*
- * Parses argv[1..]; values that are not given stay as they are. Returns the index of the first operand, or -1 - exit code when the command is over: help was asked for
- * and printed, or the line is wrong and said so. The table ends with a NULL name. usage: what follows the command's name.
+ * Parses argv[1..]; values that are not given stay as they are. Returns the index of the first operand, or -1 - exit code when the command is over:
+ * help was asked for and printed, or the line is wrong and said so. The table ends with a NULL name. usage: what follows the command's name.
  */
 int sp_options_parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv);
 

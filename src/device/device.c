@@ -66,7 +66,8 @@ static void describe(const candidate *c, sp_device_info *out) {
     uint64_t page = sp_os_page_size();
     *out = (sp_device_info){.unified = !c->separate, .import_alignment = page, .memory_total = total, .memory_free = free_bytes};
     memcpy(out->name, c->name, sizeof out->name);
-    snprintf(out->description, sizeof out->description, "%s%s", ggml_backend_dev_description(c->dev), c->separate ? ", as if its memory were apart (for tests)" : "");
+    snprintf(out->description, sizeof out->description, "%s%s", ggml_backend_dev_description(c->dev),
+             c->separate ? ", as if its memory were apart (for tests)" : "");
 }
 
 const char *sp_device_kinds(void) {
@@ -129,7 +130,8 @@ static sp_status probe_import(sp_device *device, sp_error *err) {
     ggml_backend_buffer_t buffer = sp_shim_import(device->dev, at, page, why, sizeof why);
     ggml_backend_buffer_free(buffer);
     sp_os_release(at, page);
-    return buffer ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "%s (%s) can't work on the host's pages: %s", device->info.name, device->info.description, why);
+    return buffer ? SP_OK
+                  : sp_fail(err, SP_ERR_DEVICE, "%s (%s) can't work on the host's pages: %s", device->info.name, device->info.description, why);
 }
 
 static sp_status open_candidate(const candidate *c, int threads, sp_device *device, sp_error *err) {

@@ -29,8 +29,8 @@ typedef struct sp_weight_table {
 
 typedef struct sp_device_weights sp_device_weights;
 /* Imports the mapping where the device can work on it, else uploads each weight at its first use. table is copied; names are not. Thread-safe. */
-sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user,
-                                 sp_device_weights **out, sp_error *err);
+sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
+                                 sp_error *err);
 void sp_device_weights_close(sp_device_weights *weights);
 
 /* ---- regions ---- */
@@ -73,8 +73,8 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
                             uint32_t n_weights, sp_executable **out, sp_error *err);
 
 /*
- * Copies index tensors out of the host's pages and checks them (SP_ERR_RANGE: nothing ran), computes, returns when done. Index tensors are always read
- * from the host's pages: they need no sync.
+ * Copies index tensors out of the host's pages and checks them (SP_ERR_RANGE: nothing ran), computes, returns when done. Index tensors are always
+ * read from the host's pages: they need no sync.
  */
 sp_status sp_device_execute(sp_executable *executable, sp_error *err);
 void sp_executable_close(sp_executable *executable);

@@ -14,11 +14,11 @@ struct sp_device {
     sp_device_info info;
     ggml_backend_dev_t dev;
     ggml_backend_t backend;
-    struct ggml_threadpool *pool; /* CPU devices */
-    bool separate;                /* regions have a buffer beside them */
-    bool upload_weights;          /* weights are copied to the device instead of used from the mapping */
+    struct ggml_threadpool *pool;               /* CPU devices */
+    bool separate;                              /* regions have a buffer beside them */
+    bool upload_weights;                        /* weights are copied to the device instead of used from the mapping */
     ggml_backend_buffer_type_t packed_types[8]; /* faster layouts of weights; ends with NULL */
-    pthread_mutex_t run_lock;     /* a ggml backend computes one graph at a time */
+    pthread_mutex_t run_lock;                   /* a ggml backend computes one graph at a time */
 };
 
 struct sp_device_memory {

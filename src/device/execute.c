@@ -1,6 +1,6 @@
 /*
- * Prepared programs. Preparing lowers a specialised program to a ggml graph whose windows are tensors inside the regions; executing copies and checks the row ids and
- * computes. Nothing is built or allocated when an executable runs again.
+ * Prepared programs. Preparing lowers a specialised program to a ggml graph whose windows are tensors inside the regions; executing copies and checks
+ * the row ids and computes. Nothing is built or allocated when an executable runs again.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -86,8 +86,8 @@ static sp_status check_bindings(const sp_spec *spec, const sp_slot_binding *bind
         } else if (!sp_range_within(b->offset, b->length, b->memory->length)) {
             status = sp_fail(err, SP_ERR_RANGE, "slot %s is bound to bytes outside of its region", spec->slots[i].name);
         } else if (b->length < spec->slots[i].size) {
-            status = sp_fail(err, SP_ERR_RANGE, "slot %s needs %llu bytes; %llu are bound", spec->slots[i].name, (unsigned long long)spec->slots[i].size,
-                             (unsigned long long)b->length);
+            status = sp_fail(err, SP_ERR_RANGE, "slot %s needs %llu bytes; %llu are bound", spec->slots[i].name,
+                             (unsigned long long)spec->slots[i].size, (unsigned long long)b->length);
         } else {
             ranges[i] = (sp_slot_range){.start = (uint64_t)(uintptr_t)b->memory->base + b->offset, .length = b->length};
         }
@@ -104,8 +104,9 @@ static sp_status place(const lowering *l, const sp_spec_tensor *window, struct g
     const sp_slot_binding *b = &l->bindings[window->slot];
     uint64_t offset = b->offset + window->offset, alignment = ggml_backend_buffer_get_alignment(b->memory->buffer);
     if (offset % alignment) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "slot %s: the window at %llu bytes of the region is not a multiple of %s's %llu", l->spec->slots[window->slot].name,
-                       (unsigned long long)offset, l->x->workspace->device->info.name, (unsigned long long)alignment);
+        return sp_fail(err, SP_ERR_ARGUMENT, "slot %s: the window at %llu bytes of the region is not a multiple of %s's %llu",
+                       l->spec->slots[window->slot].name, (unsigned long long)offset, l->x->workspace->device->info.name,
+                       (unsigned long long)alignment);
     }
     uint64_t needed = ggml_backend_buffer_get_alloc_size(b->memory->buffer, tensor);
     if (needed > b->memory->length - offset) {
@@ -273,8 +274,8 @@ static sp_status allocate(sp_executable *x, sp_error *err) {
     }
     x->generation = workspace->generation;
     return bytes <= workspace->limit ? SP_OK
-                                     : sp_fail(err, SP_ERR_LIMIT, "the program needs %llu bytes of temporaries; the limit is %llu", (unsigned long long)bytes,
-                                               (unsigned long long)workspace->limit);
+                                     : sp_fail(err, SP_ERR_LIMIT, "the program needs %llu bytes of temporaries; the limit is %llu",
+                                               (unsigned long long)bytes, (unsigned long long)workspace->limit);
 }
 
 /* Remembers what the allocator will place: every node that has no place yet, views among them. */
@@ -297,7 +298,8 @@ static sp_status prepare(lowering *l, sp_error *err) {
     sp_executable *x = l->x;
     uint32_t n = l->spec->n_tensors;
     size_t nodes = (size_t)n * 2 + 16;
-    x->context = ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false), .no_alloc = true});
+    x->context =
+        ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false), .no_alloc = true});
     x->copies = calloc(n, sizeof *x->copies);
     x->checks = calloc(l->spec->n_indices ? l->spec->n_indices : 1, sizeof *x->checks);
     l->tensors = calloc((size_t)n * 2, sizeof *l->tensors);
@@ -316,8 +318,8 @@ static sp_status prepare(lowering *l, sp_error *err) {
     return status == SP_OK ? allocate(x, err) : status;
 }
 
-sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights, uint32_t n_weights,
-                            sp_executable **out, sp_error *err) {
+sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                            uint32_t n_weights, sp_executable **out, sp_error *err) {
     *out = NULL;
     for (uint32_t i = 0; i < spec->n_tensors; i++) {
         if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot >= n_weights) {

@@ -37,7 +37,8 @@ ggml_backend_buffer_t sp_shim_import(ggml_backend_dev_t dev, void *at, size_t le
 }
 
 ggml_backend_buffer_t sp_shim_alloc(ggml_backend_buffer_type_t type, size_t length, char *message, size_t capacity) {
-    return guarded(message, capacity, ggml_backend_buffer_t(nullptr), "out of device memory", [&] { return ggml_backend_buft_alloc_buffer(type, length); });
+    return guarded(message, capacity, ggml_backend_buffer_t(nullptr), "out of device memory",
+                   [&] { return ggml_backend_buft_alloc_buffer(type, length); });
 }
 
 bool sp_shim_alloc_graph(ggml_gallocr_t allocator, struct ggml_cgraph *graph, char *message, size_t capacity) {
@@ -45,7 +46,8 @@ bool sp_shim_alloc_graph(ggml_gallocr_t allocator, struct ggml_cgraph *graph, ch
 }
 
 bool sp_shim_compute(ggml_backend_t backend, struct ggml_cgraph *graph, char *message, size_t capacity) {
-    return guarded(message, capacity, false, "the computation failed", [&] { return ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS; });
+    return guarded(message, capacity, false, "the computation failed",
+                   [&] { return ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS; });
 }
 
 bool sp_shim_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t length, char *message, size_t capacity) {

@@ -33,8 +33,8 @@ static struct ggml_tensor *lower_soft_max(struct ggml_context *c, const sp_spec_
 }
 
 static struct ggml_tensor *lower_rope(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
-    return ggml_rope_ext(c, s[0], s[1], s[2], (int)t->params[0], (int)t->params[1], (int)t->params[2], param_float(t, 3), param_float(t, 4), param_float(t, 5),
-                         param_float(t, 6), param_float(t, 7), param_float(t, 8));
+    return ggml_rope_ext(c, s[0], s[1], s[2], (int)t->params[0], (int)t->params[1], (int)t->params[2], param_float(t, 3), param_float(t, 4),
+                         param_float(t, 5), param_float(t, 6), param_float(t, 7), param_float(t, 8));
 }
 
 static struct ggml_tensor *lower_glu(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s, enum ggml_glu_op op) {
@@ -77,10 +77,11 @@ static struct ggml_tensor *lower_unary(struct ggml_context *c, const sp_spec_ten
     static const struct {
         uint16_t op;
         enum ggml_unary_op unary;
-    } table[] = {{SP_OP_SILU, GGML_UNARY_OP_SILU},       {SP_OP_GELU, GGML_UNARY_OP_GELU},         {SP_OP_GELU_ERF, GGML_UNARY_OP_GELU_ERF},
-                 {SP_OP_GELU_QUICK, GGML_UNARY_OP_GELU_QUICK}, {SP_OP_TANH, GGML_UNARY_OP_TANH},   {SP_OP_SIGMOID, GGML_UNARY_OP_SIGMOID},
-                 {SP_OP_RELU, GGML_UNARY_OP_RELU},       {SP_OP_SOFTPLUS, GGML_UNARY_OP_SOFTPLUS}, {SP_OP_EXP, GGML_UNARY_OP_EXP},
-                 {SP_OP_NEG, GGML_UNARY_OP_NEG}};
+    } table[] = {{SP_OP_SILU, GGML_UNARY_OP_SILU},         {SP_OP_GELU, GGML_UNARY_OP_GELU},
+                 {SP_OP_GELU_ERF, GGML_UNARY_OP_GELU_ERF}, {SP_OP_GELU_QUICK, GGML_UNARY_OP_GELU_QUICK},
+                 {SP_OP_TANH, GGML_UNARY_OP_TANH},         {SP_OP_SIGMOID, GGML_UNARY_OP_SIGMOID},
+                 {SP_OP_RELU, GGML_UNARY_OP_RELU},         {SP_OP_SOFTPLUS, GGML_UNARY_OP_SOFTPLUS},
+                 {SP_OP_EXP, GGML_UNARY_OP_EXP},           {SP_OP_NEG, GGML_UNARY_OP_NEG}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].op == t->op) {
             return ggml_unary(c, a, table[i].unary);

@@ -13,7 +13,8 @@
 static sp_status open_beside(sp_device_memory *memory, sp_error *err) {
     memory->beside = sp_os_reserve(memory->length);
     if (!memory->beside || !sp_os_commit(memory->beside, memory->length)) {
-        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a region of %llu bytes on %s", (unsigned long long)memory->length, memory->device->info.name);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a region of %llu bytes on %s", (unsigned long long)memory->length,
+                       memory->device->info.name);
     }
     memset(memory->beside, POISON, memory->length);
     memory->buffer = ggml_backend_cpu_buffer_from_ptr(memory->beside, memory->length);
@@ -28,14 +29,17 @@ static sp_status open_shared(sp_device_memory *memory, sp_error *err) {
                        (unsigned long long)most, (unsigned long long)memory->length);
     }
     memory->buffer = sp_shim_import(memory->device->dev, memory->base, memory->length, why, sizeof why);
-    return memory->buffer ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "%s can't share %llu bytes: %s", memory->device->info.name, (unsigned long long)memory->length, why);
+    return memory->buffer
+               ? SP_OK
+               : sp_fail(err, SP_ERR_DEVICE, "%s can't share %llu bytes: %s", memory->device->info.name, (unsigned long long)memory->length, why);
 }
 
 sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
     *out = NULL;
     uint64_t alignment = device->info.import_alignment;
     if ((uintptr_t)base % alignment || length % alignment || length == 0) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "a region starts and ends on multiples of %llu bytes on %s", (unsigned long long)alignment, device->info.name);
+        return sp_fail(err, SP_ERR_ARGUMENT, "a region starts and ends on multiples of %llu bytes on %s", (unsigned long long)alignment,
+                       device->info.name);
     }
     sp_device_memory *memory = calloc(1, sizeof *memory);
     if (!memory) {

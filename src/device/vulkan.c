@@ -7,7 +7,8 @@
 #include <vulkan/vulkan.h>
 
 /*
- * ggml-vulkan passes over devices of type CPU, such as Mesa's lavapipe, unless GGML_VK_VISIBLE_DEVICES names them. Where there is nothing else, name the first.
+ * ggml-vulkan passes over devices of type CPU, such as Mesa's lavapipe, unless GGML_VK_VISIBLE_DEVICES names them. Where there is nothing else, name
+ * the first.
  */
 static bool only_cpu_devices(void) {
     VkApplicationInfo app = {.sType = VK_STRUCTURE_TYPE_APPLICATION_INFO, .apiVersion = VK_API_VERSION_1_2};

@@ -1,6 +1,7 @@
 /*
- * A model's tensors as the device has them. They are used straight from the file's mapping where the device can; where it has memory of its own they are uploaded; and
- * where ggml's CPU backend has a faster layout for products ("repack"), a converted copy is made once, at the first program that wants it, and shared by all.
+ * A model's tensors as the device has them. They are used straight from the file's mapping where the device can; where it has memory of its own they
+ * are uploaded; and where ggml's CPU backend has a faster layout for products ("repack"), a converted copy is made once, at the first program that
+ * wants it, and shared by all.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -21,8 +22,8 @@ struct sp_device_weights {
     const uint8_t *base;
     uint32_t n;
     weight *weights;
-    ggml_backend_buffer_t mapping; /* NULL: each weight is uploaded */
-    struct ggml_context *context;  /* owns the tensors, not their bytes */
+    ggml_backend_buffer_t mapping;  /* NULL: each weight is uploaded */
+    struct ggml_context *context;   /* owns the tensors, not their bytes */
     ggml_backend_buffer_t *buffers; /* of packed and uploaded weights */
     uint32_t n_buffers;
     pthread_mutex_t lock;

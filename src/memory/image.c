@@ -77,8 +77,8 @@ sp_status sp_image_from_file(int fd, uint64_t offset, uint64_t size, sp_image **
         return sp_fail(err, SP_ERR_IO, "can't look at the image's file: %s", strerror(errno));
     }
     if (offset % page || size == 0 || !sp_range_within(offset, size, (uint64_t)info.st_size)) {
-        return sp_fail(err, SP_ERR_RANGE, "the image's range [%llu, +%llu) is not inside its file of %llu bytes, at a page", (unsigned long long)offset,
-                       (unsigned long long)size, (unsigned long long)info.st_size);
+        return sp_fail(err, SP_ERR_RANGE, "the image's range [%llu, +%llu) is not inside its file of %llu bytes, at a page",
+                       (unsigned long long)offset, (unsigned long long)size, (unsigned long long)info.st_size);
     }
     int own = fcntl(fd, F_DUPFD_CLOEXEC, 0);
     if (own < 0) {

@@ -26,8 +26,8 @@ void sp_shim_chat_close(sp_chat_templates *templates) {
     delete templates;
 }
 
-char *sp_shim_chat_apply(const sp_chat_templates *templates, const char *const *roles, const char *const *contents, size_t count, bool add_generation_prompt,
-                         char *why, size_t capacity) {
+char *sp_shim_chat_apply(const sp_chat_templates *templates, const char *const *roles, const char *const *contents, size_t count,
+                         bool add_generation_prompt, char *why, size_t capacity) {
     try {
         common_chat_templates_inputs inputs;
         inputs.add_generation_prompt = add_generation_prompt;

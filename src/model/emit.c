@@ -6,8 +6,8 @@
 #include "model/trace.h"
 
 /*
- * Inputs that the language-model guest knows how to fill. Other kinds of state bring their own: a sliding window a second mask and second indices, recurrent state
- * `rs_s_copy`. They go in here and in the guest's table of inputs.
+ * Inputs that the language-model guest knows how to fill. Other kinds of state bring their own: a sliding window a second mask and second indices,
+ * recurrent state `rs_s_copy`. They go in here and in the guest's table of inputs.
  */
 static const char *const known_inputs[] = {"inp_tokens", "inp_pos", "out_ids", "attn_inp_kq_mask", "attn_inp_k_idxs", "attn_inp_v_idxs"};
 
@@ -41,15 +41,17 @@ static sp_status leaf_kind(const emitter *e, const trace_node *node, int *kind, 
             return SP_OK;
         }
     }
-    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\", which is not supported yet", *node->name ? node->name : "(without a name)");
+    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\", which is not supported yet",
+                   *node->name ? node->name : "(without a name)");
 }
 
 static sp_status fit(const emitter *e, const int64_t values[N_TRACES], const trace_node *node, const char *what, sp_expr *out, sp_error *err) {
     int symbol;
     int64_t a, b;
     if (!sp_trace_fit(e->traces, values, &symbol, &a, &b)) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s of %s (%s) is no multiple of one symbol plus a constant: %lld %lld %lld %lld %lld", what, node->name, ggml_op_name(node->op),
-                       (long long)values[0], (long long)values[1], (long long)values[2], (long long)values[3], (long long)values[4]);
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s of %s (%s) is no multiple of one symbol plus a constant: %lld %lld %lld %lld %lld", what,
+                       node->name, ggml_op_name(node->op), (long long)values[0], (long long)values[1], (long long)values[2], (long long)values[3],
+                       (long long)values[4]);
     }
     *out = symbol == NO_NODE ? sp_dim(b) : sp_affine(a, e->symbols[symbol], b);
     return SP_OK;
@@ -81,7 +83,8 @@ static sp_status emit_leaf(emitter *e, int index, sp_error *err) {
     for (int i = 0; i < index; i++) {
         const trace_node *other = &e->traces[0].nodes[i];
         if (other->op == GGML_OP_NONE && other->used && strcmp(other->name, node->name) == 0) {
-            return sp_fail(err, SP_ERR_UNSUPPORTED, "it has two inputs \"%s\": a sliding window beside full attention is not supported yet", node->name);
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "it has two inputs \"%s\": a sliding window beside full attention is not supported yet",
+                           node->name);
         }
     }
     sp_expr ne[4];
@@ -184,12 +187,13 @@ static bool alike(const trace_node *a, const trace_node *b) {
 static sp_status check_alike(const trace *traces, sp_error *err) {
     for (int t = 1; t < N_TRACES; t++) {
         if (traces[t].n != traces[0].n) {
-            return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has %d nodes for %d tokens and %d for %d", traces[0].n, (int)traces[0].symbols[SYM_TOKENS], traces[t].n,
-                           (int)traces[t].symbols[SYM_TOKENS]);
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has %d nodes for %d tokens and %d for %d", traces[0].n,
+                           (int)traces[0].symbols[SYM_TOKENS], traces[t].n, (int)traces[t].symbols[SYM_TOKENS]);
         }
         for (int i = 0; i < traces[0].n; i++) {
             if (!alike(&traces[0].nodes[i], &traces[t].nodes[i])) {
-                return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph changes with the batch at %s (%s)", traces[0].nodes[i].name, ggml_op_name(traces[0].nodes[i].op));
+                return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph changes with the batch at %s (%s)", traces[0].nodes[i].name,
+                               ggml_op_name(traces[0].nodes[i].op));
             }
         }
     }

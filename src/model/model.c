@@ -61,7 +61,8 @@ static sp_status build_table(sp_model *model, const char *name, sp_error *err) {
         const struct ggml_tensor *t = ggml_get_tensor(model->tensors, e->name);
         uint64_t size = ggml_nbytes(t), offset, end;
         if (!sp_add_u64(data, gguf_get_tensor_offset(model->gguf, i), &offset) || !sp_add_u64(offset, size, &end) || end > model->size) {
-            return sp_fail(err, SP_ERR_FORMAT, "%s: truncated: tensor %s ends at byte %" PRIu64 ", the file has %" PRIu64, name, e->name, offset + size, model->size);
+            return sp_fail(err, SP_ERR_FORMAT, "%s: truncated: tensor %s ends at byte %" PRIu64 ", the file has %" PRIu64, name, e->name,
+                           offset + size, model->size);
         }
         e->type = (uint32_t)t->type;
         memcpy(e->ne, t->ne, sizeof e->ne);
@@ -92,7 +93,8 @@ static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *er
     params.n_gpu_layers = 0;
     model->vocab_model = llama_model_load_from_file(path, params);
     if (!model->vocab_model) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't read its vocabulary (architecture \"%s\")", name, text_value(model->gguf, "general.architecture"));
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't read its vocabulary (architecture \"%s\")", name,
+                       text_value(model->gguf, "general.architecture"));
     }
     model->vocab = llama_model_get_vocab(model->vocab_model);
     sp_model_info *info = &model->info;
@@ -156,7 +158,8 @@ sp_status sp_model_open_cached(const char *cache_folder, const char *path, const
     return open_fd(fd, cache_folder, path, options, out, err);
 }
 
-sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err) {
+sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out,
+                                     sp_error *err) {
     *out = NULL;
     int fd = sp_os_anonymous_file("samepage-model", size);
     if (fd < 0) {

@@ -12,7 +12,8 @@
 
 /* sp_model_open with a folder for traced programs; NULL: none. */
 sp_status sp_model_open_cached(const char *cache_folder, const char *path, const sp_model_options *options, sp_model **out, sp_error *err);
-sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err);
+sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out,
+                                     sp_error *err);
 /* What it was opened with. */
 sp_model_options sp_model_get_options(const sp_model *model);
 
@@ -28,26 +29,31 @@ void sp_model_get_info(const sp_model *model, sp_model_info *out);
 sp_status sp_model_meta(const sp_model *model, const char *key, const char **out, sp_error *err);
 
 /*
- * The model's graph as a program (bytes belong to the model): traced at the first call on this machine (progress is told), then kept in the host's cache
- * folder by fingerprint, cache types and library version, and in memory. Thread-safe. A cached file is untrusted: it is verified like any program; a bad one is traced again.
+ * The model's graph as a program (bytes belong to the model): traced at the first call on this machine (progress is told), then kept in the host's
+ * cache folder by fingerprint, cache types and library version, and in memory. Thread-safe. A cached file is untrusted: it is verified like any
+ * program; a bad one is traced again.
  *
- * Symbols: n_tokens (1 to 512), n_kv (1 to the model's context), n_outputs (1 to 512), n_ctx (size of the attention cache in cells); only those that occur.
- * Slots, by libllama's names: inputs (SP_SLOT_READ) inp_tokens, inp_pos, inp_out_ids, attn_inp_kq_mask, attn_inp_k_idxs, attn_inp_v_idxs; state (SP_SLOT_STATE)
- * cache_k_l0, cache_v_l0, ...; output (SP_SLOT_OUTPUT) logits, n_vocab x n_outputs F32.
- * SP_ERR_UNSUPPORTED names the architecture and the input, state or operation that is not supported.
+ * Symbols: n_tokens (1 to 512), n_kv (1 to the model's context), n_outputs (1 to 512), n_ctx (size of the attention cache in cells); only those that
+ * occur. Slots, by libllama's names: inputs (SP_SLOT_READ) inp_tokens, inp_pos, inp_out_ids, attn_inp_kq_mask, attn_inp_k_idxs, attn_inp_v_idxs;
+ * state (SP_SLOT_STATE) cache_k_l0, cache_v_l0, ...; output (SP_SLOT_OUTPUT) logits, n_vocab x n_outputs F32. SP_ERR_UNSUPPORTED names the
+ * architecture and the input, state or operation that is not supported.
  */
 sp_status sp_model_get_program(sp_model *model, uint32_t type_k, uint32_t type_v, const void **bytes, uint64_t *size, sp_error *err);
 
 /* ---- the vocabulary: pure functions of the file; thread-safe ---- */
 
 /* Writes up to capacity token ids; *count is how many there are (nothing beyond capacity is written). flags: SP_TOKENIZE_*. */
-sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t length, uint32_t flags, int32_t *tokens, size_t capacity, size_t *count, sp_error *err);
-/* Bytes of the tokens' text, not necessarily whole UTF-8 characters; *length may exceed capacity. flags: SP_DETOKENIZE_*. SP_ERR_RANGE: no such token. */
-sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *length, sp_error *err);
+sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t length, uint32_t flags, int32_t *tokens, size_t capacity, size_t *count,
+                            sp_error *err);
+/* Bytes of the tokens' text, not necessarily whole UTF-8 characters; *length may exceed capacity. flags: SP_DETOKENIZE_*. SP_ERR_RANGE: no such
+ * token. */
+sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *length,
+                              sp_error *err);
 bool sp_model_is_end(const sp_model *model, int32_t token);
 /*
- * Renders a conversation, a JSON array of {"role", "content"}, with the model's own template (Jinja), ready for the assistant's turn if add_generation_prompt.
- * *text is malloc'ed. SP_ERR_FORMAT: bad JSON or the template refused (its words). A model without a template: ChatML, as llama.cpp does.
+ * Renders a conversation, a JSON array of {"role", "content"}, with the model's own template (Jinja), ready for the assistant's turn if
+ * add_generation_prompt. *text is malloc'ed. SP_ERR_FORMAT: bad JSON or the template refused (its words). A model without a template: ChatML, as
+ * llama.cpp does.
  */
 sp_status sp_model_chat_format(const sp_model *model, const char *json, size_t length, bool add_generation_prompt, char **text, sp_error *err);
 

@@ -48,8 +48,8 @@ typedef struct sp_chat_templates sp_chat_templates;
 sp_chat_templates *sp_shim_chat_open(const struct llama_model *model, char *why, size_t capacity);
 void sp_shim_chat_close(sp_chat_templates *templates);
 /* Renders messages; malloc'ed, or NULL with the reason. */
-char *sp_shim_chat_apply(const sp_chat_templates *templates, const char *const *roles, const char *const *contents, size_t count, bool add_generation_prompt,
-                         char *why, size_t capacity);
+char *sp_shim_chat_apply(const sp_chat_templates *templates, const char *const *roles, const char *const *contents, size_t count,
+                         bool add_generation_prompt, char *why, size_t capacity);
 #ifdef __cplusplus
 }
 #endif

@@ -1,4 +1,5 @@
-/* Traced programs, kept in memory and in the host's cache folder. What comes from the folder is untrusted: it is verified like any program, or traced again. */
+/* Traced programs, kept in memory and in the host's cache folder. What comes from the folder is untrusted: it is verified like any program, or traced
+ * again. */
 #include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -17,7 +18,8 @@ static bool cache_path(const sp_model *model, uint32_t type_k, uint32_t type_v, 
     if (!model->cache_folder) {
         return false;
     }
-    int n = snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.sprg", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
+    int n =
+        snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.sprg", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
     return n > 0 && (size_t)n < capacity;
 }
 

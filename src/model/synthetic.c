@@ -15,7 +15,16 @@
 #include "samepage/program.h"
 
 sp_synthetic sp_synthetic_llama_1b(uint32_t type) {
-    return (sp_synthetic){.architecture = "llama", .n_vocab = 128256, .n_layer = 16, .n_embd = 2048, .n_head = 32, .n_head_kv = 8, .n_ff = 8192, .n_ctx = 32768, .type = type, .seed = 1};
+    return (sp_synthetic){.architecture = "llama",
+                          .n_vocab = 128256,
+                          .n_layer = 16,
+                          .n_embd = 2048,
+                          .n_head = 32,
+                          .n_head_kv = 8,
+                          .n_ff = 8192,
+                          .n_ctx = 32768,
+                          .type = type,
+                          .seed = 1};
 }
 
 typedef struct builder {
@@ -175,7 +184,8 @@ static uint64_t next_random(uint64_t *state) { /* xorshift64*, Vigna 2016 */
     return *state * 0x2545f4914f6cdd1du;
 }
 
-/* Rows of random values with a standard deviation of about 1 / sqrt(width), made in the type itself: quantising a billion floats would take minutes. */
+/* Rows of random values with a standard deviation of about 1 / sqrt(width), made in the type itself: quantising a billion floats would take minutes.
+ */
 static void fill_matrix(uint8_t *out, size_t size, uint32_t type, int64_t ne0, uint64_t *state) {
     float scale = 1 / sqrtf((float)ne0);
     size_t block = type == SP_TYPE_Q4_0 ? 18 : type == SP_TYPE_Q8_0 ? 34 : 2;

@@ -1,6 +1,6 @@
 /*
- * libllama builds its graph for a few small batches; its evaluation callback shows every node before anything computes, and its abort callback then stops the computation
- * after the first. So a trace costs no arithmetic, and the weights, memory that nobody touches, are not there at all.
+ * libllama builds its graph for a few small batches; its evaluation callback shows every node before anything computes, and its abort callback then
+ * stops the computation after the first. So a trace costs no arithmetic, and the weights, memory that nobody touches, are not there at all.
  */
 #include "model/trace.h"
 
@@ -155,7 +155,8 @@ sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void
     params.use_extra_bufts = false;
     struct llama_model *llama = llama_model_init_from_user(model->gguf, no_data, NULL, params);
     if (!llama) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama does not know the architecture \"%s\", or the file lacks tensors of it", model->info.architecture);
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama does not know the architecture \"%s\", or the file lacks tensors of it",
+                       model->info.architecture);
     }
     trace traces[N_TRACES] = {0};
     sp_status status = SP_OK;

@@ -57,16 +57,35 @@ static uint16_t plain(enum ggml_op op, int *words) {
         enum ggml_op from;
         uint16_t to;
         int words;
-    } table[] = {{GGML_OP_MUL_MAT, SP_OP_MUL_MAT, 1},     {GGML_OP_MUL_MAT_ID, SP_OP_MUL_MAT_ID, 1}, {GGML_OP_ADD, SP_OP_ADD, 0},
-                 {GGML_OP_SUB, SP_OP_SUB, 0},             {GGML_OP_MUL, SP_OP_MUL, 0},               {GGML_OP_DIV, SP_OP_DIV, 0},
-                 {GGML_OP_NORM, SP_OP_NORM, 1},           {GGML_OP_RMS_NORM, SP_OP_RMS_NORM, 1},     {GGML_OP_L2_NORM, SP_OP_L2_NORM, 1},
-                 {GGML_OP_SUM_ROWS, SP_OP_SUM_ROWS, 0},   {GGML_OP_SOFT_MAX, SP_OP_SOFT_MAX_EXT, 2}, {GGML_OP_FLASH_ATTN_EXT, SP_OP_FLASH_ATTN_EXT, 4},
-                 {GGML_OP_GET_ROWS, SP_OP_GET_ROWS, 0},   {GGML_OP_SET_ROWS, SP_OP_SET_ROWS, 0},     {GGML_OP_CONT, SP_OP_CONT, 0},
-                 {GGML_OP_RESHAPE, SP_OP_RESHAPE, 0},     {GGML_OP_VIEW, SP_OP_VIEW, 0},             {GGML_OP_PERMUTE, SP_OP_PERMUTE, 4},
-                 {GGML_OP_TRANSPOSE, SP_OP_TRANSPOSE, 0}, {GGML_OP_REPEAT, SP_OP_REPEAT, 0},         {GGML_OP_CONCAT, SP_OP_CONCAT, 1},
-                 {GGML_OP_SCALE, SP_OP_SCALE, 2},         {GGML_OP_CLAMP, SP_OP_CLAMP, 2},           {GGML_OP_ARGMAX, SP_OP_ARGMAX, 0},
-                 {GGML_OP_SQR, SP_OP_SQR, 0},             {GGML_OP_SQRT, SP_OP_SQRT, 0},             {GGML_OP_ADD_ID, SP_OP_ADD_ID, 0},
-                 {GGML_OP_FILL, SP_OP_FILL, 1},           {GGML_OP_ARGSORT, SP_OP_ARGSORT, 1}};
+    } table[] = {{GGML_OP_MUL_MAT, SP_OP_MUL_MAT, 1},
+                 {GGML_OP_MUL_MAT_ID, SP_OP_MUL_MAT_ID, 1},
+                 {GGML_OP_ADD, SP_OP_ADD, 0},
+                 {GGML_OP_SUB, SP_OP_SUB, 0},
+                 {GGML_OP_MUL, SP_OP_MUL, 0},
+                 {GGML_OP_DIV, SP_OP_DIV, 0},
+                 {GGML_OP_NORM, SP_OP_NORM, 1},
+                 {GGML_OP_RMS_NORM, SP_OP_RMS_NORM, 1},
+                 {GGML_OP_L2_NORM, SP_OP_L2_NORM, 1},
+                 {GGML_OP_SUM_ROWS, SP_OP_SUM_ROWS, 0},
+                 {GGML_OP_SOFT_MAX, SP_OP_SOFT_MAX_EXT, 2},
+                 {GGML_OP_FLASH_ATTN_EXT, SP_OP_FLASH_ATTN_EXT, 4},
+                 {GGML_OP_GET_ROWS, SP_OP_GET_ROWS, 0},
+                 {GGML_OP_SET_ROWS, SP_OP_SET_ROWS, 0},
+                 {GGML_OP_CONT, SP_OP_CONT, 0},
+                 {GGML_OP_RESHAPE, SP_OP_RESHAPE, 0},
+                 {GGML_OP_VIEW, SP_OP_VIEW, 0},
+                 {GGML_OP_PERMUTE, SP_OP_PERMUTE, 4},
+                 {GGML_OP_TRANSPOSE, SP_OP_TRANSPOSE, 0},
+                 {GGML_OP_REPEAT, SP_OP_REPEAT, 0},
+                 {GGML_OP_CONCAT, SP_OP_CONCAT, 1},
+                 {GGML_OP_SCALE, SP_OP_SCALE, 2},
+                 {GGML_OP_CLAMP, SP_OP_CLAMP, 2},
+                 {GGML_OP_ARGMAX, SP_OP_ARGMAX, 0},
+                 {GGML_OP_SQR, SP_OP_SQR, 0},
+                 {GGML_OP_SQRT, SP_OP_SQRT, 0},
+                 {GGML_OP_ADD_ID, SP_OP_ADD_ID, 0},
+                 {GGML_OP_FILL, SP_OP_FILL, 1},
+                 {GGML_OP_ARGSORT, SP_OP_ARGSORT, 1}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].from == op) {
             *words = table[i].words;

@@ -6,11 +6,13 @@
 #include "base/error.h"
 #include "model/model_impl.h"
 
-sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t length, uint32_t flags, int32_t *tokens, size_t capacity, size_t *count, sp_error *err) {
+sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t length, uint32_t flags, int32_t *tokens, size_t capacity, size_t *count,
+                            sp_error *err) {
     if (length > INT32_MAX / 4 || capacity > INT32_MAX) {
         return sp_fail(err, SP_ERR_LIMIT, "%zu bytes are too many to tokenise at once", length);
     }
-    int32_t n = llama_tokenize(model->vocab, text, (int32_t)length, tokens, (int32_t)capacity, flags & SP_TOKENIZE_ADD_SPECIAL, flags & SP_TOKENIZE_PARSE_SPECIAL);
+    int32_t n = llama_tokenize(model->vocab, text, (int32_t)length, tokens, (int32_t)capacity, flags & SP_TOKENIZE_ADD_SPECIAL,
+                               flags & SP_TOKENIZE_PARSE_SPECIAL);
     if (n == INT32_MIN) {
         return sp_fail(err, SP_ERR_LIMIT, "the text has too many tokens");
     }
@@ -18,7 +20,8 @@ sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t leng
     return SP_OK;
 }
 
-sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *length, sp_error *err) {
+sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size_t count, uint32_t flags, char *text, size_t capacity, size_t *length,
+                              sp_error *err) {
     *length = 0;
     for (size_t i = 0; i < count; i++) {
         if (tokens[i] < 0 || (uint32_t)tokens[i] >= model->info.n_vocab) {
@@ -55,7 +58,8 @@ static sp_status take_messages(json_t *array, const char **roles, const char **c
     return SP_OK;
 }
 
-static sp_status render(sp_model *model, const char **roles, const char **contents, size_t count, bool add_generation_prompt, char **text, sp_error *err) {
+static sp_status render(sp_model *model, const char **roles, const char **contents, size_t count, bool add_generation_prompt, char **text,
+                        sp_error *err) {
     char why[300] = "";
     pthread_mutex_lock(&model->lock);
     if (!model->chat) {

@@ -34,7 +34,8 @@ typedef struct sp_weight_source {
 /* A program whose bytes were checked: counts, enums, references only backward, names, symbols. Owns a copy of the bytes. Immutable, thread-safe. */
 typedef struct sp_program sp_program;
 
-/* weights may be NULL for a program without weights; it is used in this call alone. *out is NULL on failure; SP_ERR_FORMAT, SP_ERR_LIMIT, SP_ERR_NOT_FOUND (a weight). */
+/* weights may be NULL for a program without weights; it is used in this call alone. *out is NULL on failure; SP_ERR_FORMAT, SP_ERR_LIMIT,
+ * SP_ERR_NOT_FOUND (a weight). */
 sp_status sp_program_load(const void *bytes, uint64_t size, const sp_weight_source *weights, sp_program **out, sp_error *err);
 void sp_program_free(sp_program *program);
 
@@ -55,7 +56,7 @@ typedef struct sp_type_traits {
     bool quantised;
 } sp_type_traits;
 const sp_type_traits *sp_type_get(uint32_t type); /* NULL: not an allowed type */
-const char *sp_op_name(uint32_t op);               /* NULL: no such operation */
+const char *sp_op_name(uint32_t op);              /* NULL: no such operation */
 
 /* ---- specialised programs ---- */
 
@@ -67,12 +68,12 @@ typedef struct sp_spec_tensor {
     uint64_t nb[4];
     uint32_t src[SP_PROGRAM_MAX_SRC]; /* SP_PROGRAM_NONE: absent */
     uint32_t params[SP_PROGRAM_MAX_PARAMS];
-    uint32_t dst;         /* operations: memory window that receives the result, or SP_PROGRAM_NONE */
-    uint32_t slot;        /* memory windows: slot; weights: model */
-    uint64_t offset;      /* memory windows: bytes from the slot's start; view: bytes from the source's start */
-    uint32_t weight;      /* weights: sp_weight_info.index */
-    uint32_t alias;       /* the tensor whose bytes this one is a view of, transitively (itself if none); set_rows and cpy alias their destination */
-    bool index;           /* memory windows: holds row ids; the device binds a checked copy (see sp_spec_index) */
+    uint32_t dst;    /* operations: memory window that receives the result, or SP_PROGRAM_NONE */
+    uint32_t slot;   /* memory windows: slot; weights: model */
+    uint64_t offset; /* memory windows: bytes from the slot's start; view: bytes from the source's start */
+    uint32_t weight; /* weights: sp_weight_info.index */
+    uint32_t alias;  /* the tensor whose bytes this one is a view of, transitively (itself if none); set_rows and cpy alias their destination */
+    bool index;      /* memory windows: holds row ids; the device binds a checked copy (see sp_spec_index) */
 } sp_spec_tensor;
 
 /* Row ids that must be copied out of guest memory and checked before each run: every element in [0, bound). */
@@ -106,7 +107,8 @@ typedef struct sp_spec_limits {
 
 /*
  * Gives the symbols values (in the program's order) and checks every shape, stride, overflow, alignment, type pairing, alias and operation's rule.
- * Names point into program, which must outlive *out. SP_ERR_FORMAT names the tensor, its operation and the rule; SP_ERR_LIMIT; SP_ERR_RANGE for a symbol's value.
+ * Names point into program, which must outlive *out. SP_ERR_FORMAT names the tensor, its operation and the rule; SP_ERR_LIMIT; SP_ERR_RANGE for a
+ * symbol's value.
  */
 sp_status sp_program_specialise(const sp_program *program, const uint64_t *symbols, uint32_t n_symbols, const sp_spec_limits *limits, sp_spec **out,
                                 sp_error *err);
@@ -117,7 +119,8 @@ void sp_spec_free(sp_spec *spec);
  */
 sp_status sp_spec_check_index(const sp_spec *spec, const sp_spec_index *index, const void *data, sp_error *err);
 
-/* Do the bound ranges overlap where they must not? binds[i] is slot i's host address range. Ranges of slots may touch, and overlap only where neither is written. */
+/* Do the bound ranges overlap where they must not? binds[i] is slot i's host address range. Ranges of slots may touch, and overlap only where neither
+ * is written. */
 typedef struct sp_slot_range {
     uint64_t start, length;
 } sp_slot_range;

@@ -47,8 +47,8 @@ int main(int argc, char **argv) {
     sp_actor_options options = {.on_message = on_message, .on_message_user = &answers};
     bool ok = sp_host_open(NULL, &host, &err) == SP_OK && sp_device_open("cpu", 1, &device, &err) == SP_OK &&
               sp_module_load(host, wasm, size, &module, &err) == SP_OK && (options.device = device) != NULL &&
-              sp_actor_spawn(host, module, &options, &actor, &err) == SP_OK &&
-              sp_actor_send(actor, question, strlen(question), &err) == SP_OK && sp_actor_run(actor, &result, &err) == SP_OK;
+              sp_actor_spawn(host, module, &options, &actor, &err) == SP_OK && sp_actor_send(actor, question, strlen(question), &err) == SP_OK &&
+              sp_actor_run(actor, &result, &err) == SP_OK;
 
     printf("samepage %s (%s): %s\n", sp_version(), sp_build_info(), !ok ? err.message : answers == 1 ? "echo answered" : "no answer");
     sp_actor_close(actor);

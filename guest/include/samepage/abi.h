@@ -4,7 +4,8 @@
  * Conventions
  *   - Functions that return int32_t return 0 or a count on success and a negative SP_E_* on failure; sp_last_error then has one line about it.
  *   - Pointers and sizes refer to the guest's own linear memory; the host checks each against its current size.
- *   - Functions that fill a buffer return the length that there is to fill, and write at most `capacity`: call again with a larger buffer if it is more.
+ *   - Functions that fill a buffer return the length that there is to fill, and write at most `capacity`: call again with a larger buffer if it is
+ * more.
  *   - Handles are small non-negative integers.
  *
  * Sharing memory: a region is a page-aligned range of linear memory that the device works on in place (or, where a device has memory of its own,

@@ -1,6 +1,6 @@
 /*
- * What one says to the language-model actor (guest/llm) and what it answers. Messages are little-endian structs, some followed by bytes; the first word is the kind.
- * Shared by the guest and by whoever drives it.
+ * What one says to the language-model actor (guest/llm) and what it answers. Messages are little-endian structs, some followed by bytes; the first
+ * word is the kind. Shared by the guest and by whoever drives it.
  */
 #ifndef SAMEPAGE_LLM_H
 #define SAMEPAGE_LLM_H
@@ -26,13 +26,13 @@ typedef struct sp_llm_simple {
 
 typedef struct sp_llm_config {
     uint32_t kind;
-    uint32_t n_ctx;   /* cells of the attention cache; 0: the model's context, at most 4,096 */
-    uint32_t n_batch; /* tokens a prefill step, 1 to 512; 0: 512 */
-    int32_t max_tokens; /* of one answer; -1: until the context is full */
-    uint32_t type_k, type_v; /* SP_TYPE_F16 (1) */
-    float temperature;       /* 0: greedy */
-    int32_t top_k;           /* 0: off */
-    float top_p, min_p;      /* 1 and 0: off */
+    uint32_t n_ctx;                                            /* cells of the attention cache; 0: the model's context, at most 4,096 */
+    uint32_t n_batch;                                          /* tokens a prefill step, 1 to 512; 0: 512 */
+    int32_t max_tokens;                                        /* of one answer; -1: until the context is full */
+    uint32_t type_k, type_v;                                   /* SP_TYPE_F16 (1) */
+    float temperature;                                         /* 0: greedy */
+    int32_t top_k;                                             /* 0: off */
+    float top_p, min_p;                                        /* 1 and 0: off */
     float repeat_penalty, presence_penalty, frequency_penalty; /* 1, 0, 0: off */
     int32_t repeat_last_n;                                     /* tokens the penalties look back; 0: off, -1: all */
     uint32_t has_seed;                                         /* 1: use seed; 0: the actor's own */
@@ -104,10 +104,10 @@ enum {
 typedef struct sp_llm_done {
     uint32_t kind;
     uint32_t reason;
-    uint32_t n_prompt;  /* tokens of the prompt that were evaluated for this request */
-    uint32_t n_cached;  /* tokens of the prompt that were there already */
-    uint32_t n_answer;  /* tokens generated */
-    uint32_t n_past;    /* tokens in the context now */
+    uint32_t n_prompt; /* tokens of the prompt that were evaluated for this request */
+    uint32_t n_cached; /* tokens of the prompt that were there already */
+    uint32_t n_answer; /* tokens generated */
+    uint32_t n_past;   /* tokens in the context now */
     uint64_t prompt_ns, answer_ns;
 } sp_llm_done;
 

@@ -61,12 +61,12 @@ enum { SP_TENSOR_WEIGHT = 1, SP_TENSOR_MEMORY = 2, SP_TENSOR_OP = 3 };
 
 typedef struct sp_program_tensor {
     uint16_t kind;
-    uint16_t op;    /* SP_OP_*; 0 unless kind is SP_TENSOR_OP */
-    uint16_t type;  /* SP_TYPE_*: of a memory window, or of the result where the operation takes a type (cast, cpy into nothing); else 0 */
+    uint16_t op;   /* SP_OP_*; 0 unless kind is SP_TENSOR_OP */
+    uint16_t type; /* SP_TYPE_*: of a memory window, or of the result where the operation takes a type (cast, cpy into nothing); else 0 */
     uint16_t n_src;
-    uint32_t name;  /* weights: the model's tensor; else for listings, or SP_PROGRAM_NONE */
-    uint32_t slot;  /* memory windows: the slot; weights: the model handle, 0 for the first; else 0 */
-    uint32_t dst;   /* operations: the memory window that receives the result instead of a temporary, or SP_PROGRAM_NONE */
+    uint32_t name; /* weights: the model's tensor; else for listings, or SP_PROGRAM_NONE */
+    uint32_t slot; /* memory windows: the slot; weights: the model handle, 0 for the first; else 0 */
+    uint32_t dst;  /* operations: the memory window that receives the result instead of a temporary, or SP_PROGRAM_NONE */
     uint32_t reserved;
     uint32_t src[SP_PROGRAM_MAX_SRC]; /* tensors before this one; an optional source that is absent is SP_PROGRAM_NONE; unused ones too */
     /* Expressions, or SP_PROGRAM_NONE. ne: memory windows, view, reshape, repeat, fill (others unused). nb[1..3] and offset in bytes: memory windows
@@ -124,54 +124,54 @@ enum {
  *   cont(a): ne optional (cont_1d to cont_4d)            get_rows(a, ids); set_rows(a destination, b rows, c ids); add_id(a, b, ids)
  */
 #define SP_OPS(X)                                                                                                                                    \
-    X(1, MUL_MAT, mul_mat, 2, 2, 1)                                                                                                                   \
-    X(2, MUL_MAT_ID, mul_mat_id, 3, 3, 1)                                                                                                             \
-    X(3, ADD, add, 2, 2, 0)                                                                                                                           \
-    X(4, SUB, sub, 2, 2, 0)                                                                                                                           \
-    X(5, MUL, mul, 2, 2, 0)                                                                                                                           \
-    X(6, DIV, div, 2, 2, 0)                                                                                                                           \
-    X(7, NORM, norm, 1, 1, 1)                                                                                                                         \
-    X(8, RMS_NORM, rms_norm, 1, 1, 1)                                                                                                                 \
-    X(9, L2_NORM, l2_norm, 1, 1, 1)                                                                                                                   \
-    X(10, SUM_ROWS, sum_rows, 1, 1, 0)                                                                                                                \
-    X(11, ROPE_EXT, rope_ext, 2, 3, 13)                                                                                                               \
-    X(12, SOFT_MAX_EXT, soft_max_ext, 1, 3, 2)                                                                                                        \
-    X(13, FLASH_ATTN_EXT, flash_attn_ext, 3, 5, 4)                                                                                                    \
-    X(14, GET_ROWS, get_rows, 2, 2, 0)                                                                                                                \
-    X(15, SET_ROWS, set_rows, 3, 3, 0)                                                                                                                \
-    X(16, CPY, cpy, 2, 2, 0)                                                                                                                          \
-    X(17, CAST, cast, 1, 1, 0)                                                                                                                        \
-    X(18, CONT, cont, 1, 1, 0)                                                                                                                        \
-    X(19, RESHAPE, reshape, 1, 1, 0)                                                                                                                  \
-    X(20, VIEW, view, 1, 1, 0)                                                                                                                        \
-    X(21, PERMUTE, permute, 1, 1, 4)                                                                                                                  \
-    X(22, TRANSPOSE, transpose, 1, 1, 0)                                                                                                              \
-    X(23, REPEAT, repeat, 1, 1, 0)                                                                                                                    \
-    X(24, CONCAT, concat, 2, 2, 1)                                                                                                                    \
-    X(25, SCALE, scale, 1, 1, 2)                                                                                                                      \
-    X(26, CLAMP, clamp, 1, 1, 2)                                                                                                                      \
-    X(27, ARGSORT, argsort, 1, 1, 1)                                                                                                                  \
-    X(28, TOP_K, top_k, 1, 1, 1)                                                                                                                      \
-    X(29, ARGMAX, argmax, 1, 1, 0)                                                                                                                    \
-    X(30, SQR, sqr, 1, 1, 0)                                                                                                                          \
-    X(31, SQRT, sqrt, 1, 1, 0)                                                                                                                        \
-    X(32, SILU, silu, 1, 1, 0)                                                                                                                        \
-    X(33, GELU, gelu, 1, 1, 0)                                                                                                                        \
-    X(34, GELU_ERF, gelu_erf, 1, 1, 0)                                                                                                                \
-    X(35, GELU_QUICK, gelu_quick, 1, 1, 0)                                                                                                            \
-    X(36, TANH, tanh, 1, 1, 0)                                                                                                                        \
-    X(37, SIGMOID, sigmoid, 1, 1, 0)                                                                                                                  \
-    X(38, RELU, relu, 1, 1, 0)                                                                                                                        \
-    X(39, SOFTPLUS, softplus, 1, 1, 0)                                                                                                                \
-    X(40, EXP, exp, 1, 1, 0)                                                                                                                          \
-    X(41, NEG, neg, 1, 1, 0)                                                                                                                          \
-    X(42, REGLU, reglu, 1, 2, 1)                                                                                                                      \
-    X(43, GEGLU, geglu, 1, 2, 1)                                                                                                                      \
-    X(44, SWIGLU, swiglu, 1, 2, 1)                                                                                                                    \
-    X(45, SWIGLU_OAI, swiglu_oai, 1, 2, 3)                                                                                                            \
-    X(46, GEGLU_ERF, geglu_erf, 1, 2, 1)                                                                                                              \
-    X(47, GEGLU_QUICK, geglu_quick, 1, 2, 1)                                                                                                          \
-    X(48, ADD_ID, add_id, 3, 3, 0)                                                                                                                    \
+    X(1, MUL_MAT, mul_mat, 2, 2, 1)                                                                                                                  \
+    X(2, MUL_MAT_ID, mul_mat_id, 3, 3, 1)                                                                                                            \
+    X(3, ADD, add, 2, 2, 0)                                                                                                                          \
+    X(4, SUB, sub, 2, 2, 0)                                                                                                                          \
+    X(5, MUL, mul, 2, 2, 0)                                                                                                                          \
+    X(6, DIV, div, 2, 2, 0)                                                                                                                          \
+    X(7, NORM, norm, 1, 1, 1)                                                                                                                        \
+    X(8, RMS_NORM, rms_norm, 1, 1, 1)                                                                                                                \
+    X(9, L2_NORM, l2_norm, 1, 1, 1)                                                                                                                  \
+    X(10, SUM_ROWS, sum_rows, 1, 1, 0)                                                                                                               \
+    X(11, ROPE_EXT, rope_ext, 2, 3, 13)                                                                                                              \
+    X(12, SOFT_MAX_EXT, soft_max_ext, 1, 3, 2)                                                                                                       \
+    X(13, FLASH_ATTN_EXT, flash_attn_ext, 3, 5, 4)                                                                                                   \
+    X(14, GET_ROWS, get_rows, 2, 2, 0)                                                                                                               \
+    X(15, SET_ROWS, set_rows, 3, 3, 0)                                                                                                               \
+    X(16, CPY, cpy, 2, 2, 0)                                                                                                                         \
+    X(17, CAST, cast, 1, 1, 0)                                                                                                                       \
+    X(18, CONT, cont, 1, 1, 0)                                                                                                                       \
+    X(19, RESHAPE, reshape, 1, 1, 0)                                                                                                                 \
+    X(20, VIEW, view, 1, 1, 0)                                                                                                                       \
+    X(21, PERMUTE, permute, 1, 1, 4)                                                                                                                 \
+    X(22, TRANSPOSE, transpose, 1, 1, 0)                                                                                                             \
+    X(23, REPEAT, repeat, 1, 1, 0)                                                                                                                   \
+    X(24, CONCAT, concat, 2, 2, 1)                                                                                                                   \
+    X(25, SCALE, scale, 1, 1, 2)                                                                                                                     \
+    X(26, CLAMP, clamp, 1, 1, 2)                                                                                                                     \
+    X(27, ARGSORT, argsort, 1, 1, 1)                                                                                                                 \
+    X(28, TOP_K, top_k, 1, 1, 1)                                                                                                                     \
+    X(29, ARGMAX, argmax, 1, 1, 0)                                                                                                                   \
+    X(30, SQR, sqr, 1, 1, 0)                                                                                                                         \
+    X(31, SQRT, sqrt, 1, 1, 0)                                                                                                                       \
+    X(32, SILU, silu, 1, 1, 0)                                                                                                                       \
+    X(33, GELU, gelu, 1, 1, 0)                                                                                                                       \
+    X(34, GELU_ERF, gelu_erf, 1, 1, 0)                                                                                                               \
+    X(35, GELU_QUICK, gelu_quick, 1, 1, 0)                                                                                                           \
+    X(36, TANH, tanh, 1, 1, 0)                                                                                                                       \
+    X(37, SIGMOID, sigmoid, 1, 1, 0)                                                                                                                 \
+    X(38, RELU, relu, 1, 1, 0)                                                                                                                       \
+    X(39, SOFTPLUS, softplus, 1, 1, 0)                                                                                                               \
+    X(40, EXP, exp, 1, 1, 0)                                                                                                                         \
+    X(41, NEG, neg, 1, 1, 0)                                                                                                                         \
+    X(42, REGLU, reglu, 1, 2, 1)                                                                                                                     \
+    X(43, GEGLU, geglu, 1, 2, 1)                                                                                                                     \
+    X(44, SWIGLU, swiglu, 1, 2, 1)                                                                                                                   \
+    X(45, SWIGLU_OAI, swiglu_oai, 1, 2, 3)                                                                                                           \
+    X(46, GEGLU_ERF, geglu_erf, 1, 2, 1)                                                                                                             \
+    X(47, GEGLU_QUICK, geglu_quick, 1, 2, 1)                                                                                                         \
+    X(48, ADD_ID, add_id, 3, 3, 0)                                                                                                                   \
     X(49, FILL, fill, 1, 1, 1)
 
 typedef enum sp_op {
