@@ -1,0 +1,140 @@
+/* Greedy answers: equal to libllama's on 50 prompts, and the same on every device. And the model remembers what it is told, through the whole way. */
+#include "support.h"
+
+enum { PROMPTS = 50, THREADS = 2, LENGTH = 24 };
+
+static const char *const things[] = {"red key",   "blue lamp",   "green book", "old map",    "silver ring",
+                                     "black hat", "golden coin", "brown drum", "pink flute", "white bell"};
+static const char *const places[] = {"attic", "garden", "kitchen", "cellar", "tower"};
+
+static void prompt_text(int i, char *out, size_t size) {
+    snprintf(out, size, "The %s is in the %s.", things[i % 10], places[i / 10]);
+}
+
+static char *pocket(void) {
+    return in_folder("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
+}
+
+/* libllama continues the same tokens greedily. */
+static void continue_with_oracle(oracle *o, const char *text, int32_t *out, int n) {
+    const struct llama_vocab *vocab = llama_model_get_vocab(o->model);
+    int32_t tokens[256];
+    int count = llama_tokenize(vocab, text, (int32_t)strlen(text), tokens, 256, true, false), n_past = 0;
+    llama_memory_clear(llama_get_memory(o->context), true);
+    for (int i = 0; i < n; i++) {
+        oracle_eval(o, i ? &out[i - 1] : tokens, i ? 1 : count, n_past);
+        n_past += i ? 1 : count;
+        const float *logits = llama_get_logits_ith(o->context, -1);
+        out[i] = 0;
+        for (int t = 1; t < o->n_vocab; t++) {
+            out[i] = logits[t] > logits[out[i]] ? t : out[i];
+        }
+    }
+}
+
+static void test_equal_to_libllama(void **state) {
+    (void)state;
+    char *path = pocket(), text[128];
+    session *s = session_open(path, "cpu", THREADS);
+    sp_llm_config config = {
+        .kind = SP_LLM_CONFIG, .n_ctx = 512, .max_tokens = LENGTH, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1, .ignore_end = 1};
+    session_ask(s, &config, sizeof config);
+    oracle o = oracle_open(path, 512, THREADS);
+    for (int i = 0; i < PROMPTS; i++) {
+        int32_t theirs[LENGTH];
+        prompt_text(i, text, sizeof text);
+        session_say(s, SP_LLM_COMPLETE, text);
+        continue_with_oracle(&o, text, theirs, LENGTH);
+        assert_int_equal(s->n_tokens, LENGTH);
+        assert_memory_equal(s->tokens, theirs, sizeof theirs);
+    }
+    oracle_close(&o);
+    session_close(s);
+    free(path);
+}
+
+static void continuations(const char *device, int n, int32_t out[][LENGTH]) {
+    char *path = pocket(), text[128];
+    session *s = session_open(path, device, THREADS);
+    sp_llm_config config = {
+        .kind = SP_LLM_CONFIG, .n_ctx = 512, .max_tokens = LENGTH, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1, .ignore_end = 1};
+    session_ask(s, &config, sizeof config);
+    for (int i = 0; i < n; i++) {
+        prompt_text(i, text, sizeof text);
+        session_say(s, SP_LLM_COMPLETE, text);
+        assert_int_equal(s->n_tokens, LENGTH);
+        memcpy(out[i], s->tokens, sizeof out[i]);
+    }
+    session_close(s);
+    free(path);
+}
+
+static int32_t on_cpu[PROMPTS][LENGTH], elsewhere[PROMPTS][LENGTH];
+
+static void test_discrete_says_the_same(void **state) {
+    (void)state;
+    continuations("cpu", PROMPTS, on_cpu);
+    continuations("discrete", PROMPTS, elsewhere);
+    assert_memory_equal(on_cpu, elsewhere, sizeof on_cpu);
+}
+
+static void test_vulkan_says_the_same(void **state) {
+    (void)state;
+    sp_device *device;
+    sp_error err;
+    if (sp_device_open("vulkan:0", 0, &device, &err) != SP_OK) {
+        print_message("skipped: %s\n", err.message);
+        skip();
+    }
+    sp_device_close(device);
+    continuations("cpu", PROMPTS, on_cpu);
+    continuations("vulkan:0", PROMPTS, elsewhere);
+    assert_memory_equal(on_cpu, elsewhere, sizeof on_cpu);
+}
+
+static void test_remembers(void **state) {
+    (void)state;
+    char *path = pocket();
+    session *s = session_open(path, "cpu", THREADS);
+    session_greedy(s, 0, 64);
+    session_say(s, SP_LLM_USER, "The red key is in the attic.");
+    session_say(s, SP_LLM_USER, "Where is the red key?");
+    assert_string_equal(s->text, "The red key is in the attic.");
+    session_say(s, SP_LLM_RESET, NULL);
+    session_say(s, SP_LLM_USER, "My name is Ada.");
+    session_say(s, SP_LLM_USER, "The code is 4711.");
+    session_say(s, SP_LLM_USER, "Omar has seven shells.");
+    session_say(s, SP_LLM_USER, "What is my name?");
+    assert_non_null(strstr(s->text, "Ada"));
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    session_say(s, SP_LLM_USER, "How many shells does Omar have?");
+    assert_non_null(strstr(s->text, "seven"));
+    session_close(s);
+    free(path);
+}
+
+static void test_limits_are_said(void **state) {
+    (void)state;
+    char *path = pocket(), text[4000] = "";
+    session *s = session_open(path, "cpu", THREADS);
+    session_greedy(s, 64, -1);
+    for (int i = 0; i < 100; i++) {
+        strcat(text, " the cat is in the box");
+    }
+    session_say(s, SP_LLM_COMPLETE, text);
+    assert_non_null(strstr(s->problem, "the context has room for 64"));
+    session_say(s, SP_LLM_USER, "Tell me a story about a fox.");
+    assert_int_equal(s->done.reason, SP_LLM_END_CONTEXT);
+    assert_int_equal(s->done.n_past, 64);
+    session_close(s);
+    free(path);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_equal_to_libllama), cmocka_unit_test(test_discrete_says_the_same), cmocka_unit_test(test_vulkan_says_the_same),
+        cmocka_unit_test(test_remembers),         cmocka_unit_test(test_limits_are_said),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
