@@ -20,6 +20,7 @@ static const struct {
     {"devices", sp_cmd_devices, "list what can compute here"},
     {"inspect", sp_cmd_inspect, "show what is in a module, a program or a GGUF file"},
     {"proof", sp_cmd_proof, "show that guest and device have one set of pages"},
+    {"bench", sp_cmd_bench, "measure against libllama on the same work"},
     {"version", sp_cmd_version, "say which version this is"},
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
