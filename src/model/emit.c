@@ -6,10 +6,17 @@
 #include "model/trace.h"
 
 /*
- * Inputs that the language-model guest knows how to fill. Other kinds of state bring their own: a sliding window a second mask and second indices,
+ * Inputs that the language-model guest knows how to fill, and what they must look like: one of another shape means something else (positions in
+ * several dimensions, a mask without a cache). Other kinds of state bring their own inputs: a sliding window a second mask and second indices,
  * recurrent state `rs_s_copy`. They go in here and in the guest's table of inputs.
  */
-static const char *const known_inputs[] = {"inp_tokens", "inp_pos", "out_ids", "attn_inp_kq_mask", "attn_inp_k_idxs", "attn_inp_v_idxs"};
+static const struct {
+    const char *name;
+    enum ggml_type type;
+    int dims[2]; /* symbols; NO_NODE: 1 */
+} known_inputs[] = {{"inp_tokens", GGML_TYPE_I32, {SYM_TOKENS, NO_NODE}},      {"inp_pos", GGML_TYPE_I32, {SYM_TOKENS, NO_NODE}},
+                    {"out_ids", GGML_TYPE_I32, {SYM_OUTPUTS, NO_NODE}},        {"attn_inp_kq_mask", GGML_TYPE_F16, {SYM_KV, SYM_TOKENS}},
+                    {"attn_inp_k_idxs", GGML_TYPE_I64, {SYM_TOKENS, NO_NODE}}, {"attn_inp_v_idxs", GGML_TYPE_I64, {SYM_TOKENS, NO_NODE}}};
 
 enum { LEAF_WEIGHT, LEAF_INPUT, LEAF_STATE };
 
@@ -25,24 +32,47 @@ static bool is_state(const char *name) {
     return strncmp(name, "cache_k_l", 9) == 0 || strncmp(name, "cache_v_l", 9) == 0;
 }
 
-static sp_status leaf_kind(const emitter *e, const trace_node *node, int *kind, sp_error *err) {
+static bool is_sized(const emitter *e, int index, int d, int symbol) {
+    for (int t = 0; t < N_TRACES; t++) {
+        if (e->traces[t].nodes[index].ne[d] != (symbol == NO_NODE ? 1 : (int64_t)e->traces[t].symbols[symbol])) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static bool is_known_input(const emitter *e, int index) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    for (size_t i = 0; i < sizeof known_inputs / sizeof known_inputs[0]; i++) {
+        if (strcmp(known_inputs[i].name, node->name) == 0) {
+            return known_inputs[i].type == node->type && is_sized(e, index, 0, known_inputs[i].dims[0]) &&
+                   is_sized(e, index, 1, known_inputs[i].dims[1]) && is_sized(e, index, 2, NO_NODE) && is_sized(e, index, 3, NO_NODE);
+        }
+    }
+    return false;
+}
+
+static sp_status leaf_kind(const emitter *e, int index, int *kind, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    const char *name = *node->name ? node->name : "(without a name)";
     sp_weight_info info;
     if (sp_model_find_weight((void *)(uintptr_t)e->model, 0, node->name, &info)) {
         *kind = LEAF_WEIGHT;
         return SP_OK;
     }
-    if (is_state(node->name)) {
+    if (is_state(node->name) && is_sized(e, index, 1, SYM_CTX) && is_sized(e, index, 2, NO_NODE)) {
         *kind = LEAF_STATE;
         return SP_OK;
     }
-    for (size_t i = 0; i < sizeof known_inputs / sizeof known_inputs[0]; i++) {
-        if (strcmp(known_inputs[i], node->name) == 0) {
-            *kind = LEAF_INPUT;
-            return SP_OK;
-        }
+    if (is_known_input(e, index)) {
+        *kind = LEAF_INPUT;
+        return SP_OK;
     }
-    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\", which is not supported yet",
-                   *node->name ? node->name : "(without a name)");
+    if (strstr(name, ".weight") || strstr(name, ".bias")) {
+        return sp_fail(err, SP_ERR_FORMAT, "the file lacks the tensor %s", name);
+    }
+    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\" (%s [%lld, %lld]), which is not supported yet", name,
+                   ggml_type_name(node->type), (long long)node->ne[0], (long long)node->ne[1]);
 }
 
 static sp_status fit(const emitter *e, const int64_t values[N_TRACES], const trace_node *node, const char *what, sp_expr *out, sp_error *err) {
@@ -72,7 +102,7 @@ static sp_status fit_ne(const emitter *e, int index, sp_expr out[4], sp_error *e
 static sp_status emit_leaf(emitter *e, int index, sp_error *err) {
     const trace_node *node = &e->traces[0].nodes[index];
     int kind = 0;
-    sp_status status = leaf_kind(e, node, &kind, err);
+    sp_status status = leaf_kind(e, index, &kind, err);
     if (status != SP_OK) {
         return status;
     }
@@ -131,6 +161,9 @@ static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     }
     if (op == SP_OP_VIEW) {
         return emit_view(e, index, err);
+    }
+    if ((op == SP_OP_FLASH_ATTN_EXT || op == SP_OP_SOFT_MAX_EXT) && params[1] != 0) { /* max_bias */
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "its attention is biased by distance (ALiBi), which is not supported yet");
     }
     sp_tensor src[SP_PROGRAM_MAX_SRC];
     uint32_t n = 0;
@@ -242,6 +275,17 @@ static sp_status emit_nodes(emitter *e, trace *first, int output, sp_error *err)
     return status;
 }
 
+/*
+ * The most cells that the program is for. A LongRoPE model turns positions by other factors once the context is longer than what it was first trained
+ * for, and libllama chooses them when it builds the graph: the one that was traced is the short one's.
+ */
+static uint64_t most_cells(const sp_model *model) {
+    const uint64_t limit = 1u << 24;
+    bool longrope = gguf_find_tensor(model->gguf, "rope_factors_long.weight") >= 0;
+    uint64_t original = longrope ? sp_model_number(model, "rope.scaling.original_context_length") : 0;
+    return original > 0 && original < limit ? original : limit;
+}
+
 sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **bytes, uint64_t *size, sp_error *err) {
     *bytes = NULL;
     sp_status status = check_alike(traces, err);
@@ -257,7 +301,7 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **by
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     sp_graph_init(&e.graph);
-    uint64_t most_ctx = 1u << 24;
+    uint64_t most_ctx = most_cells(model);
     e.symbols[SYM_TOKENS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_TOKENS], 1, 512);
     e.symbols[SYM_KV] = sp_symbol(&e.graph, sp_trace_symbols[SYM_KV], 1, most_ctx);
     e.symbols[SYM_OUTPUTS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_OUTPUTS], 1, 512);

@@ -14,10 +14,6 @@
 #include "memory/os.h"
 #include "model/model_impl.h"
 
-static void log_nothing(enum ggml_log_level level, const char *text, void *user) {
-    (void)level, (void)text, (void)user;
-}
-
 static sp_status map_file(sp_model *model, const char *name, sp_error *err) {
     struct stat info;
     if (fstat(model->fd, &info) != 0 || !S_ISREG(info.st_mode)) {
@@ -86,15 +82,10 @@ static const char *text_value(const struct gguf_context *gguf, const char *key) 
 static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *err) {
     char path[64];
     snprintf(path, sizeof path, "/dev/fd/%d", model->fd);
-    ggml_backend_dev_t none[1] = {NULL};
-    struct llama_model_params params = llama_model_default_params();
-    params.vocab_only = true;
-    params.devices = none;
-    params.n_gpu_layers = 0;
-    model->vocab_model = llama_model_load_from_file(path, params);
+    model->vocab_model = sp_llama_load_vocabulary(path);
     if (!model->vocab_model) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't read its vocabulary (architecture \"%s\")", name,
-                       text_value(model->gguf, "general.architecture"));
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't use it (architecture \"%s\"): %s", name,
+                       text_value(model->gguf, "general.architecture"), sp_model_complaint());
     }
     model->vocab = llama_model_get_vocab(model->vocab_model);
     sp_model_info *info = &model->info;
@@ -106,7 +97,7 @@ static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *er
     return SP_OK;
 }
 
-static uint32_t number_value(const sp_model *model, const char *suffix) {
+uint32_t sp_model_number(const sp_model *model, const char *suffix) {
     char key[96];
     snprintf(key, sizeof key, "%s.%s", model->info.architecture, suffix);
     int64_t id = gguf_find_key(model->gguf, key);
@@ -120,8 +111,7 @@ static sp_status open_fd(int fd, const char *cache_folder, const char *name, con
         close(fd);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    ggml_log_set(log_nothing, NULL);
-    llama_log_set(log_nothing, NULL);
+    sp_model_quiet();
     model->fd = fd;
     pthread_mutex_init(&model->lock, NULL);
     model->options = options ? *options : (sp_model_options){0};
@@ -130,14 +120,20 @@ static sp_status open_fd(int fd, const char *cache_folder, const char *name, con
     if (status == SP_OK) {
         model->gguf = parse(model);
         status = model->gguf ? build_table(model, name, err)
-                             : sp_fail(err, SP_ERR_FORMAT, "%s: a damaged or truncated GGUF file: its header can't be read", name);
+                             : sp_fail(err, SP_ERR_FORMAT, "%s: a damaged or truncated GGUF file of %" PRIu64 " bytes: %s", name, model->size,
+                                       sp_model_complaint());
     }
     if (status == SP_OK) {
         snprintf(model->info.architecture, sizeof model->info.architecture, "%s", text_value(model->gguf, "general.architecture"));
         snprintf(model->info.name, sizeof model->info.name, "%s", text_value(model->gguf, "general.name"));
-        model->info.n_ctx_train = number_value(model, "context_length");
-        model->info.n_embd = number_value(model, "embedding_length");
-        model->info.n_layer = number_value(model, "block_count");
+        if (!model->info.architecture[0]) {
+            status = sp_fail(err, SP_ERR_FORMAT, "%s: no model: the file does not say its architecture (general.architecture)", name);
+        }
+    }
+    if (status == SP_OK) {
+        model->info.n_ctx_train = sp_model_number(model, "context_length");
+        model->info.n_embd = sp_model_number(model, "embedding_length");
+        model->info.n_layer = sp_model_number(model, "block_count");
         status = load_vocabulary(model, name, err);
     }
     if (status != SP_OK) {

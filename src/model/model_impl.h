@@ -39,10 +39,53 @@ typedef struct sp_cached_program {
 /* Traces libllama's graph; *bytes is malloc'ed. */
 sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err);
 
-/* ---- chat_shim.cpp ---- */
+/* The unsigned number at ARCHITECTURE.suffix; 0: none. */
+uint32_t sp_model_number(const sp_model *model, const char *suffix);
+
+/* Refuses a file whose layers libllama would crash on. */
+sp_status sp_model_check_layers(const sp_model *model, sp_error *err);
+
+/*
+ * guard.c: libllama's functions for files that nobody trusts: NULL or false where libllama refuses, asserts or throws; sp_model_complaint then has
+ * its words, until this thread's next call.
+ */
+void sp_model_quiet(void); /* keeps libllama and ggml from writing to standard error */
+const char *sp_model_complaint(void);
+struct llama_model *sp_llama_load_vocabulary(const char *path);
+struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf);
+struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params);
+bool sp_llama_decode(struct llama_context *context, const struct llama_batch *batch);
+
+typedef struct sp_tokenize_call {
+    const struct llama_vocab *vocab;
+    const char *text;
+    size_t length;
+    bool add_special, parse_special;
+    int32_t *tokens;
+    size_t capacity;
+    int32_t count; /* as llama_tokenize returns it */
+} sp_tokenize_call;
+bool sp_llama_tokenize(sp_tokenize_call *call);
+
+typedef struct sp_piece_call {
+    const struct llama_vocab *vocab;
+    int32_t token;
+    bool special;
+    char *text;
+    size_t capacity;
+    int32_t length; /* as llama_token_to_piece returns it */
+} sp_piece_call;
+bool sp_llama_to_piece(sp_piece_call *call);
+
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* ---- guard_shim.cpp ---- */
+/* Calls call(user); false, with the reason, if it threw or if an assertion of ggml or libllama failed. call must hold nothing that has to be freed.
+ */
+bool sp_shim_guard(void (*call)(void *user), void *user, char *why, size_t capacity);
+
+/* ---- chat_shim.cpp ---- */
 typedef struct sp_chat_templates sp_chat_templates;
 /* NULL on failure, with the reason. */
 sp_chat_templates *sp_shim_chat_open(const struct llama_model *model, char *why, size_t capacity);

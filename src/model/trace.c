@@ -97,10 +97,6 @@ static bool on_abort(void *user) {
     return true;
 }
 
-static void no_data(struct ggml_tensor *tensor, void *user) {
-    (void)tensor, (void)user;
-}
-
 static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t type_k, uint32_t type_v, watcher *w) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = n_ctx;
@@ -114,14 +110,15 @@ static struct llama_context *new_context(struct llama_model *model, uint32_t n_c
     params.cb_eval = on_node;
     params.cb_eval_user_data = w;
     params.abort_callback = on_abort;
-    return llama_init_from_model(model, params);
+    return sp_llama_new_context(model, &params);
 }
 
 static sp_status take_one(struct llama_model *llama, uint32_t type_k, uint32_t type_v, int which, trace *out, sp_error *err) {
     watcher w = {.trace = out};
     struct llama_context *context = new_context(llama, sizes[which].n_ctx, type_k, type_v, &w);
     if (!context) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types", sizes[which].n_ctx);
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", sizes[which].n_ctx,
+                       sp_model_complaint());
     }
     uint32_t n = sizes[which].n_tokens;
     struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
@@ -133,7 +130,7 @@ static sp_status take_one(struct llama_model *llama, uint32_t type_k, uint32_t t
         batch.logits[i] = i >= n - sizes[which].n_outputs;
     }
     batch.n_tokens = (int32_t)n;
-    llama_decode(context, batch);
+    bool decoded = sp_llama_decode(context, &batch);
     llama_batch_free(batch);
     llama_free(context);
     free(w.seen);
@@ -144,22 +141,34 @@ static sp_status take_one(struct llama_model *llama, uint32_t type_k, uint32_t t
     if (w.failed) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    return out->n ? SP_OK : sp_fail(err, SP_ERR_UNSUPPORTED, "libllama showed no graph");
+    return decoded && out->n ? SP_OK : sp_fail(err, SP_ERR_UNSUPPORTED, "libllama showed no graph: %s", sp_model_complaint());
+}
+
+/* Kinds of state and attention whose inputs are named and shaped like those of a plain cache, and mean something else. */
+static sp_status check_kind(const struct llama_model *llama, sp_error *err) {
+    const char *kind = llama_model_is_hybrid(llama)      ? "recurrent state beside attention"
+                       : llama_model_is_recurrent(llama) ? "recurrent state"
+                       : llama_model_has_encoder(llama)  ? "an encoder"
+                       : llama_model_is_diffusion(llama) ? "diffusion"
+                       : llama_model_n_swa(llama) > 0    ? "a sliding window"
+                                                         : NULL;
+    return kind ? sp_fail(err, SP_ERR_UNSUPPORTED, "%s, which it has, is not supported yet", kind) : SP_OK;
 }
 
 sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err) {
-    ggml_backend_dev_t none[1] = {NULL};
-    struct llama_model_params params = llama_model_default_params();
-    params.devices = none;
-    params.n_gpu_layers = 0;
-    params.use_extra_bufts = false;
-    struct llama_model *llama = llama_model_init_from_user(model->gguf, no_data, NULL, params);
+    sp_status status = sp_model_check_layers(model, err);
+    if (status != SP_OK) {
+        sp_fail_in(err, "architecture %s", model->info.architecture);
+        return status;
+    }
+    sp_model_quiet();
+    struct llama_model *llama = sp_llama_init_without_weights(model->gguf);
     if (!llama) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama does not know the architecture \"%s\", or the file lacks tensors of it",
-                       model->info.architecture);
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "architecture %s: libllama can't make a model of it: %s", model->info.architecture,
+                       sp_model_complaint());
     }
     trace traces[N_TRACES] = {0};
-    sp_status status = SP_OK;
+    status = check_kind(llama, err);
     for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
         if (model->options.progress) {
             model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
@@ -173,5 +182,8 @@ sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void
     for (int i = 0; i < N_TRACES; i++) {
         free(traces[i].nodes);
     }
-    return status == SP_OK ? SP_OK : sp_fail_in(err, "architecture %s", model->info.architecture);
+    if (status != SP_OK) {
+        sp_fail_in(err, "architecture %s", model->info.architecture);
+    }
+    return status;
 }

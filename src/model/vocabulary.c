@@ -11,8 +11,20 @@ sp_status sp_model_tokenize(const sp_model *model, const char *text, size_t leng
     if (length > INT32_MAX / 4 || capacity > INT32_MAX) {
         return sp_fail(err, SP_ERR_LIMIT, "%zu bytes are too many to tokenise at once", length);
     }
-    int32_t n = llama_tokenize(model->vocab, text, (int32_t)length, tokens, (int32_t)capacity, flags & SP_TOKENIZE_ADD_SPECIAL,
-                               flags & SP_TOKENIZE_PARSE_SPECIAL);
+    if (llama_vocab_type(model->vocab) == LLAMA_VOCAB_TYPE_NONE) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "the model has no vocabulary");
+    }
+    sp_tokenize_call call = {.vocab = model->vocab,
+                             .text = text,
+                             .length = length,
+                             .add_special = flags & SP_TOKENIZE_ADD_SPECIAL,
+                             .parse_special = flags & SP_TOKENIZE_PARSE_SPECIAL,
+                             .tokens = tokens,
+                             .capacity = capacity};
+    if (!sp_llama_tokenize(&call)) {
+        return sp_fail(err, SP_ERR_FORMAT, "the model's vocabulary can't tokenise: %s", sp_model_complaint());
+    }
+    int32_t n = call.count;
     if (n == INT32_MIN) {
         return sp_fail(err, SP_ERR_LIMIT, "the text has too many tokens");
     }
@@ -28,7 +40,12 @@ sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size
             return sp_fail(err, SP_ERR_RANGE, "token %d: the vocabulary has 0 to %u", tokens[i], model->info.n_vocab - 1);
         }
         char piece[512];
-        int32_t n = llama_token_to_piece(model->vocab, tokens[i], piece, sizeof piece, 0, flags & SP_DETOKENIZE_SPECIAL);
+        sp_piece_call call = {
+            .vocab = model->vocab, .token = tokens[i], .special = flags & SP_DETOKENIZE_SPECIAL, .text = piece, .capacity = sizeof piece};
+        if (llama_vocab_type(model->vocab) == LLAMA_VOCAB_TYPE_NONE || !sp_llama_to_piece(&call)) {
+            return sp_fail(err, SP_ERR_FORMAT, "the model's vocabulary has no text for token %d", tokens[i]);
+        }
+        int32_t n = call.length;
         if (n < 0) {
             return sp_fail(err, SP_ERR_LIMIT, "token %d has a text of %d bytes; at most %zu are handled", tokens[i], -n, sizeof piece);
         }
@@ -41,7 +58,8 @@ sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size
 }
 
 bool sp_model_is_end(const sp_model *model, int32_t token) {
-    return token >= 0 && (uint32_t)token < model->info.n_vocab && llama_vocab_is_eog(model->vocab, token);
+    return llama_vocab_type(model->vocab) != LLAMA_VOCAB_TYPE_NONE && token >= 0 && (uint32_t)token < model->info.n_vocab &&
+           llama_vocab_is_eog(model->vocab, token);
 }
 
 /* Takes role and content of each message; the strings belong to the array. */

@@ -1,0 +1,40 @@
+/* What libllama would believe, and follow a wild pointer for: checked before it sees the file. What it asserts instead is guarded (guard_shim.cpp).
+ */
+#include <inttypes.h>
+#include <stdio.h>
+
+#include "base/error.h"
+#include "model/model_impl.h"
+
+enum { MOST_LAYERS = 512 }; /* libllama's */
+
+static bool has(const sp_model *model, uint32_t layer, const char *suffix) {
+    char name[96];
+    snprintf(name, sizeof name, "blk.%" PRIu32 ".%s.weight", layer, suffix);
+    return gguf_find_tensor(model->gguf, name) >= 0;
+}
+
+/* Attention has its three products, as one tensor or in pieces; libllama takes a missing one for optional and uses it all the same. */
+static bool attention_is_whole(const sp_model *model, uint32_t layer) {
+    return has(model, layer, "attn_qkv") || has(model, layer, "attn_kv_a_mqa") ||
+           (has(model, layer, "attn_q") && has(model, layer, "attn_k") && has(model, layer, "attn_v"));
+}
+
+sp_status sp_model_check_layers(const sp_model *model, sp_error *err) {
+    if (model->info.n_layer < 1 || model->info.n_layer > MOST_LAYERS) {
+        return sp_fail(err, SP_ERR_FORMAT, "the file claims %" PRIu32 " layers; 1 to %d are possible", model->info.n_layer, MOST_LAYERS);
+    }
+    char key[96];
+    snprintf(key, sizeof key, "%s.attention.shared_kv_layers", model->info.architecture);
+    bool shared = gguf_find_key(model->gguf, key) >= 0; /* some layers use another's keys and values */
+    for (uint32_t i = 0; i < model->info.n_layer; i++) {
+        bool attends = has(model, i, "attn_norm") || has(model, i, "attn_output");
+        bool recurs = has(model, i, "ssm_in") || has(model, i, "ssm_out") || has(model, i, "time_mix_key");
+        if (!recurs && !(attends && (shared || attention_is_whole(model, i)))) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED,
+                           "layer %" PRIu32 " of %" PRIu32 " has no attention that is known, or the file lacks tensors of it", i,
+                           model->info.n_layer);
+        }
+    }
+    return SP_OK;
+}

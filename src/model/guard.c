@@ -1,0 +1,116 @@
+/* libllama's calls, each guarded: what it asserts, throws or logs becomes an error of ours. */
+#include <stdio.h>
+#include <string.h>
+
+#include "model/model_impl.h"
+
+/* The first complaint of libllama or ggml in this thread since the last call began; what follows tells less and less. */
+static _Thread_local char complaint[300];
+
+static void keep_errors(enum ggml_log_level level, const char *text, void *user) {
+    (void)user;
+    if (level != GGML_LOG_LEVEL_ERROR || complaint[0]) {
+        return;
+    }
+    const char *from = strstr(text, ": "); /* after the function's name */
+    snprintf(complaint, sizeof complaint, "%s", from ? from + 2 : text);
+    complaint[strcspn(complaint, "\n")] = 0;
+}
+
+void sp_model_quiet(void) {
+    ggml_log_set(keep_errors, NULL);
+    llama_log_set(keep_errors, NULL);
+    complaint[0] = 0;
+}
+
+const char *sp_model_complaint(void) {
+    return complaint[0] ? complaint : "no reason given";
+}
+
+typedef struct load_call {
+    const char *path;
+    struct gguf_context *gguf;
+    struct llama_model_params params;
+    struct llama_model *model;
+} load_call;
+
+static void ignore_tensor(struct ggml_tensor *tensor, void *user) {
+    (void)tensor, (void)user;
+}
+
+static void load(void *user) {
+    load_call *c = user;
+    c->model = c->path ? llama_model_load_from_file(c->path, c->params) : llama_model_init_from_user(c->gguf, ignore_tensor, NULL, c->params);
+}
+
+static struct llama_model *guarded_load(load_call call) {
+    ggml_backend_dev_t none[1] = {NULL};
+    call.params = llama_model_default_params();
+    call.params.vocab_only = call.path != NULL;
+    call.params.devices = none;
+    call.params.n_gpu_layers = 0;
+    call.params.use_extra_bufts = false;
+    complaint[0] = 0;
+    return sp_shim_guard(load, &call, complaint, sizeof complaint) ? call.model : NULL;
+}
+
+struct llama_model *sp_llama_load_vocabulary(const char *path) {
+    return guarded_load((load_call){.path = path});
+}
+
+struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf) {
+    return guarded_load((load_call){.gguf = gguf});
+}
+
+typedef struct context_call {
+    struct llama_model *model;
+    struct llama_context_params params;
+    struct llama_context *context;
+} context_call;
+
+static void init_context(void *user) {
+    context_call *c = user;
+    c->context = llama_init_from_model(c->model, c->params);
+}
+
+struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params) {
+    context_call call = {.model = model, .params = *params};
+    complaint[0] = 0;
+    return sp_shim_guard(init_context, &call, complaint, sizeof complaint) ? call.context : NULL;
+}
+
+typedef struct decode_call {
+    struct llama_context *context;
+    const struct llama_batch *batch;
+} decode_call;
+
+static void decode(void *user) {
+    decode_call *c = user;
+    llama_decode(c->context, *c->batch);
+}
+
+bool sp_llama_decode(struct llama_context *context, const struct llama_batch *batch) {
+    decode_call call = {.context = context, .batch = batch};
+    complaint[0] = 0;
+    return sp_shim_guard(decode, &call, complaint, sizeof complaint);
+}
+
+static void tokenize(void *user) {
+    sp_tokenize_call *c = user;
+    c->count = llama_tokenize(c->vocab, c->text, (int32_t)c->length, c->tokens, (int32_t)c->capacity, c->add_special, c->parse_special);
+}
+
+bool sp_llama_tokenize(sp_tokenize_call *call) {
+    complaint[0] = 0;
+    return sp_shim_guard(tokenize, call, complaint, sizeof complaint);
+}
+
+static void to_piece(void *user) {
+    sp_piece_call *c = user;
+    c->length = llama_token_to_piece(c->vocab, c->token, c->text, (int32_t)c->capacity, 0, c->special);
+}
+
+bool sp_llama_to_piece(sp_piece_call *call) {
+    complaint[0] = 0;
+    return sp_shim_guard(to_piece, call, complaint, sizeof complaint);
+}
