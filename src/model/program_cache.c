@@ -6,20 +6,21 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
 #include "base/error.h"
 #include "model/model_impl.h"
 #include "samepage/graph.h"
 
 /* Changes when a trace of the same model gives another program. */
-#define TRACE_VERSION 1
+#define TRACE_VERSION 2
 
 static bool cache_path(const sp_model *model, uint32_t type_k, uint32_t type_v, char *path, size_t capacity) {
     if (!model->cache_folder) {
         return false;
     }
     int n =
-        snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.sprg", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
+        snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.trace", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
     return n > 0 && (size_t)n < capacity;
 }
 
@@ -38,19 +39,34 @@ static bool is_verified(sp_model *model, const void *bytes, uint64_t size, sp_er
     return status == SP_OK;
 }
 
-static bool read_cached(sp_model *model, const char *path, void **bytes, uint64_t *size) {
+static XXH128_canonical_t digest(const void *bytes, uint64_t size) {
+    XXH128_canonical_t canonical;
+    XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes, size));
+    return canonical;
+}
+
+static bool read_whole(const char *path, void **bytes, uint64_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
     if (fd < 0) {
         return false;
     }
     struct stat info;
-    bool ok = fstat(fd, &info) == 0 && info.st_size > 0 && info.st_size < 64 << 20;
+    bool ok = fstat(fd, &info) == 0 && info.st_size > (off_t)sizeof(XXH128_canonical_t) && info.st_size < 64 << 20;
     *bytes = ok ? malloc((size_t)info.st_size) : NULL;
     ok = *bytes && read(fd, *bytes, (size_t)info.st_size) == info.st_size;
     close(fd);
     *size = ok ? (uint64_t)info.st_size : 0;
-    if (ok && is_verified(model, *bytes, *size, NULL)) {
-        return true;
+    return ok;
+}
+
+static bool read_cached(sp_model *model, const char *path, void **bytes, uint64_t *size) {
+    *bytes = NULL;
+    if (read_whole(path, bytes, size)) {
+        *size -= sizeof(XXH128_canonical_t);
+        XXH128_canonical_t wanted = digest(*bytes, *size);
+        if (memcmp((uint8_t *)*bytes + *size, &wanted, sizeof wanted) == 0 && is_verified(model, *bytes, *size, NULL)) {
+            return true;
+        }
     }
     free(*bytes);
     *bytes = NULL;
@@ -62,7 +78,8 @@ static void write_cached(const char *path, const void *bytes, uint64_t size) {
     char temporary[4300];
     snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, bytes, size) == (ssize_t)size && fsync(fd) == 0;
+    XXH128_canonical_t end = digest(bytes, size);
+    bool ok = fd >= 0 && write(fd, bytes, size) == (ssize_t)size && write(fd, &end, sizeof end) == sizeof end && fsync(fd) == 0;
     if (fd >= 0) {
         ok = close(fd) == 0 && ok;
     }
