@@ -277,13 +277,22 @@ static sp_status emit_nodes(emitter *e, trace *first, int output, sp_error *err)
 
 /*
  * The most cells that the program is for. A LongRoPE model turns positions by other factors once the context is longer than what it was first trained
- * for, and libllama chooses them when it builds the graph: the one that was traced is the short one's.
+ * for, and libllama chooses them when it builds the graph: those that were traced are the short ones, which every traced context must have had.
  */
-static uint64_t most_cells(const sp_model *model) {
-    const uint64_t limit = 1u << 24;
-    bool longrope = gguf_find_tensor(model->gguf, "rope_factors_long.weight") >= 0;
-    uint64_t original = longrope ? sp_model_number(model, "rope.scaling.original_context_length") : 0;
-    return original > 0 && original < limit ? original : limit;
+static sp_status most_cells(const emitter *e, uint64_t *most, sp_error *err) {
+    *most = 1u << 24;
+    if (gguf_find_tensor(e->model->gguf, "rope_factors_long.weight") < 0) {
+        return SP_OK;
+    }
+    uint64_t original = sp_model_number(e->model, "rope.scaling.original_context_length");
+    original = original ? original : e->model->info.n_ctx_train;
+    for (int t = 0; t < N_TRACES; t++) {
+        if (e->traces[t].symbols[SYM_CTX] > original) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "LongRoPE beyond %llu tokens is not supported yet", (unsigned long long)original);
+        }
+    }
+    *most = original < *most ? original : *most;
+    return SP_OK;
 }
 
 sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **bytes, uint64_t *size, sp_error *err) {
@@ -301,12 +310,15 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **by
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     sp_graph_init(&e.graph);
-    uint64_t most_ctx = most_cells(model);
-    e.symbols[SYM_TOKENS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_TOKENS], 1, 512);
-    e.symbols[SYM_KV] = sp_symbol(&e.graph, sp_trace_symbols[SYM_KV], 1, most_ctx);
-    e.symbols[SYM_OUTPUTS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_OUTPUTS], 1, 512);
-    e.symbols[SYM_CTX] = sp_symbol(&e.graph, sp_trace_symbols[SYM_CTX], 1, most_ctx);
-    status = emit_nodes(&e, &traces[0], output, err);
+    uint64_t most;
+    status = most_cells(&e, &most, err);
+    if (status == SP_OK) {
+        e.symbols[SYM_TOKENS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_TOKENS], 1, 512);
+        e.symbols[SYM_KV] = sp_symbol(&e.graph, sp_trace_symbols[SYM_KV], 1, most);
+        e.symbols[SYM_OUTPUTS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_OUTPUTS], 1, 512);
+        e.symbols[SYM_CTX] = sp_symbol(&e.graph, sp_trace_symbols[SYM_CTX], 1, most);
+        status = emit_nodes(&e, &traces[0], output, err);
+    }
     uint32_t length = 0;
     const void *built = status == SP_OK ? sp_graph_bytes(&e.graph, &length) : NULL;
     if (status == SP_OK && !built) {

@@ -57,6 +57,9 @@ static void set_metadata(builder *b) {
     set_u32(b, "attention.head_count_kv", w->n_head_kv);
     set_u32(b, "rope.dimension_count", w->n_embd / w->n_head);
     set_f32(b, "rope.freq_base", 500000);
+    if (w->n_ctx_original) {
+        set_u32(b, "rope.scaling.original_context_length", w->n_ctx_original);
+    }
     set_f32(b, "attention.layer_norm_rms_epsilon", 1e-5f);
 }
 
@@ -150,6 +153,10 @@ static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
     add(b, 0, width, 0, "output_norm.weight", 0);
     if (phi3) {
         add(b, w->type, width, n_vocab, "output.weight", 0);
+    }
+    if (w->n_ctx_original) {
+        add(b, 0, head / 2, 0, "rope_factors_long.weight", 0);
+        add(b, 0, head / 2, 0, "rope_factors_short.weight", 0);
     }
     for (uint32_t i = 0; i < w->n_layer; i++) {
         add(b, 0, width, 0, "blk.%u.attn_norm.weight", i);

@@ -9,7 +9,8 @@ typedef struct sp_synthetic {
     const char *vocabulary;   /* a GGUF whose vocabulary to take, or NULL: bytes and made-up words */
     uint32_t n_vocab;         /* ignored with a vocabulary */
     uint32_t n_layer, n_embd, n_head, n_head_kv, n_ff, n_ctx;
-    uint32_t type; /* of the matrices: SP_TYPE_F16, Q8_0 or Q4_0 */
+    uint32_t type;           /* of the matrices: SP_TYPE_F16, Q8_0 or Q4_0 */
+    uint32_t n_ctx_original; /* phi3: LongRoPE with other factors beyond this context; 0: none */
     uint64_t seed;
 } sp_synthetic;
 

@@ -82,6 +82,42 @@ static void test_architectures(void **state) {
     }
 }
 
+/* Phi 3 with two sets of rotation factors: right as far as the short ones reach, and no further. */
+static void test_longrope(void **state) {
+    (void)state;
+    char path[512], vocabulary[512];
+    sp_synthetic what = {.architecture = "phi3",
+                         .vocabulary = source_path(vocabulary, "models/pocket/pocket-q8_0.gguf"),
+                         .n_layer = 2,
+                         .n_embd = 128,
+                         .n_head = 4,
+                         .n_head_kv = 2,
+                         .n_ff = 256,
+                         .n_ctx = 8192,
+                         .n_ctx_original = 2048,
+                         .type = SP_TYPE_F16,
+                         .seed = 3};
+    sp_error err = {0};
+    const void *bytes = NULL;
+    uint64_t size;
+    must(sp_synthetic_write(&what, scratch_path(path, "longrope.gguf"), &err), &err);
+    compare_with_libllama(path, "cpu");
+    sp_model *model = open_model(path);
+    runner r = open_runner(model, "cpu", 2048);
+    uint64_t symbols[4] = {1, 256, 1, 2304};
+    sp_spec_limits limits = {.flops = UINT64_MAX, .temporary_bytes = UINT64_MAX};
+    sp_spec *spec = NULL;
+    assert_int_equal(sp_program_specialise(r.program, symbols, 4, &limits, &spec, &err), SP_ERR_RANGE);
+    close_runner(&r);
+    sp_model_close(model);
+    what.n_ctx_original = 1024;
+    must(sp_synthetic_write(&what, path, &err), &err);
+    model = open_model(path);
+    assert_int_equal(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err), SP_ERR_UNSUPPORTED);
+    sp_model_close(model);
+    unlink(path);
+}
+
 /* The folder of a test's own cache, empty. */
 static const char *new_cache(char out[512]) {
     scratch_path(out, "cache");
@@ -199,8 +235,10 @@ static void test_cache_types(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_pocket), cmocka_unit_test(test_pocket_on_separate_memory), cmocka_unit_test(test_architectures),
-        cmocka_unit_test(test_cache),  cmocka_unit_test(test_reads_no_weights),          cmocka_unit_test(test_cache_types),
+        cmocka_unit_test(test_pocket),        cmocka_unit_test(test_pocket_on_separate_memory),
+        cmocka_unit_test(test_architectures), cmocka_unit_test(test_longrope),
+        cmocka_unit_test(test_cache),         cmocka_unit_test(test_reads_no_weights),
+        cmocka_unit_test(test_cache_types),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
