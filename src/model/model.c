@@ -82,6 +82,7 @@ static const char *text_value(const struct gguf_context *gguf, const char *key) 
 static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *err) {
     char path[64];
     snprintf(path, sizeof path, "/dev/fd/%d", model->fd);
+    lseek(model->fd, 0, SEEK_SET); /* some systems open the same description again, with its offset */
     model->vocab_model = sp_llama_load_vocabulary(path);
     if (!model->vocab_model) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't use it (architecture \"%s\"): %s", name,
@@ -146,7 +147,7 @@ static sp_status open_fd(int fd, const char *cache_folder, const char *name, con
 
 sp_status sp_model_open_cached(const char *cache_folder, const char *path, const sp_model_options *options, sp_model **out, sp_error *err) {
     *out = NULL;
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     if (fd < 0) {
         int error = errno;
         return sp_fail(err, error == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path, error == ENOENT ? "no such file" : strerror(error));
@@ -180,8 +181,6 @@ void sp_model_close(sp_model *model) {
     if (model->vocab_model) {
         llama_model_free(model->vocab_model);
     }
-    gguf_free(model->gguf);
-    ggml_free(model->tensors);
     for (sp_cached_program *p = model->programs, *next; p; p = next) {
         next = p->next;
         free(p->bytes);
@@ -193,7 +192,12 @@ void sp_model_close(sp_model *model) {
     close(model->fd);
     free(model->entries);
     free(model->cache_folder);
-    free(model->meta_text);
+    for (int64_t i = 0; model->meta_texts && i < gguf_get_n_kv(model->gguf); i++) {
+        free(model->meta_texts[i]);
+    }
+    free(model->meta_texts);
+    gguf_free(model->gguf);
+    ggml_free(model->tensors);
     pthread_mutex_destroy(&model->lock);
     free(model);
 }
@@ -270,9 +274,13 @@ sp_status sp_model_meta(const sp_model *constant, const char *key, const char **
         return sp_fail(err, SP_ERR_UNSUPPORTED, "metadata \"%s\" is an array", key);
     }
     pthread_mutex_lock(&model->lock);
-    free(model->meta_text);
-    model->meta_text = strdup(text);
-    *out = model->meta_text;
+    if (!model->meta_texts) {
+        model->meta_texts = calloc((size_t)gguf_get_n_kv(model->gguf), sizeof *model->meta_texts);
+    }
+    if (model->meta_texts && !model->meta_texts[id]) {
+        model->meta_texts[id] = strdup(text);
+    }
+    *out = model->meta_texts ? model->meta_texts[id] : NULL;
     pthread_mutex_unlock(&model->lock);
     return *out ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
 }

@@ -24,8 +24,8 @@ struct sp_model {
     char *cache_folder; /* NULL: none */
     sp_model_options options;
     struct sp_cached_program *programs; /* by cache types */
-    char *meta_text;                    /* the last number that sp_model_meta gave */
-    pthread_mutex_t lock;               /* chat, programs, meta_text */
+    char **meta_texts;                  /* numbers that sp_model_meta gave as text, by key; they stay as long as the model */
+    pthread_mutex_t lock;               /* chat, programs, meta_texts */
 };
 
 /* A program of the model, in memory. */

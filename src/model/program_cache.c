@@ -80,9 +80,10 @@ static void write_cached(const char *path, const void *bytes, uint64_t size) {
     int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
     XXH128_canonical_t end = digest(bytes, size);
     bool ok = fd >= 0 && write(fd, bytes, size) == (ssize_t)size && write(fd, &end, sizeof end) == sizeof end && fsync(fd) == 0;
-    if (fd >= 0) {
-        ok = close(fd) == 0 && ok;
+    if (fd < 0) {
+        return; /* no folder, or another thread is at it */
     }
+    ok = close(fd) == 0 && ok;
     if (!ok || rename(temporary, path) != 0) {
         unlink(temporary);
     }

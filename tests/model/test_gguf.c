@@ -78,6 +78,9 @@ static void test_no_gguf(void **state) {
     write_bytes(path, "The red key is in the attic. It is not a model.", 47);
     expect_refused(path, SP_ERR_FORMAT, "not a GGUF file");
     unlink(path);
+    assert_int_equal(mkfifo(path, 0600), 0);
+    expect_refused(path, SP_ERR_IO, "not a file");
+    unlink(path);
 }
 
 static void test_truncated(void **state) {
@@ -227,6 +230,10 @@ static void test_good_file(void **state) {
     assert_string_equal(value, "llama");
     must(sp_model_meta(model, "llama.block_count", &value, &err), &err);
     assert_int_equal(atoi(value), info.n_layer);
+    const char *other = NULL;
+    must(sp_model_meta(model, "llama.embedding_length", &other, &err), &err);
+    assert_int_equal(atoi(other), info.n_embd);
+    assert_int_equal(atoi(value), info.n_layer); /* still there */
     assert_int_equal(sp_model_meta(model, "no.such.key", &value, &err), SP_ERR_NOT_FOUND);
     assert_int_equal(sp_model_meta(model, "tokenizer.ggml.tokens", &value, &err), SP_ERR_UNSUPPORTED);
     sp_weight_info weight;
