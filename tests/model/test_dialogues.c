@@ -64,10 +64,10 @@ static void dialogues(const char *device, char out[][512]) {
         session_say(s, SP_LLM_RESET, NULL);
         prompt_text(i, text, sizeof text);
         session_say(s, SP_LLM_USER, text);
-        snprintf(out[i], sizeof out[i], "%s|", s->text);
+        snprintf(out[i], sizeof out[i], "%.200s|", s->text);
         snprintf(text, sizeof text, "Where is the %s?", things[i % 10]);
         session_say(s, SP_LLM_USER, text);
-        strncat(out[i], s->text, sizeof out[i] - strlen(out[i]) - 1);
+        snprintf(out[i] + strlen(out[i]), sizeof out[i] - strlen(out[i]), "%.200s", s->text);
         assert_int_equal(s->done.reason, SP_LLM_END_TOKEN);
     }
     session_close(s);
