@@ -198,19 +198,59 @@ static void test_hostile_metadata(void **state) {
     unlink(good);
 }
 
-static void of_another_architecture(struct gguf_context *g) {
-    gguf_set_val_str(g, "general.architecture", "olmo2");
-    gguf_set_val_u32(g, "olmo2.block_count", 2);
+/* The same numbers under another architecture's name. */
+static void rename_architecture(struct gguf_context *g, const char *architecture) {
+    gguf_set_val_str(g, "general.architecture", architecture);
+    for (int64_t i = 0, n = gguf_get_n_kv(g); i < n; i++) {
+        const char *key = gguf_get_key(g, i);
+        char renamed[96];
+        if (strncmp(key, "llama.", 6) != 0) {
+            continue;
+        }
+        snprintf(renamed, sizeof renamed, "%s.%s", architecture, key + 6);
+        if (gguf_get_kv_type(g, i) == GGUF_TYPE_FLOAT32) {
+            gguf_set_val_f32(g, renamed, gguf_get_val_f32(g, i));
+        } else {
+            gguf_set_val_u32(g, renamed, gguf_get_val_u32(g, i));
+        }
+    }
 }
 
-/* An architecture that libllama knows and whose tensors are others. */
-static void test_wrong_tensors(void **state) {
+static void with_window(struct gguf_context *g) {
+    rename_architecture(g, "gemma2");
+    gguf_set_val_u32(g, "gemma2.attention.sliding_window", 512);
+}
+static void with_alibi(struct gguf_context *g) {
+    rename_architecture(g, "refact");
+}
+static void without_output(struct gguf_context *g) {
+    rename_architecture(g, "internlm2");
+}
+static void without_numbers(struct gguf_context *g) {
+    gguf_set_val_str(g, "general.architecture", "mamba");
+    gguf_set_val_u32(g, "mamba.block_count", 2);
+}
+
+/* Architectures that libllama knows, with state, attention or tensors that the program would get wrong. */
+static void test_unsupported(void **state) {
     (void)state;
+    static const struct {
+        change apply;
+        sp_status status;
+        const char *words;
+    } cases[] = {
+        {with_window, SP_ERR_UNSUPPORTED, "architecture gemma2: a sliding window, which it has, is not supported yet"},
+        {with_alibi, SP_ERR_UNSUPPORTED, "architecture refact: its attention is biased by distance (ALiBi), which is not supported yet"},
+        {without_output, SP_ERR_FORMAT, "architecture internlm2: the file lacks the tensor output.weight"},
+        {without_numbers, SP_ERR_UNSUPPORTED, "architecture mamba: libllama can't make a model of it: error loading model"},
+    };
     char good[512], changed[512];
     write_tiny(good, "llama", SP_TYPE_F16);
     scratch_path(changed, "changed.gguf");
-    write_changed(good, changed, of_another_architecture);
-    expect_refused(changed, SP_ERR_UNSUPPORTED, "olmo2");
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        write_changed(good, changed, cases[i].apply);
+        expect_refused(changed, cases[i].status, cases[i].words);
+    }
     unlink(changed);
     unlink(good);
 }
@@ -270,8 +310,8 @@ static void test_fingerprint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_gguf),          cmocka_unit_test(test_truncated),     cmocka_unit_test(test_damaged_header),
-        cmocka_unit_test(test_hostile_metadata), cmocka_unit_test(test_wrong_tensors), cmocka_unit_test(test_good_file),
+        cmocka_unit_test(test_no_gguf),          cmocka_unit_test(test_truncated),   cmocka_unit_test(test_damaged_header),
+        cmocka_unit_test(test_hostile_metadata), cmocka_unit_test(test_unsupported), cmocka_unit_test(test_good_file),
         cmocka_unit_test(test_fingerprint),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
