@@ -2,12 +2,12 @@
 #ifndef TESTS_SUPPORT_H
 #define TESTS_SUPPORT_H
 
-#include <stdarg.h>
-#include <stddef.h>
-#include <setjmp.h>
-#include <stdint.h>
 #include <cmocka.h>
 #include <llama.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,7 +88,8 @@ static inline void session_eval(session *s, const int32_t *tokens, uint32_t n, b
 }
 
 static inline void session_greedy(session *s, uint32_t n_ctx, int32_t max_tokens) {
-    sp_llm_config config = {.kind = SP_LLM_CONFIG, .n_ctx = n_ctx, .max_tokens = max_tokens, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
+    sp_llm_config config = {
+        .kind = SP_LLM_CONFIG, .n_ctx = n_ctx, .max_tokens = max_tokens, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
     session_ask(s, &config, sizeof config);
     assert_string_equal(s->problem, "");
 }
@@ -114,7 +115,8 @@ static inline session *session_open(const char *model_path, const char *device, 
     status = status ? status : sp_device_open(device, threads, &s->device, &err);
     status = status ? status : sp_model_open(s->host, model_path, NULL, &s->model, &err);
     status = status ? status : sp_module_load(s->host, bytes, size, &s->module, &err);
-    sp_actor_options options = {.device = s->device, .models = &s->model, .n_models = 1, .on_message = session_hear, .on_message_user = s, .inherit_stderr = true};
+    sp_actor_options options = {
+        .device = s->device, .models = &s->model, .n_models = 1, .on_message = session_hear, .on_message_user = s, .inherit_stderr = true};
     status = status ? status : sp_actor_spawn(s->host, s->module, &options, &s->actor, &err);
     if (status != SP_OK) {
         fail_msg("%s", err.message);

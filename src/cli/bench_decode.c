@@ -1,6 +1,6 @@
 /*
- * `samepage bench decode`: the guest against libllama, on the same file, with the same threads, in turns within one run. Ratios are what counts: the machine's
- * own speed drifts, and both sides drift with it.
+ * `samepage bench decode`: the guest against libllama, on the same file, with the same threads, in turns within one run. Ratios are what counts: the
+ * machine's own speed drifts, and both sides drift with it.
  */
 #include <errno.h>
 #include <jansson.h>
@@ -56,8 +56,8 @@ static double median(double *values, int n) {
 }
 
 /*
- * A text of exactly n tokens: whole words of the vocabulary, one after the other, as many as it takes. Both sides get the same ids. Returns a malloc'ed string, and
- * the ids in *tokens, or NULL.
+ * A text of exactly n tokens: whole words of the vocabulary, one after the other, as many as it takes. Both sides get the same ids. Returns a
+ * malloc'ed string, and the ids in *tokens, or NULL.
  */
 static char *text_of(const sp_model *model, uint32_t n, int32_t **tokens, sp_error *err) {
     static const char *const words[] = {" the", " cat", " is", " in", " box", " and", " a", " key"};
@@ -109,7 +109,8 @@ typedef struct sample {
     double ours, theirs, guest_share, guest_us;
 } sample;
 
-static sp_status measure_guest(sp_llm_client *guest, const char *text, uint32_t n_tokens, bool prefill, sp_llm_settings *settings, int n_decode, sample *out, sp_error *err) {
+static sp_status measure_guest(sp_llm_client *guest, const char *text, uint32_t n_tokens, bool prefill, sp_llm_settings *settings, int n_decode,
+                               sample *out, sp_error *err) {
     clock_marks marks = {0};
     sp_llm_events events = {.on_token = on_token, .user = &marks};
     sp_llm_done done;
@@ -145,8 +146,8 @@ static sp_status measure_peer(sp_peer *peer, const int32_t *tokens, uint32_t n_t
 }
 
 /* Both sides, in an order that changes from round to round. */
-static sp_status measure(sp_llm_client *guest, sp_peer *peer, const char *text, const int32_t *tokens, uint32_t n_tokens, bool prefill, sp_llm_settings *settings,
-                         int n_decode, int round, sample *out, sp_error *err) {
+static sp_status measure(sp_llm_client *guest, sp_peer *peer, const char *text, const int32_t *tokens, uint32_t n_tokens, bool prefill,
+                         sp_llm_settings *settings, int n_decode, int round, sample *out, sp_error *err) {
     sp_status status = SP_OK;
     for (int side = 0; status == SP_OK && side < 2; side++) {
         status = (side + round) % 2 ? measure_peer(peer, tokens, n_tokens, prefill, n_decode, out, err)
@@ -155,8 +156,8 @@ static sp_status measure(sp_llm_client *guest, sp_peer *peer, const char *text, 
     return status;
 }
 
-static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject *s, const phase *what, const bench_options *options, sp_llm_settings *settings,
-                             json_t *results, sp_error *err) {
+static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject *s, const phase *what, const bench_options *options,
+                             sp_llm_settings *settings, json_t *results, sp_error *err) {
     uint32_t n_tokens = what->prefill ? PREFILL : what->context ? what->context : DECODE_FROM;
     uint32_t room = sp_llm_ready_info(guest)->n_ctx - (uint32_t)s->decode_tokens - 8;
     n_tokens = n_tokens < room ? n_tokens : room;
@@ -181,13 +182,14 @@ static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject 
         return status;
     }
     int n = options->rounds, context = what->prefill ? 0 : (int)n_tokens;
-    double ratio = median(ratios, n), share = median(shares, n), us = median(guest_us, n), us_per_token = median(ours, n), peer_tps = median(theirs, n);
-    json_array_append_new(results, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model", s->name, "type", s->type, "phase", what->name, "context",
-                                             context, "samepage_tps", us_per_token, "libllama_tps", peer_tps, "ratio", ratio, "ratio_min", ratios[0], "ratio_max",
-                                             ratios[n - 1], "guest_us_per_step", us, "guest_share", share));
+    double ratio = median(ratios, n), share = median(shares, n), us = median(guest_us, n), us_per_token = median(ours, n),
+           peer_tps = median(theirs, n);
+    json_array_append_new(results, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model", s->name, "type", s->type, "phase",
+                                             what->name, "context", context, "samepage_tps", us_per_token, "libllama_tps", peer_tps, "ratio", ratio,
+                                             "ratio_min", ratios[0], "ratio_max", ratios[n - 1], "guest_us_per_step", us, "guest_share", share));
     if (!options->json) {
-        printf("%-12s %-6s %-8s %7d %10.1f %10.1f %7.3f  %.3f-%.3f %8.1f %7.2f %%\n", s->name, s->type, what->name, context, us_per_token, peer_tps, ratio, ratios[0],
-               ratios[n - 1], us, share * 100);
+        printf("%-12s %-6s %-8s %7d %10.1f %10.1f %7.3f  %.3f-%.3f %8.1f %7.2f %%\n", s->name, s->type, what->name, context, us_per_token, peer_tps,
+               ratio, ratios[0], ratios[n - 1], us, share * 100);
         fflush(stdout);
     }
     return SP_OK;
@@ -260,7 +262,8 @@ static sp_status bench_decode(const bench_options *options, json_t *results, sp_
     size_t n;
     sp_status status = choose(options, subjects, &n, err);
     if (status == SP_OK && !options->json) {
-        printf("%-12s %-6s %-8s %7s %10s %10s %7s  %-11s %8s %9s\n", "model", "type", "phase", "context", "samepage", "libllama", "ratio", "spread", "guest us", "share");
+        printf("%-12s %-6s %-8s %7s %10s %10s %7s  %-11s %8s %9s\n", "model", "type", "phase", "context", "samepage", "libllama", "ratio", "spread",
+               "guest us", "share");
     }
     for (size_t i = 0; status == SP_OK && i < n; i++) {
         status = bench_subject(&subjects[i], options, results, err);
@@ -279,10 +282,11 @@ int sp_cmd_bench(int argc, char **argv) {
         {0, "json", SP_OPT_FLAG, &o.json, 0, 0, NULL, "as JSON"},
         {0},
     };
-    int at = sp_options_parse(table, "bench", "decode [OPTION...]",
-                              "Measures the guest against libllama on the same file with the same threads, in turns: tokens per second, their ratio, and\n"
-                              "what a step of the guest costs outside of the device's computation.",
-                              argc > 1 && argv[1][0] != '-' ? argc - 1 : argc, argc > 1 && argv[1][0] != '-' ? argv + 1 : argv);
+    int at =
+        sp_options_parse(table, "bench", "decode [OPTION...]",
+                         "Measures the guest against libllama on the same file with the same threads, in turns: tokens per second, their ratio, and\n"
+                         "what a step of the guest costs outside of the device's computation.",
+                         argc > 1 && argv[1][0] != '-' ? argc - 1 : argc, argc > 1 && argv[1][0] != '-' ? argv + 1 : argv);
     if (at < 0) {
         return -1 - at;
     }
