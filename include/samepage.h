@@ -8,6 +8,7 @@
  *   model    a GGUF file, mapped once and shared by all actors, read-only
  *   module   compiled Wasm code
  *   actor    an instance of a module that is driven by messages, one step at a time, and is at rest between steps
+ *   session  a file of commits; each is an actor as it was at rest, with its memory
  *
  * Conventions
  *   - A function that can fail returns sp_status, SP_OK or negative, and takes an sp_error *err last, which may be NULL. On failure
@@ -15,8 +16,8 @@
  *   - Sizes and offsets are bytes in uint64_t or size_t. Strings are UTF-8; those that end in NUL are passed as const char * alone.
  *   - Whoever opens, closes. Closing NULL does nothing. An object must outlive what was made from it: a host its devices, models,
  *     modules and actors; a device and a model the actors that use them. Closing in another order is refused by no check: keep it.
- *   - sp_host, sp_device, sp_model and sp_module may be used from several threads at once. An sp_actor belongs to one thread at a time;
- *     sp_actor_interrupt alone may be called from any thread and from a signal handler.
+ *   - sp_host, sp_device, sp_model and sp_module may be used from several threads at once. An sp_actor and an sp_session belong to one thread at
+ *     a time; sp_actor_interrupt alone may be called from any thread and from a signal handler.
  */
 #ifndef SAMEPAGE_H
 #define SAMEPAGE_H
@@ -149,6 +150,16 @@ typedef enum sp_module_kind {
 } sp_module_kind;
 SP_API sp_module_kind sp_module_get_kind(const sp_module *module);
 
+/* 256 bits (BLAKE2b) over the module's bytes, as 64 hex digits: what a session names it by. */
+SP_API const char *sp_module_hash(const sp_module *module);
+
+/*
+ * Can actors of this module be frozen and forked? Decided at load, from its bytes. An actor at rest is its linear memory and its mutable globals,
+ * those of C's stack pointer and the like included, which need not be exported. SP_ERR_UNSUPPORTED says what does not fit and where: a command,
+ * code that changes a table or drops a segment, a mutable global that holds a reference, a start function, an instruction that is not known.
+ */
+SP_API sp_status sp_module_check_freeze(const sp_module *module, sp_error *err);
+
 /* ---- actors ---- */
 
 typedef struct sp_actor sp_actor;
@@ -235,6 +246,154 @@ typedef struct sp_actor_stats {
     uint64_t device_bytes; /* temporaries held on the device */
 } sp_actor_stats;
 SP_API void sp_actor_get_stats(const sp_actor *actor, sp_actor_stats *out);
+
+/* ---- sessions: actors as files ----
+ *
+ * A session is one file (docs/snapshot.md), an append-only log. A commit in it is an actor at rest: the pages of its memory, its globals, its
+ * programs and regions, its unread messages. Nothing in it depends on the device, the machine or the process. Commits form a tree; each stays
+ * reachable until sp_session_compact. A folder of sessions is a store: files in one folder can share pages (sp_session_fork). The hidden files
+ * named ".base-..." beside them hold pages that forks share: leave them alone, sp_session_remove and sp_session_compact clear them away.
+ *
+ * A session that is open for writing holds a lock on its file. Actors thawed from it don't need it to stay open: they map the file itself.
+ */
+
+enum { SP_COMMIT_NAME_MAX = 63, SP_COMMIT_NOTE_MAX = 4096, SP_SESSION_MODELS_MAX = 16 };
+
+typedef struct sp_session sp_session;
+
+typedef struct sp_commit {
+    uint64_t number;                   /* 1, 2, ... in the order in which they were made */
+    uint64_t parent;                   /* number of the commit that it continued; 0: none */
+    uint64_t time_ns;                  /* when it was made, since 1970, UTC */
+    uint64_t memory_bytes;             /* size of the linear memory */
+    uint64_t file_bytes;               /* what it added to the file */
+    char name[SP_COMMIT_NAME_MAX + 1]; /* "" if it has none */
+    const void *note;                  /* what the caller stored with it (sp_freeze_options) */
+    size_t note_bytes;
+} sp_commit;
+
+typedef struct sp_session_info {
+    char id[33];     /* of the file, random: 32 hex digits; another after sp_session_compact */
+    char module[65]; /* sp_module_hash of the module */
+    uint32_t n_models;
+    char models[SP_SESSION_MODELS_MAX][33]; /* sp_model_fingerprint of each */
+    uint64_t head;                          /* number of the commit that sp_actor_thaw takes for 0; 0: there is none yet */
+    uint64_t own_bytes;                     /* that the file takes on the disk */
+    uint64_t shared_bytes;                  /* of pages that its commits use and that lie in files which it shares */
+    bool is_shared;                         /* other sessions use pages of this file */
+    uint64_t ignored_bytes;                 /* at the end of the file, left by a crash or damaged: no commit */
+    bool read_only;
+} sp_session_info;
+
+/*
+ * Creates the file (mode 0600) for actors of this module and these models, without commits. SP_ERR_STATE: the path exists. SP_ERR_UNSUPPORTED: the
+ * module can't be frozen. SP_ERR_IO. *out is NULL on failure, and no file stays behind.
+ */
+SP_API sp_status sp_session_create(const char *path, const sp_module *module, sp_model *const *models, size_t n_models, sp_session **out,
+                                   sp_error *err);
+
+/*
+ * Opens a file: its list of commits is read, no pages. For writing, it is locked: SP_ERR_BUSY names the process that holds it. read_only needs no
+ * lock and shows the commits that there are now. SP_ERR_NOT_FOUND, also where a file that it shares pages with is gone. SP_ERR_UNSUPPORTED: a
+ * newer version of the format. SP_ERR_FORMAT: no session, or damaged; a tail that a crash left behind the last commit is no damage.
+ */
+SP_API sp_status sp_session_open(const char *path, bool read_only, sp_session **out, sp_error *err);
+SP_API void sp_session_close(sp_session *session);
+
+SP_API void sp_session_get_info(const sp_session *session, sp_session_info *out);
+/* Called by what takes long: verify, compact, fork, export. progress may be NULL. */
+SP_API void sp_session_set_progress(sp_session *session, sp_progress progress, void *user);
+
+/* The commits, in the order in which they were made. What these return is valid until the session is changed or closed. */
+SP_API uint64_t sp_session_count(const sp_session *session);
+SP_API const sp_commit *sp_session_at(const sp_session *session, uint64_t index);   /* NULL: index is not below the count */
+SP_API const sp_commit *sp_session_get(const sp_session *session, uint64_t number); /* 0: the head. NULL: there is none */
+SP_API const sp_commit *sp_session_find(const sp_session *session, const char *name);
+
+/*
+ * Makes a commit the head: what is frozen from an actor thawed there continues it, and what came after stays reachable by its number. Durable when
+ * this returns; takes 4 KiB. SP_ERR_NOT_FOUND, and sp_actor_freeze's.
+ */
+SP_API sp_status sp_session_set_head(sp_session *session, uint64_t number, sp_error *err);
+/* Gives a commit a name, at most 63 bytes, taken from whoever bore it; "" takes its name away. As above. */
+SP_API sp_status sp_session_set_name(sp_session *session, uint64_t number, const char *name, sp_error *err);
+
+typedef struct sp_freeze_options {
+    const char *name; /* or NULL */
+    const void *note; /* small: what a list of commits shall show; or NULL */
+    size_t note_bytes;
+} sp_freeze_options;
+
+/*
+ * Commits an actor at rest: the pages that changed since it was last frozen in, or thawed from, this session; else all of them. The commit is
+ * durable, and the session's head, when this returns. options may be NULL, number too. The actor goes on as if nothing had been.
+ * What programs wrote on a device with memory of its own is brought back first.
+ * SP_ERR_STATE: the actor is dead or in a step; or an earlier sync failed, so that what is on the disk is unknown: close the session and open it.
+ * SP_ERR_UNSUPPORTED: the module can't be frozen, or the session is read-only. SP_ERR_ARGUMENT: another module or other models than the session's,
+ * with both; a name or note that is too long. SP_ERR_IO: the disk is full, the file was changed by somebody else, ...: the commits before stand.
+ * SP_ERR_NO_MEMORY, SP_ERR_LIMIT, SP_ERR_DEVICE. Only a failure of the guest's file (SP_ERR_IO where its memory was lost) kills the actor.
+ */
+SP_API sp_status sp_actor_freeze(sp_actor *actor, sp_session *session, const sp_freeze_options *options, uint64_t *number, sp_error *err);
+
+/*
+ * An actor as it was at a commit; number 0: the head. Its pages are mapped, and read when they are touched: the cost does not depend on the memory's
+ * size. options as for sp_actor_spawn: the device may be another than before, the models must be the same, limits hold from now on. The guest's
+ * sp_resumed is called with options->seed, or a fresh seed. *out is NULL on failure.
+ * SP_ERR_NOT_FOUND: no such commit. SP_ERR_ARGUMENT: another module or model, with what was expected and what was found. SP_ERR_FORMAT: damaged.
+ * SP_ERR_LIMIT: it has more than the limits allow. sp_actor_spawn's and, from sp_resumed, sp_actor_step's.
+ *
+ * The file is never changed in place nor truncated by this library. If somebody else truncates it, or its disk fails, the actor dies (SP_ERR_IO
+ * from its next step), not the process.
+ */
+SP_API sp_status sp_actor_thaw(sp_host *host, sp_module *module, const sp_actor_options *options, sp_session *session, uint64_t number,
+                               sp_actor **out, sp_error *err);
+
+/*
+ * Another actor that is what this one is, in this process. They share pages until one writes them; the first fork after a change copies the memory
+ * once. options may be NULL: then as the parent was spawned, with a fresh seed; else as for sp_actor_thaw. The guest's sp_resumed is called in the
+ * child. The child outlives its parent. *out is NULL on failure; the parent goes on.
+ */
+SP_API sp_status sp_actor_fork(sp_actor *actor, const sp_actor_options *options, sp_actor **out, sp_error *err);
+
+/*
+ * A new session at path with one commit of this one (0: the head), without parent. In the same folder the files share pages and nothing is copied,
+ * whatever becomes of this session later; elsewhere, or where the file system has no hard links, its pages are copied. Does not need the lock. The
+ * file appears whole or not at all. SP_ERR_STATE: the path exists. SP_ERR_NOT_FOUND, SP_ERR_FORMAT, SP_ERR_IO.
+ */
+SP_API sp_status sp_session_fork(sp_session *session, uint64_t number, const char *path, sp_error *err);
+
+/*
+ * Keeps the head and the commits that have a name, in a new file that replaces the old one: a commit's parent becomes its nearest kept ancestor,
+ * numbers begin at 1 again. The session stays open, on the new file. Actors that map the old one keep it alive. On failure the old file stands,
+ * unless the message says that the folder could not be synced.
+ */
+SP_API sp_status sp_session_compact(sp_session *session, sp_error *err);
+
+/* Reads everything, shared pages too, and compares every checksum. SP_ERR_FORMAT says which commit is damaged. */
+SP_API sp_status sp_session_verify(sp_session *session, sp_error *err);
+
+typedef struct sp_export_options {
+    uint64_t number;        /* the commit to export, alone; 0: all of them */
+    int compression;        /* zstd's level, 1 to 19; 0: none */
+    const char *passphrase; /* encrypts; NULL: no encryption */
+} sp_export_options;
+
+/*
+ * Writes a file that stands alone. Without compression and encryption it is a session file like any other; compressed it is one in a zstd frame;
+ * encrypted it is that in libsodium's secretstream, its key made from the passphrase by Argon2id. The path must not exist (SP_ERR_STATE); the file
+ * appears whole or not at all, mode 0600. options may be NULL.
+ */
+SP_API sp_status sp_session_export(sp_session *session, const char *path, const sp_export_options *options, sp_error *err);
+
+/*
+ * Makes a session at path of an exported file, of whichever of the three kinds; everything in it is verified. passphrase may be NULL.
+ * SP_ERR_ARGUMENT: encrypted, and no or another passphrase. SP_ERR_STATE: path exists. SP_ERR_FORMAT, SP_ERR_UNSUPPORTED, SP_ERR_IO.
+ */
+SP_API sp_status sp_session_import(const char *exported, const char *path, const char *passphrase, sp_progress progress, void *progress_user,
+                                   sp_error *err);
+
+/* Removes a session's file, and what no other session shares with it. SP_ERR_NOT_FOUND, SP_ERR_BUSY: somebody holds it, SP_ERR_IO. */
+SP_API sp_status sp_session_remove(const char *path, sp_error *err);
 
 #ifdef __cplusplus
 }
