@@ -4,16 +4,18 @@
 #   make test          build, and pass the tests
 #   make build         the release binary alone: build/samepage
 #   make asan tsan     the unit tests under sanitizers
+#   make fuzz          each fuzzing target for FUZZ_SECONDS (60), with sanitizers; the figures at the end
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
 #   make clean         remove the build folders (the dependencies' cache stays)
 
 PREFIX ?= /usr/local
+FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
-SOURCES = $(shell find src include guest tests '(' -name '*.[ch]' -o -name '*.cpp' ')')
+SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.cpp' ')')
 
-.PHONY: demo test build dependencies asan tsan check-darwin check-format format tidy install clean help
+.PHONY: demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -43,6 +45,12 @@ asan tsan: dependencies
 	@cmake --build --preset $@
 	ctest --test-dir build-$@ --output-on-failure --no-tests=error --label-regex unit
 
+fuzz: dependencies
+	@mkdir -p build-fuzz
+	@cmake --preset fuzz >build-fuzz/configure.log 2>&1 || { cat build-fuzz/configure.log; exit 1; }
+	@cmake --build --preset fuzz
+	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)
 	@echo "check-format: $(words $(SOURCES)) files are formatted"
@@ -60,4 +68,4 @@ install: build
 	cmake --install build --prefix $(PREFIX)
 
 clean:
-	rm -rf build build-debug build-asan build-tsan
+	rm -rf build build-debug build-asan build-tsan build-fuzz
