@@ -42,6 +42,7 @@ static struct {
 static sampler sampling;
 static text_stream answer;
 static uint8_t *config_bytes; /* the last CONFIG, with what follows it */
+static uint32_t config_size;
 static const char *stops[64];
 static uint32_t stop_lengths[64];
 
@@ -210,6 +211,10 @@ static int32_t set_system(const char *text, uint32_t length) {
 }
 
 static int32_t tell_history(void) {
+    sampling.config.n_ctx = engine_n_ctx(); /* what was asked for may have been 0 */
+    sampling.config.n_batch = engine_n_batch();
+    memcpy(config_bytes, &sampling.config, sizeof sampling.config);
+    sp_send(config_bytes, config_size);
     for (uint32_t i = 0; i < n_turns; i++) {
         sp_llm_turn head = {.kind = SP_LLM_TURN, .role = turns[i].role, .length = turns[i].length};
         send_with_text(&head, sizeof head, turns[i].text, turns[i].length);
@@ -226,6 +231,11 @@ static int32_t evaluate(const uint8_t *bytes, uint32_t size) {
     }
     if (head.n_tokens > engine_n_ctx() - actor.n_past) {
         return fail("the tokens do not fit the context");
+    }
+    if (head.assume) {
+        memcpy(actor.context + actor.n_past, bytes + sizeof head, head.n_tokens * sizeof *actor.context);
+        actor.n_past += head.n_tokens;
+        return nothing_to_do();
     }
     actor.todo = malloc(head.n_tokens * sizeof *actor.todo);
     if (!actor.todo) {
@@ -280,7 +290,12 @@ static int32_t configure(const uint8_t *bytes, uint32_t size) {
     memcpy(kept, bytes, size);
     free(config_bytes);
     config_bytes = kept;
-    bool first = !engine_is_open();
+    config_size = size;
+    bool first = !engine_is_open(), reseed = first || config.has_seed;
+    if (!reseed) { /* the seed that was given stays, and so does the generator */
+        config.has_seed = sampling.config.has_seed;
+        config.seed = sampling.config.seed;
+    }
     sampling.config = config;
     sampling.biases = (const sp_llm_bias *)(config_bytes + sizeof config);
     const char *wrong = take_stops(config_bytes + sizeof config + config.n_bias * sizeof(sp_llm_bias), config_bytes + size);
@@ -294,7 +309,7 @@ static int32_t configure(const uint8_t *bytes, uint32_t size) {
     if (wrong) {
         return fail(wrong);
     }
-    if (first || config.has_seed) {
+    if (reseed) {
         sampler_seed(&sampling, config.has_seed ? config.seed : sp_seed());
     }
     sp_llm_ready ready = {.kind = SP_LLM_READY, .n_ctx = engine_n_ctx(), .n_vocab = llm_model.n_vocab, .state_bytes = engine_state_bytes()};

@@ -9,7 +9,8 @@
 
 /* ---- to the actor ---- */
 enum {
-    SP_LLM_CONFIG = 1,     /* sp_llm_config, then logit biases, then stop strings; first message; later ones change sampling alone */
+    SP_LLM_CONFIG = 1,     /* sp_llm_config, then logit biases, then stop strings; first message; later ones change sampling alone, and
+                              the generator only if they bring a seed */
     SP_LLM_SYSTEM = 2,     /* sp_llm_text: the system message from now on; the conversation starts anew */
     SP_LLM_USER = 3,       /* sp_llm_text: a turn of the user; the answer follows */
     SP_LLM_COMPLETE = 4,   /* sp_llm_text: raw text after which to continue; the conversation starts anew */
@@ -17,7 +18,7 @@ enum {
     SP_LLM_STOP = 6,       /* sp_llm_simple: end the answer now; SP_LLM_DONE follows */
     SP_LLM_RESET = 7,      /* sp_llm_simple: forget the conversation, keep the system message */
     SP_LLM_EVAL = 8,       /* sp_llm_eval, then n_tokens ids: evaluate them after what is there; SP_LLM_LOGITS follows for the last, or for each */
-    SP_LLM_HISTORY = 9,    /* sp_llm_simple: tell the conversation so far: SP_LLM_TURN for each message, then SP_LLM_DONE */
+    SP_LLM_HISTORY = 9,    /* sp_llm_simple: tell what there is: SP_LLM_CONFIG as it holds now, SP_LLM_TURN for each message, then SP_LLM_DONE */
 };
 
 typedef struct sp_llm_simple {
@@ -57,8 +58,8 @@ typedef struct sp_llm_text {
 typedef struct sp_llm_eval {
     uint32_t kind;
     uint32_t n_tokens;
-    uint32_t each; /* 1: logits for each token; 0: for the last */
-    uint32_t reserved;
+    uint32_t each;   /* 1: logits for each token; 0: for the last */
+    uint32_t assume; /* 1: compute nothing: the cells of these tokens hold their state already, put there from outside; no logits */
 } sp_llm_eval;
 
 /* ---- from the actor ---- */
