@@ -151,6 +151,29 @@ static sp_status open_candidate(const candidate *c, int threads, sp_device *devi
     return probe_import(device, err);
 }
 
+static void close_ggml(sp_device *device) {
+    ggml_backend_free(device->backend);
+    ggml_threadpool_free(device->pool);
+    pthread_mutex_destroy(&device->run_lock);
+    free(device);
+}
+
+static const sp_device_ops ggml_ops = {
+    .close = close_ggml,
+    .weights_open = sp_ggml_weights_open,
+    .weights_close = sp_ggml_weights_close,
+    .memory_open = sp_ggml_memory_open,
+    .memory_close = sp_ggml_memory_close,
+    .memory_address = sp_ggml_memory_address,
+    .memory_sync = sp_ggml_memory_sync,
+    .workspace_open = sp_ggml_workspace_open,
+    .workspace_close = sp_ggml_workspace_close,
+    .workspace_bytes = sp_ggml_workspace_bytes,
+    .prepare = sp_ggml_prepare,
+    .execute = sp_ggml_execute,
+    .executable_close = sp_ggml_executable_close,
+};
+
 sp_status sp_device_open(const char *name, int threads, sp_device **out, sp_error *err) {
     *out = NULL;
     if (threads < 0 || threads > 512) {
@@ -173,27 +196,13 @@ sp_status sp_device_open(const char *name, int threads, sp_device **out, sp_erro
     if (!device) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
+    device->ops = &ggml_ops;
     pthread_mutex_init(&device->run_lock, NULL);
     sp_status status = open_candidate(&list[at], threads, device, err);
     if (status != SP_OK) {
-        sp_device_close(device);
+        close_ggml(device);
         return status;
     }
     *out = device;
-    return SP_OK;
-}
-
-void sp_device_close(sp_device *device) {
-    if (!device) {
-        return;
-    }
-    ggml_backend_free(device->backend);
-    ggml_threadpool_free(device->pool);
-    pthread_mutex_destroy(&device->run_lock);
-    free(device);
-}
-
-sp_status sp_device_describe(const sp_device *device, sp_device_info *out) {
-    *out = device->info;
     return SP_OK;
 }

@@ -1,4 +1,4 @@
-/* Inside the device layer: what the ggml devices (cpu, vulkan, metal, discrete) have in common. */
+/* Inside the device layer: what the ggml devices (cpu, vulkan, metal, discrete) have in common. Every handle starts as device/ops.h says. */
 #ifndef SP_DEVICE_DEVICE_IMPL_H
 #define SP_DEVICE_DEVICE_IMPL_H
 
@@ -9,8 +9,10 @@
 #include <pthread.h>
 
 #include "device/device.h"
+#include "device/ops.h"
 
 struct sp_device {
+    const sp_device_ops *ops;
     sp_device_info info;
     ggml_backend_dev_t dev;
     ggml_backend_t backend;
@@ -22,6 +24,7 @@ struct sp_device {
 };
 
 struct sp_device_memory {
+    const sp_device_ops *ops;
     sp_device *device;
     uint8_t *base;
     uint64_t length;
@@ -30,12 +33,29 @@ struct sp_device_memory {
 };
 
 struct sp_workspace {
+    const sp_device_ops *ops;
     sp_device *device;
     uint64_t limit;
     ggml_gallocr_t allocator;
     uint64_t bytes;
     uint64_t generation; /* counts the times that the allocator's buffer moved */
 };
+
+/* The ggml devices' side of device.h; see there. */
+sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
+                               sp_error *err);
+void sp_ggml_weights_close(sp_device_weights *weights);
+sp_status sp_ggml_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
+void sp_ggml_memory_close(sp_device_memory *memory);
+uint64_t sp_ggml_memory_address(const sp_device_memory *memory);
+sp_status sp_ggml_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);
+sp_status sp_ggml_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err);
+void sp_ggml_workspace_close(sp_workspace *workspace);
+uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace);
+sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                          uint32_t n_weights, sp_executable **out, sp_error *err);
+sp_status sp_ggml_execute(sp_executable *executable, sp_error *err);
+void sp_ggml_executable_close(sp_executable *executable);
 
 /* One weight where mul_mat wants it (packed, if the device has a faster layout) or where anything else does. Thread-safe. */
 sp_status sp_device_weights_get(sp_device_weights *weights, uint32_t index, bool for_product, struct ggml_tensor **out, sp_error *err);

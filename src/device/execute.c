@@ -24,6 +24,7 @@ typedef struct id_check {
 } id_check;
 
 struct sp_executable {
+    const sp_device_ops *ops;
     sp_workspace *workspace;
     struct ggml_context *context;
     struct ggml_cgraph *graph;
@@ -46,7 +47,7 @@ typedef struct lowering {
     struct ggml_tensor **packed;  /* weights in the layout for products; NULL where not wanted */
 } lowering;
 
-sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {
+sp_status sp_ggml_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {
     *out = NULL;
     sp_workspace *workspace = calloc(1, sizeof *workspace);
     if (workspace) {
@@ -56,20 +57,21 @@ sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspac
         free(workspace);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
+    workspace->ops = device->ops;
     workspace->device = device;
     workspace->limit = limit_bytes;
     *out = workspace;
     return SP_OK;
 }
 
-void sp_workspace_close(sp_workspace *workspace) {
+void sp_ggml_workspace_close(sp_workspace *workspace) {
     if (workspace) {
         ggml_gallocr_free(workspace->allocator);
         free(workspace);
     }
 }
 
-uint64_t sp_workspace_bytes(const sp_workspace *workspace) {
+uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace) {
     return workspace->bytes;
 }
 
@@ -318,8 +320,8 @@ static sp_status prepare(lowering *l, sp_error *err) {
     return status == SP_OK ? allocate(x, err) : status;
 }
 
-sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
-                            uint32_t n_weights, sp_executable **out, sp_error *err) {
+sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                          uint32_t n_weights, sp_executable **out, sp_error *err) {
     *out = NULL;
     for (uint32_t i = 0; i < spec->n_tensors; i++) {
         if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot >= n_weights) {
@@ -334,12 +336,13 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
     if (!x) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
+    x->ops = workspace->ops;
     x->workspace = workspace;
     lowering l = {.x = x, .spec = spec, .bindings = bindings, .weights = weights};
     status = prepare(&l, err);
     free(l.tensors);
     if (status != SP_OK) {
-        sp_executable_close(x);
+        sp_ggml_executable_close(x);
         return status;
     }
     *out = x;
@@ -368,7 +371,7 @@ static sp_status take_ids(sp_executable *x, sp_error *err) {
     return SP_OK;
 }
 
-sp_status sp_device_execute(sp_executable *x, sp_error *err) {
+sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     sp_status status = x->generation == x->workspace->generation ? SP_OK : allocate(x, err);
     if (status == SP_OK) {
         status = take_ids(x, err);
@@ -384,7 +387,7 @@ sp_status sp_device_execute(sp_executable *x, sp_error *err) {
     return done ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "%s failed: %s", device->info.name, why);
 }
 
-void sp_executable_close(sp_executable *x) {
+void sp_ggml_executable_close(sp_executable *x) {
     if (!x) {
         return;
     }

@@ -34,7 +34,7 @@ static sp_status open_shared(sp_device_memory *memory, sp_error *err) {
                : sp_fail(err, SP_ERR_DEVICE, "%s can't share %llu bytes: %s", memory->device->info.name, (unsigned long long)memory->length, why);
 }
 
-sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
+sp_status sp_ggml_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
     *out = NULL;
     uint64_t alignment = device->info.import_alignment;
     if ((uintptr_t)base % alignment || length % alignment || length == 0) {
@@ -45,17 +45,17 @@ sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, 
     if (!memory) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    *memory = (sp_device_memory){.device = device, .base = base, .length = length};
+    *memory = (sp_device_memory){.ops = device->ops, .device = device, .base = base, .length = length};
     sp_status status = device->separate ? open_beside(memory, err) : open_shared(memory, err);
     if (status != SP_OK) {
-        sp_device_memory_close(memory);
+        sp_ggml_memory_close(memory);
         return status;
     }
     *out = memory;
     return SP_OK;
 }
 
-void sp_device_memory_close(sp_device_memory *memory) {
+void sp_ggml_memory_close(sp_device_memory *memory) {
     if (!memory) {
         return;
     }
@@ -66,12 +66,12 @@ void sp_device_memory_close(sp_device_memory *memory) {
     free(memory);
 }
 
-uint64_t sp_device_memory_address(const sp_device_memory *memory) {
+uint64_t sp_ggml_memory_address(const sp_device_memory *memory) {
     /* ggml-vulkan's buffers have a made-up base; an imported one is the guest's pages. */
     return (uint64_t)(uintptr_t)(memory->beside ? memory->beside : memory->base);
 }
 
-sp_status sp_device_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
+sp_status sp_ggml_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
     if (!sp_range_within(offset, length, memory->length)) {
         return sp_fail(err, SP_ERR_RANGE, "sync of [%llu, +%llu) of a region of %llu bytes", (unsigned long long)offset, (unsigned long long)length,
                        (unsigned long long)memory->length);

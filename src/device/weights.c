@@ -18,6 +18,7 @@ typedef struct weight {
 } weight;
 
 struct sp_device_weights {
+    const sp_device_ops *ops;
     sp_device *device;
     const uint8_t *base;
     uint32_t n;
@@ -31,20 +32,21 @@ struct sp_device_weights {
     void *progress_user;
 };
 
-sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
-                                 sp_error *err) {
+sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
+                               sp_error *err) {
     *out = NULL;
     sp_device_weights *w = calloc(1, sizeof *w);
     if (!w) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    *w = (sp_device_weights){.device = device, .base = table->base, .n = table->n, .progress = progress, .progress_user = progress_user};
+    *w = (sp_device_weights){
+        .ops = device->ops, .device = device, .base = table->base, .n = table->n, .progress = progress, .progress_user = progress_user};
     pthread_mutex_init(&w->lock, NULL);
     w->weights = calloc(table->n, sizeof *w->weights);
     w->buffers = calloc((size_t)table->n * 2, sizeof *w->buffers);
     w->context = ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * (table->n * 2 + 1), .no_alloc = true});
     if (!w->weights || !w->buffers || !w->context) {
-        sp_device_weights_close(w);
+        sp_ggml_weights_close(w);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     for (uint32_t i = 0; i < table->n; i++) {
@@ -59,7 +61,7 @@ sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table
     return SP_OK;
 }
 
-void sp_device_weights_close(sp_device_weights *w) {
+void sp_ggml_weights_close(sp_device_weights *w) {
     if (!w) {
         return;
     }

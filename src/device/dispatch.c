@@ -1,0 +1,75 @@
+/* The interface of the layer: each call goes to the kind of device that made the handle. */
+#include "device/ops.h"
+
+static const sp_device_ops *ops_of(const void *handle) {
+    return ((const sp_device_handle *)handle)->ops;
+}
+
+void sp_device_close(sp_device *device) {
+    if (device) {
+        ops_of(device)->close(device);
+    }
+}
+
+sp_status sp_device_describe(const sp_device *device, sp_device_info *out) {
+    *out = ((const sp_device_head *)(const void *)device)->info;
+    return SP_OK;
+}
+
+sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
+                                 sp_error *err) {
+    return ops_of(device)->weights_open(device, table, progress, progress_user, out, err);
+}
+
+void sp_device_weights_close(sp_device_weights *weights) {
+    if (weights) {
+        ops_of(weights)->weights_close(weights);
+    }
+}
+
+sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
+    return ops_of(device)->memory_open(device, base, length, out, err);
+}
+
+void sp_device_memory_close(sp_device_memory *memory) {
+    if (memory) {
+        ops_of(memory)->memory_close(memory);
+    }
+}
+
+uint64_t sp_device_memory_address(const sp_device_memory *memory) {
+    return ops_of(memory)->memory_address(memory);
+}
+
+sp_status sp_device_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
+    return ops_of(memory)->memory_sync(memory, offset, length, direction, err);
+}
+
+sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {
+    return ops_of(device)->workspace_open(device, limit_bytes, out, err);
+}
+
+void sp_workspace_close(sp_workspace *workspace) {
+    if (workspace) {
+        ops_of(workspace)->workspace_close(workspace);
+    }
+}
+
+uint64_t sp_workspace_bytes(const sp_workspace *workspace) {
+    return ops_of(workspace)->workspace_bytes(workspace);
+}
+
+sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                            uint32_t n_weights, sp_executable **out, sp_error *err) {
+    return ops_of(workspace)->prepare(workspace, spec, bindings, weights, n_weights, out, err);
+}
+
+sp_status sp_device_execute(sp_executable *executable, sp_error *err) {
+    return ops_of(executable)->execute(executable, err);
+}
+
+void sp_executable_close(sp_executable *executable) {
+    if (executable) {
+        ops_of(executable)->executable_close(executable);
+    }
+}
