@@ -2,8 +2,33 @@
 #include "base/error.h"
 
 #include <stdarg.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+
+/*
+ * Names in messages come from guests and files, and messages go to terminals: control characters become blanks, as bytes (C0) and in UTF-8 (C1). A
+ * character that was cut at the end is taken away.
+ */
+static void make_one_line(char *text) {
+    unsigned char *s = (unsigned char *)text;
+    size_t n = strlen(text);
+    for (size_t i = 0; i < n; i++) {
+        bool c1 = s[i] == 0xc2 && s[i + 1] >= 0x80 && s[i + 1] < 0xa0;
+        if (s[i] < 0x20 || s[i] == 0x7f || c1) {
+            s[i] = ' ';
+            s[i + 1] = c1 ? ' ' : s[i + 1];
+        }
+    }
+    size_t start = n;
+    while (start && n - start < 4 && (s[start - 1] & 0xc0) == 0x80) {
+        start--;
+    }
+    if (start && s[start - 1] >= 0xc0) {
+        size_t length = s[start - 1] >= 0xf0 ? 4 : s[start - 1] >= 0xe0 ? 3 : 2;
+        s[start - 1 + length <= n ? n : start - 1] = 0;
+    }
+}
 
 sp_status sp_fail(sp_error *err, sp_status code, const char *format, ...) {
     if (err) {
@@ -11,6 +36,7 @@ sp_status sp_fail(sp_error *err, sp_status code, const char *format, ...) {
         va_start(args, format);
         vsnprintf(err->message, sizeof err->message, format, args);
         va_end(args);
+        make_one_line(err->message);
         err->status = code;
     }
     return code;
