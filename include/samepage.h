@@ -77,6 +77,8 @@ typedef struct sp_host_options {
     /* Folder for compiled modules and traced programs, made with mode 0700 when missing; NULL: XDG_CACHE_HOME/samepage
      * (or ~/.cache/samepage); "": no cache. */
     const char *cache_dir;
+    /* Bytes of stack that Wasm code may use, 0: 1 MiB. A thread that runs actors has 1 MiB more than that, at least. */
+    size_t wasm_stack_bytes;
 } sp_host_options;
 
 /* options may be NULL. *out is NULL on failure. SP_ERR_UNSUPPORTED if the linked Wasmtime does not fit its headers. */
@@ -164,18 +166,25 @@ SP_API sp_status sp_module_check_freeze(const sp_module *module, sp_error *err);
 
 typedef struct sp_actor sp_actor;
 
-/* What a guest may use up. 0 means the default. Every limit is reported by name when it is hit. */
+/* What a guest may use up. 0 means the default. An error about a limit names it. */
 typedef struct sp_limits {
-    uint64_t memory_bytes;    /* linear memory; default 4 GiB */
-    uint64_t step_ms;         /* guest code in one step; default 10,000 */
-    uint32_t regions;         /* open at once; default 64 */
-    uint32_t programs;        /* open at once; default 64 */
-    uint64_t program_bytes;   /* size of one program; default 16 MiB */
-    uint64_t temporary_bytes; /* of one run on the device; default 4 GiB */
-    uint64_t run_flops;       /* estimated work of one run; default 10^15 */
-    uint64_t message_bytes;   /* one message, either way; default 16 MiB */
-    uint32_t messages;        /* unread, in each direction; default 1,024 */
-    uint64_t output_bytes;    /* of standard output and error together; default 1 GiB */
+    uint64_t memory_bytes;    /* bytes of linear memory; default 4 GiB; memory.grow beyond it gives -1 */
+    uint64_t table_elements;  /* elements of a Wasm table; default 1,048,576; table.grow beyond it gives -1 */
+    uint64_t step_ms;         /* milliseconds of guest code in one step; default 10,000; commands have it only when it is given */
+    uint64_t regions;         /* regions open at once; default 64 */
+    uint64_t shared_bytes;    /* bytes in open regions; default 4 GiB */
+    uint64_t programs;        /* programs open at once; default 64 */
+    uint64_t program_bytes;   /* bytes of one program; default 16 MiB */
+    uint64_t prepared_bytes;  /* bytes that prepared programs hold; default 1 GiB; those not used for longest are dropped first */
+    uint64_t temporary_bytes; /* bytes of temporaries of one run; default 4 GiB */
+    uint64_t run_flops;       /* estimated operations of one run; default 10^15 */
+    uint64_t run_ms;          /* milliseconds of one run on the device; default 60,000 */
+    uint64_t device_ms;       /* milliseconds of all runs on the device; default 86,400,000 */
+    uint64_t text_bytes;      /* bytes of one text to tokenise, write out or format; default 16 MiB */
+    uint64_t message_bytes;   /* bytes of one message; default 16 MiB; either way */
+    uint64_t messages;        /* messages unread; default 1,024 */
+    uint64_t sent_messages;   /* messages sent in one step; default 65,536 */
+    uint64_t output_bytes;    /* bytes of standard output and error; default 1 GiB; together */
 } sp_limits;
 
 /* A folder that a command may see under another name. */

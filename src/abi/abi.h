@@ -21,9 +21,9 @@ enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16 };
 
 struct sp_host {
     wasm_engine_t *engine;
-    wasmtime_linker_t *linker;
-    char *cache_dir;  /* NULL: no cache */
-    pthread_t ticker; /* advances the epoch while guest code runs, so that limits and interruption take effect */
+    wasmtime_linker_t *linker, *actor_linker; /* imports of commands; of actors */
+    char *cache_dir;                          /* NULL: no cache */
+    pthread_t ticker;                         /* advances the epoch while guest code runs, so that limits and interruption take effect */
     atomic_bool stop;
     atomic_int running;
     pthread_mutex_t lock; /* weights */
@@ -47,7 +47,8 @@ struct sp_module {
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
     sp_module_kind kind;
-    uint64_t hash[2]; /* XXH3-128 of the bytes */
+    uint8_t hash[32];      /* BLAKE2b of the bytes: the name of compiled code must not be open to collisions */
+    uint64_t memory_bytes; /* size of the memory at the start */
 };
 
 /* A folder for the host's caches, below cache_dir; NULL, without an error, if there is no cache or it can't be trusted. Malloc'ed. */
@@ -69,6 +70,7 @@ typedef struct sp_prepared {
     sp_executable *executable; /* NULL: free */
     uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
     uint64_t last_use;
+    uint64_t bytes; /* what it holds */
 } sp_prepared;
 
 typedef struct sp_loaded {
@@ -102,7 +104,8 @@ struct sp_actor {
     sp_workspace *workspace; /* opened with the first program */
     sp_region *regions;
     sp_loaded *programs;
-    uint64_t uses; /* counts runs, for the age of prepared programs */
+    uint64_t prepared_bytes; /* what all prepared programs hold */
+    uint64_t uses;           /* counts runs, for the age of prepared programs */
     sp_executable *submitted[SP_MAX_SUBMITTED];
     uint32_t n_submitted;
     sp_message *inbox, **inbox_end;
@@ -110,7 +113,8 @@ struct sp_actor {
     sp_error last_error; /* what the guest's last failing call said */
     atomic_bool interrupted;
     bool in_guest, dead, done;
-    uint64_t step_started, step_device_ns, output_bytes;
+    sp_status stopped; /* why guest code was stopped from outside: SP_ERR_INTERRUPTED, SP_ERR_LIMIT; else SP_OK */
+    uint64_t step_started, step_device_ns, step_sent;
     sp_actor_stats stats;
 };
 
@@ -119,8 +123,11 @@ uint64_t sp_now_ns(void);
 /* Checks [pointer, pointer + size) against the linear memory; NULL, with *err, when it lies outside. */
 void *sp_guest_range(sp_actor *actor, uint32_t pointer, uint64_t size, sp_error *err);
 
-/* Defines every import of samepage/abi.h. */
+/*
+ * Defines every import of samepage/abi.h; for actors, takes away what WASI has to wait with: nothing would stop a guest that sleeps.
+ */
 sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err);
+sp_status sp_imports_restrict(wasmtime_linker_t *linker, sp_error *err);
 
 /* The subjects of the imports; each returns what the guest gets: a count or handle, or a negative status with *err filled. */
 int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_error *err);

@@ -2,6 +2,7 @@
 #include <errno.h>
 #include <ggml.h>
 #include <pthread.h>
+#include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,7 @@ static void *tick(void *user) {
     return NULL;
 }
 
-static wasm_engine_t *new_engine(void) {
+static wasm_engine_t *new_engine(size_t wasm_stack_bytes) {
     wasm_config_t *config = wasm_config_new();
     wasmtime_memory_creator_t creator = {.new_memory = sp_memory_creator_new};
     wasmtime_config_host_memory_creator_set(config, &creator);
@@ -44,7 +45,7 @@ static wasm_engine_t *new_engine(void) {
     wasmtime_config_memory_guard_size_set(config, 32ull << 20);
     wasmtime_config_epoch_interruption_set(config, true);
     wasmtime_config_cranelift_opt_level_set(config, WASMTIME_OPT_LEVEL_SPEED);
-    wasmtime_config_max_wasm_stack_set(config, 1u << 20);
+    wasmtime_config_max_wasm_stack_set(config, wasm_stack_bytes ? wasm_stack_bytes : 1u << 20);
     /* What guests don't need is not there to be attacked. */
     wasmtime_config_wasm_memory64_set(config, false);
     wasmtime_config_wasm_multi_memory_set(config, false);
@@ -85,11 +86,16 @@ static bool make_folders(char *path) {
     return mkdir(path, 0700) == 0 || errno == EEXIST;
 }
 
+static bool is_ours_alone(const struct stat *info) {
+    return S_ISDIR(info->st_mode) && info->st_uid == geteuid() && !(info->st_mode & (S_IWGRP | S_IWOTH));
+}
+
+/* Compiled code is loaded from there: nobody else may write to the folder, nor to the one that it stands in, where it could be exchanged. */
 char *sp_host_cache_folder(const sp_host *host, const char *name) {
     char *path = host->cache_dir ? join(host->cache_dir, name) : NULL;
-    struct stat info;
-    /* Compiled code is loaded from there: nobody else may write to it. */
-    if (path && make_folders(path) && stat(path, &info) == 0 && info.st_uid == geteuid() && !(info.st_mode & (S_IWGRP | S_IWOTH))) {
+    struct stat outer, inner;
+    if (path && make_folders(path) && stat(host->cache_dir, &outer) == 0 && is_ours_alone(&outer) && lstat(path, &inner) == 0 &&
+        is_ours_alone(&inner)) {
         return path;
     }
     free(path);
@@ -143,39 +149,55 @@ static bool values_fit(wasm_engine_t *engine) {
 
 /* ---- opening and closing ---- */
 
+static sp_status define_imports(wasmtime_linker_t *linker, sp_error *err) {
+    wasmtime_error_t *error = wasmtime_linker_define_wasi(linker);
+    if (error) {
+        wasmtime_error_delete(error);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "can't define WASI");
+    }
+    return sp_imports_define(linker, err);
+}
+
+static void free_host(sp_host *host) {
+    wasmtime_linker_delete(host->linker);
+    wasmtime_linker_delete(host->actor_linker);
+    wasm_engine_delete(host->engine);
+    pthread_mutex_destroy(&host->lock);
+    free(host->cache_dir);
+    free(host);
+}
+
 sp_status sp_host_open(const sp_host_options *options, sp_host **out, sp_error *err) {
     *out = NULL;
-    sp_host *host = calloc(1, sizeof *host);
+    sp_host *host = sodium_init() < 0 ? NULL : calloc(1, sizeof *host);
     if (!host) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     pthread_mutex_init(&host->lock, NULL);
     const char *dir = options ? options->cache_dir : NULL;
     host->cache_dir = !dir ? default_cache_dir() : *dir ? strdup(dir) : NULL;
-    host->engine = new_engine();
+    host->engine = new_engine(options ? options->wasm_stack_bytes : 0);
     host->linker = wasmtime_linker_new(host->engine);
+    host->actor_linker = wasmtime_linker_new(host->engine);
     sp_status status = SP_OK;
     if (!values_fit(host->engine)) {
         status =
             sp_fail(err, SP_ERR_UNSUPPORTED, "the Wasmtime library was built with other features than its headers say: build both from one source");
     }
     if (status == SP_OK) {
-        status = sp_imports_define(host->linker, err);
+        status = define_imports(host->linker, err);
     }
-    wasmtime_error_t *error = status == SP_OK ? wasmtime_linker_define_wasi(host->linker) : NULL;
-    if (error) {
-        wasmtime_error_delete(error);
-        status = sp_fail(err, SP_ERR_NO_MEMORY, "can't define WASI");
+    if (status == SP_OK) {
+        status = define_imports(host->actor_linker, err);
+    }
+    if (status == SP_OK) {
+        status = sp_imports_restrict(host->actor_linker, err);
     }
     if (status == SP_OK && pthread_create(&host->ticker, NULL, tick, host) != 0) {
         status = sp_fail(err, SP_ERR_NO_MEMORY, "can't start a thread");
     }
     if (status != SP_OK) {
-        host->stop = true; /* there is no ticker to join */
-        wasmtime_linker_delete(host->linker);
-        wasm_engine_delete(host->engine);
-        free(host->cache_dir);
-        free(host);
+        free_host(host); /* there is no ticker to join */
         return status;
     }
     *out = host;
@@ -188,11 +210,7 @@ void sp_host_close(sp_host *host) {
     }
     atomic_store(&host->stop, true);
     pthread_join(host->ticker, NULL);
-    wasmtime_linker_delete(host->linker);
-    wasm_engine_delete(host->engine);
-    pthread_mutex_destroy(&host->lock);
-    free(host->cache_dir);
-    free(host);
+    free_host(host);
 }
 
 /* ---- weights, shared ---- */

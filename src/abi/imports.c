@@ -3,6 +3,8 @@
 #include <string.h>
 
 #include "abi/abi.h"
+#include "abi/limits.h"
+#include "abi/memory_creator.h"
 #include "base/checked.h"
 
 void *sp_guest_range(sp_actor *actor, uint32_t pointer, uint64_t size, sp_error *err) {
@@ -134,8 +136,13 @@ static int64_t model_program(sp_actor *actor, raw v, sp_error *err) {
     return status == SP_OK ? give(actor, bytes, size, u(v, 3), u(v, 4), err) : status;
 }
 
+/* The services' work grows with the text and can't be stopped in the middle. */
+static bool text_fits(sp_actor *actor, uint64_t length, sp_error *err) {
+    return length <= actor->limits.text_bytes || sp_limit_reached(&actor->limits, SP_LIMIT_text_bytes, length, err) == SP_OK;
+}
+
 static int64_t tokenize(sp_actor *actor, raw v, sp_error *err) {
-    sp_model *model = model_of(actor, v, err);
+    sp_model *model = text_fits(actor, u(v, 2), err) ? model_of(actor, v, err) : NULL;
     const char *text = model ? sp_guest_range(actor, u(v, 1), u(v, 2), err) : NULL;
     void *out = text ? sp_guest_range(actor, u(v, 4), (uint64_t)u(v, 5) * sizeof(int32_t), err) : NULL;
     if (!out) {
@@ -150,7 +157,7 @@ static int64_t tokenize(sp_actor *actor, raw v, sp_error *err) {
 }
 
 static int64_t detokenize(sp_actor *actor, raw v, sp_error *err) {
-    sp_model *model = model_of(actor, v, err);
+    sp_model *model = text_fits(actor, (uint64_t)u(v, 2) * sizeof(int32_t), err) ? model_of(actor, v, err) : NULL;
     const int32_t *tokens = model ? sp_guest_range(actor, u(v, 1), (uint64_t)u(v, 2) * sizeof(int32_t), err) : NULL;
     char *out = tokens ? sp_guest_range(actor, u(v, 4), u(v, 5), err) : NULL;
     if (!out) {
@@ -170,7 +177,7 @@ static int64_t token_is_end(sp_actor *actor, raw v, sp_error *err) {
 }
 
 static int64_t chat_format(sp_actor *actor, raw v, sp_error *err) {
-    sp_model *model = model_of(actor, v, err);
+    sp_model *model = text_fits(actor, u(v, 2), err) ? model_of(actor, v, err) : NULL;
     const char *json = model ? sp_guest_range(actor, u(v, 1), u(v, 2), err) : NULL;
     if (!json) {
         return err->status;
@@ -206,8 +213,12 @@ static int64_t send(sp_actor *actor, raw v, sp_error *err) {
         return err->status;
     }
     if (u(v, 1) > actor->limits.message_bytes) {
-        return sp_fail(err, SP_ERR_LIMIT, "the message has %u bytes; the limit is %llu", u(v, 1), (unsigned long long)actor->limits.message_bytes);
+        return sp_limit_reached(&actor->limits, SP_LIMIT_message_bytes, u(v, 1), err);
     }
+    if (actor->step_sent == actor->limits.sent_messages) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_sent_messages, actor->step_sent + 1, err);
+    }
+    actor->step_sent++;
     if (actor->on_message) {
         actor->on_message(actor->on_message_user, bytes, u(v, 1));
     }
@@ -266,6 +277,9 @@ static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_
     (void)count;
     const import *it = env;
     sp_actor *actor = wasmtime_context_get_data(wasmtime_caller_context(caller));
+    if (!actor->memory) { /* a start section calls before the instance is there */
+        actor->memory = sp_memory_creator_take();
+    }
     sp_error err = {0};
     int64_t result = it->call(actor, values, &err);
     if (it->long_result) {
@@ -279,24 +293,41 @@ static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_
     return NULL;
 }
 
-sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err) {
-    for (size_t i = 0; i < sizeof imports / sizeof imports[0]; i++) {
-        const import *it = &imports[i];
-        wasm_valtype_t *params[8], *results[1] = {wasm_valtype_new(it->long_result ? WASM_I64 : WASM_I32)};
-        for (int p = 0; p < it->n_params; p++) {
-            params[p] = wasm_valtype_new(WASM_I32);
-        }
-        wasm_valtype_vec_t in, out;
-        wasm_valtype_vec_new(&in, (size_t)it->n_params, params);
-        wasm_valtype_vec_new(&out, 1, results);
-        wasm_functype_t *type = wasm_functype_new(&in, &out);
-        wasmtime_error_t *error =
-            wasmtime_linker_define_func_unchecked(linker, "samepage", 8, it->name, strlen(it->name), type, dispatch, (void *)(uintptr_t)it, NULL);
-        wasm_functype_delete(type);
-        if (error) {
-            wasmtime_error_delete(error);
-            return sp_fail(err, SP_ERR_NO_MEMORY, "can't define the import %s", it->name);
-        }
+static sp_status define(wasmtime_linker_t *linker, const char *module, const import *it, wasmtime_func_unchecked_callback_t callback, sp_error *err) {
+    wasm_valtype_t *params[8], *results[1] = {wasm_valtype_new(it->long_result ? WASM_I64 : WASM_I32)};
+    for (int p = 0; p < it->n_params; p++) {
+        params[p] = wasm_valtype_new(WASM_I32);
+    }
+    wasm_valtype_vec_t in, out;
+    wasm_valtype_vec_new(&in, (size_t)it->n_params, params);
+    wasm_valtype_vec_new(&out, 1, results);
+    wasm_functype_t *type = wasm_functype_new(&in, &out);
+    wasmtime_error_t *error = wasmtime_linker_define_func_unchecked(linker, module, strlen(module), it->name, strlen(it->name), type, callback,
+                                                                    (void *)(uintptr_t)it, NULL);
+    wasm_functype_delete(type);
+    if (error) {
+        wasmtime_error_delete(error);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "can't define the import %s", it->name);
     }
     return SP_OK;
+}
+
+sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err) {
+    sp_status status = SP_OK;
+    for (size_t i = 0; status == SP_OK && i < sizeof imports / sizeof imports[0]; i++) {
+        status = define(linker, "samepage", &imports[i], dispatch, err);
+    }
+    return status;
+}
+
+static wasm_trap_t *not_supported(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *values, size_t count) {
+    (void)env, (void)caller, (void)count;
+    values[0].i32 = 58; /* WASI's ENOTSUP */
+    return NULL;
+}
+
+sp_status sp_imports_restrict(wasmtime_linker_t *linker, sp_error *err) {
+    static const import poll = {.name = "poll_oneoff", .n_params = 4};
+    wasmtime_linker_allow_shadowing(linker, true);
+    return define(linker, "wasi_snapshot_preview1", &poll, not_supported, err);
 }

@@ -1,76 +1,31 @@
-/* Modules: compiled once, the compilation kept in the host's cache; what a guest must and must not have. */
-#include <errno.h>
-#include <fcntl.h>
-#include <stdio.h>
+/* Modules: compiled once; what a guest must and must not have. */
+#include <sodium.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
-#include <xxhash.h>
 
 #include "abi/abi.h"
+#include "abi/module_cache.h"
 
 static sp_status take_error(wasmtime_error_t *error, sp_status code, const char *what, sp_error *err) {
     wasm_name_t text;
     wasmtime_error_message(error, &text);
     int length = text.size > 300 ? 300 : (int)text.size;
-    for (int i = 0; i < length; i++) { /* one line */
-        text.data[i] = text.data[i] == '\n' ? ' ' : text.data[i];
-    }
     sp_fail(err, code, "%s: %.*s", what, length, text.data);
     wasm_name_delete(&text);
     wasmtime_error_delete(error);
     return code;
 }
 
-/* The cache file of a module, malloc'ed, or NULL where there is no cache. */
-static char *cache_path(const sp_module *module) {
-    char *folder = sp_host_cache_folder(module->host, "modules");
-    char *path = folder ? malloc(strlen(folder) + 128) : NULL;
-    if (path) {
-        sprintf(path, "%s/%016llx%016llx-%s.cwasm", folder, (unsigned long long)module->hash[0], (unsigned long long)module->hash[1],
-                WASMTIME_VERSION);
-    }
-    free(folder);
-    return path;
-}
-
-static void save(const sp_module *module, const char *path) {
-    wasm_byte_vec_t bytes;
-    wasmtime_error_t *error = wasmtime_module_serialize(module->module, &bytes);
-    if (error) {
-        wasmtime_error_delete(error); /* a cache that can't be written costs time, nothing else */
-        return;
-    }
-    char temporary[4200];
-    snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-    int fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool ok = fd >= 0 && write(fd, bytes.data, bytes.size) == (ssize_t)bytes.size;
-    if (fd >= 0) {
-        ok = close(fd) == 0 && ok;
-    }
-    if (!ok || rename(temporary, path) != 0) {
-        unlink(temporary);
-    }
-    wasm_byte_vec_delete(&bytes);
-}
-
 static sp_status compile(sp_module *module, const void *bytes, size_t size, sp_error *err) {
-    char *path = cache_path(module);
-    if (path && access(path, R_OK) == 0) {
-        wasmtime_error_t *error = wasmtime_module_deserialize_file(module->host->engine, path, &module->module);
-        if (!error) {
-            free(path);
-            return SP_OK;
-        }
-        wasmtime_error_delete(error); /* made by another build, or damaged: compile again */
-        unlink(path);
+    if (sp_module_cache_load(module)) {
+        return SP_OK;
     }
     wasmtime_error_t *error = wasmtime_module_new(module->host->engine, bytes, size, &module->module);
-    if (!error && path) {
-        save(module, path);
+    if (error) {
+        return take_error(error, SP_ERR_FORMAT, "not a module that can be run", err);
     }
-    free(path);
-    return error ? take_error(error, SP_ERR_FORMAT, "not a module that can be run", err) : SP_OK;
+    sp_module_cache_save(module);
+    return SP_OK;
 }
 
 static sp_status check_imports(const sp_module *module, sp_error *err) {
@@ -93,26 +48,55 @@ static sp_status check_imports(const sp_module *module, sp_error *err) {
     return status;
 }
 
+static bool is_named(const wasm_name_t *name, const char *text) {
+    return name->size == strlen(text) && memcmp(name->data, text, name->size) == 0;
+}
+
+/* A function without parameters that returns an i32, or nothing. */
+static bool has_type(const wasm_externtype_t *type, bool returns_i32) {
+    const wasm_functype_t *function = wasm_externtype_as_functype_const(type);
+    const wasm_valtype_vec_t *results = function ? wasm_functype_results(function) : NULL;
+    return function && wasm_functype_params(function)->size == 0 && results->size == (returns_i32 ? 1 : 0) &&
+           (!returns_i32 || wasm_valtype_kind(results->data[0]) == WASM_I32);
+}
+
+/* The functions that the host calls. */
+static const struct entry_point {
+    const char *name;
+    bool returns_i32;
+} entry_points[] = {{"sp_step", true}, {"_start", false}, {"_initialize", false}};
+enum { ENTRY_STEP, ENTRY_START, N_ENTRY_POINTS = sizeof entry_points / sizeof entry_points[0] };
+
 static sp_status check_exports(sp_module *module, sp_error *err) {
-    bool memory = false, step = false, start = false;
+    bool memory = false, found[N_ENTRY_POINTS] = {false};
+    sp_status status = SP_OK;
     wasm_exporttype_vec_t exports;
     wasmtime_module_exports(module->module, &exports);
     for (size_t i = 0; i < exports.size; i++) {
         const wasm_name_t *name = wasm_exporttype_name(exports.data[i]);
-        wasm_externkind_t kind = wasm_externtype_kind(wasm_exporttype_type(exports.data[i]));
-        memory |= kind == WASM_EXTERN_MEMORY && name->size == 6 && memcmp(name->data, "memory", 6) == 0;
-        step |= kind == WASM_EXTERN_FUNC && name->size == 7 && memcmp(name->data, "sp_step", 7) == 0;
-        start |= kind == WASM_EXTERN_FUNC && name->size == 6 && memcmp(name->data, "_start", 6) == 0;
+        const wasm_externtype_t *type = wasm_exporttype_type(exports.data[i]);
+        if (is_named(name, "memory") && wasm_externtype_kind(type) == WASM_EXTERN_MEMORY) {
+            memory = true;
+            module->memory_bytes = wasmtime_memorytype_minimum(wasm_externtype_as_memorytype_const(type)) << 16;
+        }
+        for (int e = 0; e < N_ENTRY_POINTS; e++) {
+            if (is_named(name, entry_points[e].name)) {
+                found[e] = has_type(type, entry_points[e].returns_i32);
+                status = found[e] ? status
+                                  : sp_fail(err, SP_ERR_UNSUPPORTED, "the module's export %s must be a function without parameters that returns %s",
+                                            entry_points[e].name, entry_points[e].returns_i32 ? "an i32" : "nothing");
+            }
+        }
     }
     wasm_exporttype_vec_delete(&exports);
-    if (!memory) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports no memory: link it with --export-memory");
+    if (status == SP_OK && !memory) {
+        status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports no memory: link it with --export-memory");
     }
-    if (!step && !start) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step (an actor) nor _start (a command)");
+    if (status == SP_OK && !found[ENTRY_STEP] && !found[ENTRY_START]) {
+        status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step (an actor) nor _start (a command)");
     }
-    module->kind = step ? SP_MODULE_ACTOR : SP_MODULE_COMMAND;
-    return SP_OK;
+    module->kind = found[ENTRY_STEP] ? SP_MODULE_ACTOR : SP_MODULE_COMMAND;
+    return status;
 }
 
 sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_module **out, sp_error *err) {
@@ -126,8 +110,7 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     module->host = host;
-    XXH128_hash_t hash = XXH3_128bits(bytes, size);
-    module->hash[0] = hash.high64, module->hash[1] = hash.low64;
+    crypto_generichash(module->hash, sizeof module->hash, bytes, size, NULL, 0);
     sp_status status = compile(module, bytes, size, err);
     if (status == SP_OK) {
         status = check_imports(module, err);
@@ -135,7 +118,8 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
     if (status == SP_OK) {
         status = check_exports(module, err);
     }
-    wasmtime_error_t *error = status == SP_OK ? wasmtime_linker_instantiate_pre(host->linker, module->module, &module->pre) : NULL;
+    wasmtime_linker_t *linker = module->kind == SP_MODULE_ACTOR ? host->actor_linker : host->linker;
+    wasmtime_error_t *error = status == SP_OK ? wasmtime_linker_instantiate_pre(linker, module->module, &module->pre) : NULL;
     if (error) {
         status = take_error(error, SP_ERR_UNSUPPORTED, "the module imports something that this host does not have", err);
     }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "abi/abi.h"
+#include "abi/limits.h"
 #include "base/checked.h"
 
 static sp_loaded *find(sp_actor *actor, int32_t program, sp_error *err) {
@@ -20,7 +21,7 @@ static bool find_weight(void *context, uint32_t model, const char *name, sp_weig
 
 int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_error *err) {
     if (size > actor->limits.program_bytes) {
-        return sp_fail(err, SP_ERR_LIMIT, "the program has %u bytes; the limit is %llu", size, (unsigned long long)actor->limits.program_bytes);
+        return sp_limit_reached(&actor->limits, SP_LIMIT_program_bytes, size, err);
     }
     const void *at = sp_guest_range(actor, bytes, size, err);
     if (!at) {
@@ -31,7 +32,7 @@ int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_e
         slot++;
     }
     if (slot == actor->limits.programs) {
-        return sp_fail(err, SP_ERR_LIMIT, "%u programs are open: that is the limit", slot);
+        return sp_limit_reached(&actor->limits, SP_LIMIT_programs, actor->limits.programs + 1, err);
     }
     sp_loaded *loaded = &actor->programs[slot];
     sp_weight_source weights = {.find = find_weight, .context = actor};
@@ -52,15 +53,20 @@ int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_e
     return slot;
 }
 
-static void drop_prepared(sp_loaded *loaded) {
+static void drop_one(sp_actor *actor, sp_prepared *prepared) {
+    actor->prepared_bytes -= prepared->bytes;
+    sp_executable_close(prepared->executable);
+    *prepared = (sp_prepared){0};
+}
+
+static void drop_prepared(sp_actor *actor, sp_loaded *loaded) {
     for (int i = 0; i < SP_CACHED_EXECUTABLES; i++) {
-        sp_executable_close(loaded->prepared[i].executable);
-        loaded->prepared[i] = (sp_prepared){0};
+        drop_one(actor, &loaded->prepared[i]);
     }
 }
 
-static void unload(sp_loaded *loaded) {
-    drop_prepared(loaded);
+static void unload(sp_actor *actor, sp_loaded *loaded) {
+    drop_prepared(actor, loaded);
     sp_program_free(loaded->program);
     free(loaded->slots);
     *loaded = (sp_loaded){0};
@@ -74,7 +80,7 @@ int64_t sp_abi_program_close(sp_actor *actor, int32_t program, sp_error *err) {
     if (actor->n_submitted) {
         return sp_fail(err, SP_ERR_STATE, "a run was submitted in this step: close programs before or after");
     }
-    unload(loaded);
+    unload(actor, loaded);
     return 0;
 }
 
@@ -96,7 +102,7 @@ int64_t sp_abi_program_bind(sp_actor *actor, int32_t program, uint32_t slot, int
         return sp_fail(err, SP_ERR_RANGE, "[%u, +%u) is not inside region %d of %u bytes", offset, length, region, actor->regions[region].length);
     }
     loaded->slots[slot] = (sp_bound_slot){.region = region, .offset = offset, .length = length};
-    drop_prepared(loaded);
+    drop_prepared(actor, loaded);
     return 0;
 }
 
@@ -157,6 +163,25 @@ static bool is_submitted(const sp_actor *actor, const sp_executable *executable)
     return false;
 }
 
+/* Drops what was not used for longest, of all programs, until the rest fits. What this step submitted stays. */
+static sp_status make_room(sp_actor *actor, const sp_prepared *keep, sp_error *err) {
+    while (actor->prepared_bytes > actor->limits.prepared_bytes) {
+        sp_prepared *oldest = NULL;
+        for (uint32_t i = 0; i < actor->limits.programs; i++) {
+            for (int j = 0; j < SP_CACHED_EXECUTABLES; j++) {
+                sp_prepared *p = &actor->programs[i].prepared[j];
+                bool free_to_go = p != keep && p->executable && !is_submitted(actor, p->executable);
+                oldest = free_to_go && (!oldest || p->last_use < oldest->last_use) ? p : oldest;
+            }
+        }
+        if (!oldest) {
+            return sp_limit_reached(&actor->limits, SP_LIMIT_prepared_bytes, actor->prepared_bytes, err);
+        }
+        drop_one(actor, oldest);
+    }
+    return SP_OK;
+}
+
 /* From the cache, or prepared in place of the one that was not used for the longest time. */
 static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_executable **out, sp_error *err) {
     sp_prepared *oldest = NULL;
@@ -176,8 +201,7 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
     if (!oldest) {
         return sp_fail(err, SP_ERR_LIMIT, "too many different runs of one program in one step");
     }
-    sp_executable_close(oldest->executable);
-    *oldest = (sp_prepared){0};
+    drop_one(actor, oldest);
     uint64_t start = sp_now_ns();
     sp_status status = prepare(actor, loaded, symbols, n_symbols, &oldest->executable, err);
     actor->stats.prepare_ns += sp_now_ns() - start;
@@ -186,11 +210,21 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
     }
     memcpy(oldest->symbols, symbols, n_symbols * sizeof *symbols);
     oldest->last_use = ++actor->uses;
+    oldest->bytes = sp_executable_bytes(oldest->executable);
+    actor->prepared_bytes += oldest->bytes;
+    status = make_room(actor, oldest, err);
+    if (status != SP_OK) {
+        drop_one(actor, oldest);
+        return status;
+    }
     *out = oldest->executable;
     return SP_OK;
 }
 
 static sp_status execute(sp_actor *actor, sp_executable *executable, sp_error *err) {
+    if (actor->stats.device_ns / 1000000 >= actor->limits.device_ms) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_device_ms, actor->stats.device_ns / 1000000, err);
+    }
     uint64_t start = sp_now_ns();
     sp_status status = sp_device_execute(executable, err);
     uint64_t took = sp_now_ns() - start;
@@ -241,7 +275,7 @@ sp_status sp_abi_complete(sp_actor *actor, sp_error *err) {
 void sp_abi_release(sp_actor *actor) {
     for (uint32_t i = 0; actor->programs && i < actor->limits.programs; i++) {
         if (actor->programs[i].program) {
-            unload(&actor->programs[i]);
+            unload(actor, &actor->programs[i]);
         }
     }
     sp_workspace_close(actor->workspace);

@@ -1,5 +1,6 @@
 /* Regions: ranges of linear memory that the guest shares with its device. */
 #include "abi/abi.h"
+#include "abi/limits.h"
 #include "base/checked.h"
 #include "memory/os.h"
 
@@ -17,8 +18,10 @@ int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_
         return SP_ERR_RANGE;
     }
     uint32_t slot = UINT32_MAX;
+    uint64_t shared = length;
     for (uint32_t i = 0; i < actor->limits.regions; i++) {
         const sp_region *r = &actor->regions[i];
+        shared += r->length;
         if (!r->memory) {
             slot = i < slot ? i : slot;
         } else if (start < (uint64_t)r->start + r->length && r->start < (uint64_t)start + length) {
@@ -26,7 +29,10 @@ int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_
         }
     }
     if (slot == UINT32_MAX) {
-        return sp_fail(err, SP_ERR_LIMIT, "%u regions are open: that is the limit", actor->limits.regions);
+        return sp_limit_reached(&actor->limits, SP_LIMIT_regions, actor->limits.regions + 1, err);
+    }
+    if (shared > actor->limits.shared_bytes) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_shared_bytes, shared, err);
     }
     sp_region *region = &actor->regions[slot];
     sp_status status = sp_device_memory_open(actor->device, at, length, &region->memory, err);

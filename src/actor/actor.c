@@ -2,50 +2,27 @@
  * actor: lifecycle. Spawn, send, step, stop; limits; what the time went to.
  * May call: abi and everything below it.
  */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 #include <unistd.h>
 
 #include "abi/abi.h"
+#include "abi/limits.h"
 #include "abi/memory_creator.h"
 
-static void set_default_u64(uint64_t *limit, uint64_t value) {
-    *limit = *limit ? *limit : value;
-}
-
-static void set_default_u32(uint32_t *limit, uint32_t value) {
-    *limit = *limit ? *limit : value;
-}
-
-/* The one table of defaults; samepage.h documents it. */
-static void fill_limits(sp_limits *l) {
-    set_default_u64(&l->memory_bytes, 4ull << 30);
-    set_default_u64(&l->step_ms, 10000);
-    set_default_u32(&l->regions, 64);
-    set_default_u32(&l->programs, 64);
-    set_default_u64(&l->program_bytes, 16u << 20);
-    set_default_u64(&l->temporary_bytes, 4ull << 30);
-    set_default_u64(&l->run_flops, 1000000000000000ull);
-    set_default_u64(&l->message_bytes, 16u << 20);
-    set_default_u32(&l->messages, 1024);
-    set_default_u64(&l->output_bytes, 1ull << 30);
-}
+enum { MAX_TABLES = 16 }; /* Wasm tables of one actor */
 
 /* ---- what stops a guest ---- */
-
-static const char interrupted_text[] = "interrupted";
-static const char step_limit_text[] = "the step took longer than its limit";
 
 static wasmtime_error_t *on_deadline(wasmtime_context_t *context, void *user, uint64_t *delta, wasmtime_update_deadline_kind_t *kind) {
     (void)context;
     sp_actor *actor = user;
-    if (atomic_load(&actor->interrupted)) {
-        return wasmtime_error_new(interrupted_text);
-    }
     uint64_t took = sp_now_ns() - actor->step_started - actor->step_device_ns;
-    if (took / 1000000 >= actor->limits.step_ms && actor->module->kind == SP_MODULE_ACTOR) {
-        return wasmtime_error_new(step_limit_text);
+    actor->stopped = atomic_load(&actor->interrupted) ? SP_ERR_INTERRUPTED : took / 1000000 >= actor->limits.step_ms ? SP_ERR_LIMIT : SP_OK;
+    if (actor->stopped != SP_OK) {
+        return wasmtime_error_new("stopped");
     }
     *delta = 1;
     *kind = WASMTIME_UPDATE_DEADLINE_CONTINUE;
@@ -57,14 +34,10 @@ void sp_actor_interrupt(sp_actor *actor) {
     wasmtime_engine_increment_epoch(actor->host->engine);
 }
 
-/* Copies a message, ends it, and keeps it on one line. */
-static void one_line(char *to, size_t capacity, const wasm_name_t *from) {
+static void copy_text(char *to, size_t capacity, const wasm_name_t *from) {
     size_t n = from->size < capacity - 1 ? from->size : capacity - 1;
     memcpy(to, from->data, n);
     to[n] = 0;
-    for (size_t i = 0; i < n; i++) {
-        to[i] = to[i] == '\n' ? ' ' : to[i];
-    }
 }
 
 static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_trap_t *trap, int *exit_code, sp_error *err) {
@@ -74,12 +47,12 @@ static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_tra
     wasm_name_t message;
     if (error) {
         wasmtime_error_message(error, &message);
-        one_line(text, sizeof text, &message);
+        copy_text(text, sizeof text, &message);
         wasm_name_delete(&message);
         wasmtime_error_delete(error);
     } else {
         wasm_trap_message(trap, &message);
-        one_line(text, sizeof text, &message);
+        copy_text(text, sizeof text, &message);
         wasm_name_delete(&message);
         wasm_trap_delete(trap);
     }
@@ -91,13 +64,29 @@ static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_tra
     if (exited) {
         return sp_fail(err, SP_ERR_GUEST, "the guest called proc_exit(%d): an actor returns SP_DONE instead", code);
     }
-    if (atomic_load(&actor->interrupted) && strstr(text, interrupted_text)) {
+    if (actor->stopped == SP_ERR_INTERRUPTED) {
         return sp_fail(err, SP_ERR_INTERRUPTED, "the guest was interrupted");
     }
-    if (strstr(text, step_limit_text)) {
-        return sp_fail(err, SP_ERR_LIMIT, "the guest's step took longer than its limit of %llu ms", (unsigned long long)actor->limits.step_ms);
+    if (actor->stopped == SP_ERR_LIMIT) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_step_ms, (sp_now_ns() - actor->step_started - actor->step_device_ns) / 1000000, err);
     }
     return sp_fail(err, SP_ERR_GUEST, "the guest failed: %s", text);
+}
+
+/* Guest code runs between these two: the clock of its step goes, and it can be stopped. */
+static void enter_guest(sp_actor *actor) {
+    actor->step_started = sp_now_ns();
+    actor->step_device_ns = 0;
+    actor->step_sent = 0;
+    actor->stopped = SP_OK;
+    wasmtime_context_set_epoch_deadline(actor->context, 1);
+    atomic_fetch_add(&actor->host->running, 1);
+    actor->in_guest = true;
+}
+
+static void leave_guest(sp_actor *actor) {
+    actor->in_guest = false;
+    atomic_fetch_sub(&actor->host->running, 1);
 }
 
 /* Calls an exported function without arguments, under the limits. exit_code may be NULL: then proc_exit is a failure. */
@@ -105,14 +94,9 @@ static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wa
                             sp_error *err) {
     wasm_trap_t *trap = NULL;
     uint64_t prepared = actor->stats.prepare_ns, computed = actor->stats.device_ns;
-    actor->step_started = sp_now_ns();
-    actor->step_device_ns = 0;
-    wasmtime_context_set_epoch_deadline(actor->context, 1);
-    atomic_fetch_add(&actor->host->running, 1);
-    actor->in_guest = true;
+    enter_guest(actor);
     wasmtime_error_t *error = wasmtime_func_call(actor->context, function, NULL, 0, result, n_results, &trap);
-    actor->in_guest = false;
-    atomic_fetch_sub(&actor->host->running, 1);
+    leave_guest(actor);
     uint64_t inside = (actor->stats.prepare_ns - prepared) + (actor->stats.device_ns - computed);
     actor->stats.guest_ns += sp_now_ns() - actor->step_started - inside;
     return error || trap ? guest_failed(actor, error, trap, exit_code, err) : SP_OK;
@@ -120,19 +104,24 @@ static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wa
 
 /* ---- output of WASI ---- */
 
-static ptrdiff_t write_counted(sp_actor *actor, int fd, const unsigned char *bytes, size_t size) {
-    if (actor->output_bytes + size > actor->limits.output_bytes) {
-        return -1;
+/* Both streams of an actor. Wasmtime writes from threads of its own and decides when to let go: so it is counted who holds it. */
+typedef struct output {
+    atomic_uint users;
+    atomic_uint_fast64_t bytes;
+    uint64_t limit;
+} output;
+
+static ptrdiff_t write_counted(output *o, int fd, const unsigned char *bytes, size_t size) {
+    if (atomic_fetch_add(&o->bytes, size) + size > o->limit) {
+        return -ENOSPC;
     }
-    size_t done = 0;
-    while (done < size) {
+    for (size_t done = 0; done < size;) {
         ssize_t n = write(fd, bytes + done, size - done);
-        if (n <= 0) {
-            return -1;
+        if (n < 0 && errno != EINTR) {
+            return -errno;
         }
-        done += (size_t)n;
+        done += n > 0 ? (size_t)n : 0;
     }
-    actor->output_bytes += size;
     return (ptrdiff_t)size;
 }
 
@@ -144,20 +133,39 @@ static ptrdiff_t write_stderr(void *user, const unsigned char *bytes, size_t siz
     return write_counted(user, STDERR_FILENO, bytes, size);
 }
 
+static void release_output(void *user) {
+    output *o = user;
+    if (atomic_fetch_sub(&o->users, 1) == 1) {
+        free(o);
+    }
+}
+
+static sp_status set_up_output(sp_actor *actor, wasi_config_t *wasi, const sp_actor_options *options, sp_error *err) {
+    output *o = calloc(1, sizeof *o);
+    if (!o) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *o = (output){.users = 1, .limit = actor->limits.output_bytes};
+    if (options->inherit_stdout) {
+        atomic_fetch_add(&o->users, 1);
+        wasi_config_set_stdout_custom(wasi, write_stdout, o, release_output);
+    }
+    if (options->inherit_stderr) {
+        atomic_fetch_add(&o->users, 1);
+        wasi_config_set_stderr_custom(wasi, write_stderr, o, release_output);
+    }
+    release_output(o);
+    return SP_OK;
+}
+
 static sp_status set_up_wasi(sp_actor *actor, const sp_actor_options *options, sp_error *err) {
     wasi_config_t *wasi = wasi_config_new();
-    sp_status status = SP_OK;
+    sp_status status = set_up_output(actor, wasi, options, err);
     if (options->inherit_stdin) {
         wasi_config_inherit_stdin(wasi);
     }
-    if (options->inherit_stdout) {
-        wasi_config_set_stdout_custom(wasi, write_stdout, actor, NULL);
-    }
-    if (options->inherit_stderr) {
-        wasi_config_set_stderr_custom(wasi, write_stderr, actor, NULL);
-    }
     bool command = actor->module->kind == SP_MODULE_COMMAND;
-    if (command && options->n_args && !wasi_config_set_argv(wasi, options->n_args, (const char **)(uintptr_t)options->args)) {
+    if (status == SP_OK && command && options->n_args && !wasi_config_set_argv(wasi, options->n_args, (const char **)(uintptr_t)options->args)) {
         status = sp_fail(err, SP_ERR_ARGUMENT, "an argument is not UTF-8");
     }
     for (size_t i = 0; status == SP_OK && command && i < options->n_preopens; i++) {
@@ -208,28 +216,29 @@ static bool get_function(sp_actor *actor, const char *name, wasmtime_func_t *out
     return function;
 }
 
+/* A start section and _initialize are under the limit of a step, a command's too: nobody holds the actor yet who could interrupt it. */
 static sp_status instantiate(sp_actor *actor, sp_error *err) {
+    if (actor->module->memory_bytes > actor->limits.memory_bytes) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_memory_bytes, actor->module->memory_bytes, err);
+    }
     wasm_trap_t *trap = NULL;
     sp_memory_creator_take();
-    wasmtime_context_set_epoch_deadline(actor->context, 1);
-    actor->step_started = sp_now_ns();
+    enter_guest(actor);
     wasmtime_error_t *error = wasmtime_instance_pre_instantiate(actor->module->pre, actor->context, &actor->instance, &trap);
+    leave_guest(actor);
     if (error || trap) {
         return guest_failed(actor, error, trap, NULL, err);
     }
-    actor->memory = sp_memory_creator_take();
-    if (!actor->memory) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module has no memory of its own");
-    }
+    actor->memory = actor->memory ? actor->memory : sp_memory_creator_take();
     bool command = actor->module->kind == SP_MODULE_COMMAND;
-    if (!get_function(actor, command ? "_start" : "sp_step", &actor->step)) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step nor _start as a function");
-    }
     wasmtime_func_t initialize;
-    if (!command && get_function(actor, "_initialize", &initialize)) {
-        return call_guest(actor, &initialize, NULL, 0, NULL, err);
+    sp_status status = SP_OK;
+    if (!get_function(actor, command ? "_start" : "sp_step", &actor->step)) {
+        status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step nor _start as a function");
+    } else if (!command && get_function(actor, "_initialize", &initialize)) {
+        status = call_guest(actor, &initialize, NULL, 0, NULL, err);
     }
-    return SP_OK;
+    return status == SP_OK ? sp_abi_complete(actor, err) : status;
 }
 
 sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_options *options, sp_actor **out, sp_error *err) {
@@ -249,17 +258,20 @@ sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_option
                         .on_message = options->on_message,
                         .on_message_user = options->on_message_user};
     actor->inbox_end = &actor->inbox;
-    fill_limits(&actor->limits);
+    sp_limits_fill(&actor->limits);
     sp_status status = allocate(actor, options, err);
     if (status == SP_OK) {
         actor->store = wasmtime_store_new(host->engine, actor, NULL);
         actor->context = wasmtime_store_context(actor->store);
-        wasmtime_store_limiter(actor->store, (int64_t)actor->limits.memory_bytes, -1, -1, -1, -1);
+        wasmtime_store_limiter(actor->store, (int64_t)actor->limits.memory_bytes, (int64_t)actor->limits.table_elements, 1, MAX_TABLES, 1);
         wasmtime_store_epoch_deadline_callback(actor->store, on_deadline, actor, NULL);
         status = set_up_wasi(actor, options, err);
     }
     if (status == SP_OK) {
         status = instantiate(actor, err);
+    }
+    if (module->kind == SP_MODULE_COMMAND && !options->limits.step_ms) {
+        actor->limits.step_ms = UINT64_MAX; /* a command runs until it ends or is interrupted */
     }
     if (status != SP_OK) {
         sp_actor_close(actor);
@@ -289,10 +301,10 @@ void sp_actor_close(sp_actor *actor) {
 
 sp_status sp_actor_send(sp_actor *actor, const void *bytes, size_t size, sp_error *err) {
     if (size > actor->limits.message_bytes) {
-        return sp_fail(err, SP_ERR_LIMIT, "the message has %zu bytes; the limit is %llu", size, (unsigned long long)actor->limits.message_bytes);
+        return sp_limit_reached(&actor->limits, SP_LIMIT_message_bytes, size, err);
     }
-    if (actor->n_inbox == actor->limits.messages) {
-        return sp_fail(err, SP_ERR_LIMIT, "%u messages are unread: that is the limit", actor->n_inbox);
+    if (actor->n_inbox >= actor->limits.messages) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_messages, actor->n_inbox + 1, err);
     }
     sp_message *message = malloc(sizeof *message + size);
     if (!message) {

@@ -40,8 +40,11 @@ static sp_status inspect_module(const void *bytes, size_t size, sp_error *err) {
     }
     status = sp_module_load(host, bytes, size, &module, err);
     if (status == SP_OK) {
-        printf("module    %s, %zu bytes, hash %016" PRIx64 "%016" PRIx64 "\n", module->kind == SP_MODULE_ACTOR ? "actor" : "command", size,
-               module->hash[0], module->hash[1]);
+        printf("module    %s, %zu bytes, hash ", module->kind == SP_MODULE_ACTOR ? "actor" : "command", size);
+        for (size_t i = 0; i < sizeof module->hash; i++) {
+            printf("%02x", module->hash[i]);
+        }
+        putchar('\n');
         wasm_importtype_vec_t imports;
         wasmtime_module_imports(module->module, &imports);
         for (size_t i = 0; i < imports.size; i++) {

@@ -154,7 +154,7 @@ static sp_status open_candidate(const candidate *c, int threads, sp_device *devi
 static void close_ggml(sp_device *device) {
     ggml_backend_free(device->backend);
     ggml_threadpool_free(device->pool);
-    pthread_mutex_destroy(&device->run_lock);
+    sp_turns_destroy(&device->turns);
     free(device);
 }
 
@@ -171,6 +171,7 @@ static const sp_device_ops ggml_ops = {
     .workspace_bytes = sp_ggml_workspace_bytes,
     .prepare = sp_ggml_prepare,
     .execute = sp_ggml_execute,
+    .executable_bytes = sp_ggml_executable_bytes,
     .executable_close = sp_ggml_executable_close,
 };
 
@@ -197,7 +198,7 @@ sp_status sp_device_open(const char *name, int threads, sp_device **out, sp_erro
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     device->ops = &ggml_ops;
-    pthread_mutex_init(&device->run_lock, NULL);
+    sp_turns_init(&device->turns);
     sp_status status = open_candidate(&list[at], threads, device, err);
     if (status != SP_OK) {
         close_ggml(device);

@@ -77,6 +77,8 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
  * read from the host's pages: they need no sync.
  */
 sp_status sp_device_execute(sp_executable *executable, sp_error *err);
+/* What it holds on host and device, temporaries left out. */
+uint64_t sp_executable_bytes(const sp_executable *executable);
 void sp_executable_close(sp_executable *executable);
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "device/device.h"
 #include "device/ops.h"
+#include "device/turns.h"
 
 struct sp_device {
     const sp_device_ops *ops;
@@ -20,7 +21,7 @@ struct sp_device {
     bool separate;                              /* regions have a buffer beside them */
     bool upload_weights;                        /* weights are copied to the device instead of used from the mapping */
     ggml_backend_buffer_type_t packed_types[8]; /* faster layouts of weights; ends with NULL */
-    pthread_mutex_t run_lock;                   /* a ggml backend computes one graph at a time */
+    sp_turns turns;                             /* a ggml backend computes one graph at a time */
 };
 
 struct sp_device_memory {
@@ -39,6 +40,7 @@ struct sp_workspace {
     ggml_gallocr_t allocator;
     uint64_t bytes;
     uint64_t generation; /* counts the times that the allocator's buffer moved */
+    sp_turn turn;
 };
 
 /* The ggml devices' side of device.h; see there. */
@@ -55,6 +57,7 @@ uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace);
 sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                           uint32_t n_weights, sp_executable **out, sp_error *err);
 sp_status sp_ggml_execute(sp_executable *executable, sp_error *err);
+uint64_t sp_ggml_executable_bytes(const sp_executable *executable);
 void sp_ggml_executable_close(sp_executable *executable);
 
 /* One weight where mul_mat wants it (packed, if the device has a faster layout) or where anything else does. Thread-safe. */

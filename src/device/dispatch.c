@@ -68,6 +68,11 @@ sp_status sp_device_execute(sp_executable *executable, sp_error *err) {
     return ops_of(executable)->execute(executable, err);
 }
 
+uint64_t sp_executable_bytes(const sp_executable *executable) {
+    const sp_device_ops *ops = ops_of(executable);
+    return ops->executable_bytes ? ops->executable_bytes(executable) : 0;
+}
+
 void sp_executable_close(sp_executable *executable) {
     if (executable) {
         ops_of(executable)->executable_close(executable);

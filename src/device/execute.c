@@ -4,6 +4,7 @@
  */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/checked.h"
 #include "base/error.h"
@@ -27,6 +28,7 @@ struct sp_executable {
     const sp_device_ops *ops;
     sp_workspace *workspace;
     struct ggml_context *context;
+    void *context_bytes; /* what the context allocates from */
     struct ggml_cgraph *graph;
     ggml_backend_buffer_t ids; /* the private tensors of row ids */
     id_copy *copies;
@@ -35,6 +37,7 @@ struct sp_executable {
     struct ggml_tensor **temporaries; /* those that the allocator placed */
     uint32_t n_temporaries;
     uint64_t generation;
+    uint64_t bytes; /* what it holds, temporaries left out */
 };
 
 /* What lowering needs by the way. */
@@ -45,6 +48,7 @@ typedef struct lowering {
     sp_device_weights *const *weights;
     struct ggml_tensor **tensors; /* by the program's numbering */
     struct ggml_tensor **packed;  /* weights in the layout for products; NULL where not wanted */
+    uint8_t *uses;                /* by tensor: the ways in which operations use it */
 } lowering;
 
 sp_status sp_ggml_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {
@@ -140,6 +144,7 @@ static sp_status place_ids(lowering *l, sp_error *err) {
     }
     char why[200] = "";
     x->ids = sp_shim_alloc(type, total, why, sizeof why);
+    x->bytes += total;
     if (!x->ids) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "no device memory for row ids: %s", why);
     }
@@ -159,6 +164,11 @@ static sp_status add_id_copy(lowering *l, uint32_t index, sp_error *err) {
     copy->to = l->tensors[index];
     copy->size = ggml_nbytes(copy->to);
     copy->from = b->memory->base + b->offset + t->offset;
+    x->bytes += copy->size;
+    if (x->bytes > x->workspace->limit) {
+        return sp_fail(err, SP_ERR_LIMIT, "the program's row ids are more than the limit on temporaries of %llu bytes",
+                       (unsigned long long)x->workspace->limit);
+    }
     copy->checked = malloc(copy->size);
     if (!copy->checked) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
@@ -173,25 +183,31 @@ static sp_status add_id_copy(lowering *l, uint32_t index, sp_error *err) {
     return SP_OK;
 }
 
-static sp_status lower_weight(lowering *l, uint32_t index, sp_error *err) {
-    const sp_spec_tensor *t = &l->spec->tensors[index];
-    sp_device_weights *weights = l->weights[t->slot];
-    bool product = false, other = false;
-    for (uint32_t i = index + 1; i < l->spec->n_tensors; i++) {
-        const sp_spec_tensor *user = &l->spec->tensors[i];
-        for (int s = 0; s < user->n_src; s++) {
-            if (user->src[s] == index) {
-                bool is_product = s == 0 && (user->op == SP_OP_MUL_MAT || user->op == SP_OP_MUL_MAT_ID);
-                product |= is_product;
-                other |= !is_product;
+enum { USED_BY_PRODUCT = 1, USED_OTHERWISE = 2 };
+
+static bool is_product(const sp_spec_tensor *t, int source) {
+    return source == 0 && (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID);
+}
+
+static void find_uses(lowering *l) {
+    for (uint32_t i = 0; i < l->spec->n_tensors; i++) {
+        const sp_spec_tensor *t = &l->spec->tensors[i];
+        for (int s = 0; s < t->n_src; s++) {
+            if (t->src[s] != SP_PROGRAM_NONE) {
+                l->uses[t->src[s]] |= is_product(t, s) ? USED_BY_PRODUCT : USED_OTHERWISE;
             }
         }
     }
+}
+
+static sp_status lower_weight(lowering *l, uint32_t index, sp_error *err) {
+    const sp_spec_tensor *t = &l->spec->tensors[index];
+    sp_device_weights *weights = l->weights[t->slot];
     sp_status status = SP_OK;
-    if (product) {
+    if (l->uses[index] & USED_BY_PRODUCT) {
         status = sp_device_weights_get(weights, t->weight, true, &l->packed[index], err);
     }
-    if (status == SP_OK && (other || !product)) {
+    if (status == SP_OK && l->uses[index] != USED_BY_PRODUCT) {
         status = sp_device_weights_get(weights, t->weight, false, &l->tensors[index], err);
     }
     return status;
@@ -203,8 +219,7 @@ static sp_status lower_operation(lowering *l, uint32_t index, sp_error *err) {
     for (int s = 0; s < t->n_src; s++) {
         uint32_t from = t->src[s];
         if (from != SP_PROGRAM_NONE) {
-            bool product = s == 0 && (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID);
-            sources[s] = product && l->packed[from] ? l->packed[from] : l->tensors[from];
+            sources[s] = is_product(t, s) && l->packed[from] ? l->packed[from] : l->tensors[from];
         }
     }
     struct ggml_tensor *tensor = sp_lower_op(l->x->context, t, sources);
@@ -267,6 +282,8 @@ static sp_status allocate(sp_executable *x, sp_error *err) {
     }
     char why[200] = "";
     if (!sp_shim_alloc_graph(workspace->allocator, x->graph, why, sizeof why)) {
+        workspace->bytes = 0; /* the old buffer is gone as well: what was prepared in it must be placed again */
+        workspace->generation++;
         return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a program's temporaries on %s: %s", workspace->device->info.name, why);
     }
     uint64_t bytes = ggml_gallocr_get_buffer_size(workspace->allocator, 0);
@@ -299,16 +316,19 @@ static sp_status collect_temporaries(sp_executable *x, sp_error *err) {
 static sp_status prepare(lowering *l, sp_error *err) {
     sp_executable *x = l->x;
     uint32_t n = l->spec->n_tensors;
-    size_t nodes = (size_t)n * 2 + 16;
-    x->context =
-        ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false), .no_alloc = true});
+    size_t nodes = (size_t)n * 2 + 16, size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false);
+    x->context_bytes = malloc(size); /* ggml aborts where it can't have memory */
+    x->context = x->context_bytes ? ggml_init((struct ggml_init_params){.mem_size = size, .mem_buffer = x->context_bytes, .no_alloc = true}) : NULL;
+    x->bytes = size + (uint64_t)n * (sizeof *x->copies + sizeof *x->temporaries) + l->spec->n_indices * sizeof *x->checks;
     x->copies = calloc(n, sizeof *x->copies);
     x->checks = calloc(l->spec->n_indices ? l->spec->n_indices : 1, sizeof *x->checks);
     l->tensors = calloc((size_t)n * 2, sizeof *l->tensors);
-    if (!x->context || !x->copies || !x->checks || !l->tensors) {
+    l->uses = calloc(n, sizeof *l->uses);
+    if (!x->context || !x->copies || !x->checks || !l->tensors || !l->uses) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     l->packed = l->tensors + n;
+    find_uses(l);
     x->graph = ggml_new_graph_custom(x->context, nodes, false);
     sp_status status = lower_all(l, err);
     if (status == SP_OK) {
@@ -341,6 +361,7 @@ sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp
     lowering l = {.x = x, .spec = spec, .bindings = bindings, .weights = weights};
     status = prepare(&l, err);
     free(l.tensors);
+    free(l.uses);
     if (status != SP_OK) {
         sp_ggml_executable_close(x);
         return status;
@@ -371,6 +392,12 @@ static sp_status take_ids(sp_executable *x, sp_error *err) {
     return SP_OK;
 }
 
+static uint64_t now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     sp_status status = x->generation == x->workspace->generation ? SP_OK : allocate(x, err);
     if (status == SP_OK) {
@@ -381,10 +408,15 @@ sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     }
     sp_device *device = x->workspace->device;
     char why[300] = "";
-    pthread_mutex_lock(&device->run_lock);
+    sp_turns_enter(&device->turns, &x->workspace->turn);
+    uint64_t start = now_ns();
     bool done = sp_shim_compute(device->backend, x->graph, why, sizeof why);
-    pthread_mutex_unlock(&device->run_lock);
+    sp_turns_leave(&device->turns, &x->workspace->turn, now_ns() - start);
     return done ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "%s failed: %s", device->info.name, why);
+}
+
+uint64_t sp_ggml_executable_bytes(const sp_executable *x) {
+    return x->bytes;
 }
 
 void sp_ggml_executable_close(sp_executable *x) {
@@ -396,6 +428,7 @@ void sp_ggml_executable_close(sp_executable *x) {
     }
     ggml_backend_buffer_free(x->ids);
     ggml_free(x->context);
+    free(x->context_bytes);
     free(x->copies);
     free(x->checks);
     free(x->temporaries);

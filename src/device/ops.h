@@ -22,6 +22,7 @@ typedef struct sp_device_ops {
     sp_status (*prepare)(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                          uint32_t n_weights, sp_executable **out, sp_error *err);
     sp_status (*execute)(sp_executable *executable, sp_error *err);
+    uint64_t (*executable_bytes)(const sp_executable *executable); /* (optional; 0) */
     void (*executable_close)(sp_executable *executable);
 } sp_device_ops;
 
