@@ -10,19 +10,28 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "cli/cmd.h"
-#include "cli/llm_client.h"
+#include "cli/kept.h"
+
+enum { LAST_TURNS = 4, LAST_BYTES = 600 }; /* of the conversation, shown when it is continued */
 
 typedef struct chat {
     sp_llm_client *client;
     sp_llm_settings settings;
+    sp_kept *kept; /* NULL: nothing is kept */
     bool terminal;
-    bool ended_line;
+    bool unsaved; /* the last commit failed */
     sp_llm_done last;
+    char answer[2048]; /* the beginning of the last one, for the commit's note */
+    size_t answer_length;
 } chat;
 
 static void on_token(void *user, const sp_llm_token *token, const char *text) {
     chat *c = user;
+    for (uint32_t i = 0; i < token->length && c->answer_length < sizeof c->answer - 1; i++) {
+        c->answer[c->answer_length++] = text[i];
+    }
     for (uint32_t i = 0; i < token->length; i++) {
         if (!c->terminal && text[i] == '\n') {
             fputs("\\n", stdout);
@@ -37,10 +46,41 @@ static void on_token(void *user, const sp_llm_token *token, const char *text) {
     }
 }
 
+/* What a request did is on the disk when this returns. A failure is told, and the conversation goes on: the next commit takes it along. */
+static void keep(chat *c, uint32_t kind, const char *text) {
+    if (!c->kept) {
+        return;
+    }
+    bool talk = kind == SP_LLM_USER || kind == SP_LLM_REGENERATE;
+    sp_kept_turn turn = {.kind = kind == SP_LLM_USER         ? "turn"
+                                 : kind == SP_LLM_REGENERATE ? "regenerate"
+                                 : kind == SP_LLM_SYSTEM     ? "system"
+                                                             : "reset",
+                         .user = talk && !text ? NULL
+                                 : talk        ? text
+                                               : "",
+                         .answer = talk ? c->answer : "",
+                         .tokens = c->last.n_past};
+    sp_error err;
+    if (sp_kept_commit(c->kept, c->client, &turn, &err) != SP_OK) {
+        fflush(stdout);
+        fprintf(stderr, "%ssamepage: this is not saved: %s\n", c->terminal ? "\n" : "", err.message);
+        c->unsaved = true;
+    } else {
+        c->unsaved = false;
+    }
+}
+
+/* The end of the line that ends an answer is printed when the answer is kept. */
 static sp_status ask(chat *c, uint32_t kind, const char *text, sp_error *err) {
     sp_llm_events events = {.on_token = on_token, .user = c};
+    c->answer_length = 0;
     sp_status status = sp_llm_ask(c->client, kind, text, text ? strlen(text) : 0, &events, &c->last, err);
+    c->answer[c->answer_length] = 0;
     bool answered = status == SP_OK && c->last.reason != SP_LLM_END_NOTHING;
+    if (status == SP_OK) {
+        keep(c, kind, text);
+    }
     if (answered || (status != SP_OK && !c->terminal)) {
         putchar('\n');
         fflush(stdout);
@@ -72,33 +112,177 @@ static void print_stats(const chat *c) {
            total > 0 ? 100 * (double)stats.prepare_ns / total : 0, (unsigned long long)stats.steps, (unsigned long long)stats.runs);
 }
 
-static void print_help(void) {
+static void print_help(const chat *c) {
     puts("/help            this text\n"
          "/stats           tokens, times and memory\n"
          "/system TEXT     set the system message and begin anew\n"
          "/regenerate      another answer to the last message\n"
          "/reset           forget the conversation\n"
          "/exit            leave (so does Ctrl-D); Ctrl-C stops an answer");
+    puts(c->kept ? "/undo [N]        take back the last step, or N\n"
+                   "/log [N]         the commits, the newest 20 or N; * is where this conversation is\n"
+                   "/goto COMMIT     go to a commit, by number or name; nothing is lost\n"
+                   "/name NAME       name this commit: named ones survive samepage sessions compact\n"
+                   "/fork NAME       begin another session here; this one goes on"
+                 : "samepage chat --session NAME keeps a conversation, with /undo, /log, /goto and /fork");
+}
+
+/* ---- the last lines ---- */
+
+typedef struct last_turns {
+    char *text[LAST_TURNS];
+    uint32_t role[LAST_TURNS];
+    size_t n; /* of all */
+} last_turns;
+
+static void on_turn(void *user, const void *bytes, size_t size) {
+    last_turns *last = user;
+    sp_llm_turn turn;
+    if (size < sizeof turn) {
+        return;
+    }
+    memcpy(&turn, bytes, sizeof turn);
+    if (turn.kind == SP_LLM_TURN && turn.role != 0 && turn.length <= size - sizeof turn) {
+        size_t at = last->n++ % LAST_TURNS;
+        free(last->text[at]);
+        last->text[at] = strndup((const char *)bytes + sizeof turn, turn.length);
+        last->role[at] = turn.role;
+    }
+}
+
+/* As they stood on the screen; a long one from its end. */
+static void print_last(chat *c) {
+    last_turns last = {0};
+    sp_llm_simple tell = {.kind = SP_LLM_HISTORY};
+    sp_llm_events events = {.on_other = on_turn, .user = &last};
+    if (sp_llm_ask_bytes(c->client, &tell, sizeof tell, &events, &c->last, NULL) == SP_OK) {
+        if (last.n > LAST_TURNS) {
+            printf("... %zu messages before\n", last.n - LAST_TURNS);
+        }
+        for (size_t i = last.n > LAST_TURNS ? last.n - LAST_TURNS : 0; i < last.n; i++) {
+            const char *text = last.text[i % LAST_TURNS] ? last.text[i % LAST_TURNS] : "";
+            size_t length = strlen(text), from = length > LAST_BYTES ? length - LAST_BYTES : 0;
+            while (from && from < length && ((unsigned char)text[from] & 0xc0) == 0x80) {
+                from++;
+            }
+            printf("%s%s%s\n", last.role[i % LAST_TURNS] == 1 ? "> " : "", from ? "..." : "", text + from);
+        }
+    }
+    for (size_t i = 0; i < LAST_TURNS; i++) {
+        free(last.text[i]);
+    }
+}
+
+/* ---- commands ---- */
+
+/* The argument of a command: NULL if the line is another command, "" if there is none. */
+static const char *argument_of(const char *line, const char *name) {
+    size_t n = strlen(name);
+    if (strncmp(line, name, n) != 0 || (line[n] && line[n] != ' ')) {
+        return NULL;
+    }
+    line += n;
+    return line + strspn(line, " ");
+}
+
+static sp_status number_of(const char *text, uint32_t usual, uint32_t *out, sp_error *err) {
+    char *end;
+    unsigned long n = *text ? strtoul(text, &end, 10) : usual;
+    if (*text && (*text == '-' || *end || n == 0 || n > 1000000)) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "%s: must be a whole number, 1 or more", text);
+    }
+    *out = (uint32_t)n;
+    return SP_OK;
+}
+
+/* After the actor was put back: sampling as this command line has it, and where the conversation is now. */
+static sp_status show_place(chat *c, sp_error *err) {
+    sp_status status = sp_llm_configure(c->client, &c->settings, err);
+    if (status == SP_OK && c->terminal) {
+        print_last(c);
+        const sp_commit *at = sp_session_get(sp_kept_session(c->kept), 0);
+        printf("[commit %llu, %u tokens]\n", (unsigned long long)(at ? at->number : 0), c->last.n_past);
+    }
+    return status;
+}
+
+static sp_status undo(chat *c, const char *argument, sp_error *err) {
+    uint32_t n = 0;
+    sp_status status = number_of(argument, 1, &n, err);
+    status = status ? status : sp_kept_undo(c->kept, c->client, n, err);
+    return status ? status : show_place(c, err);
+}
+
+static sp_status go_to(chat *c, const char *argument, sp_error *err) {
+    uint64_t number = 0;
+    if (!*argument) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "/goto: which commit? /log lists them");
+    }
+    sp_status status = sp_store_find(sp_kept_session(c->kept), argument, &number, err);
+    status = status ? status : sp_kept_goto(c->kept, c->client, number, err);
+    return status ? status : show_place(c, err);
+}
+
+static sp_status name_commit(chat *c, const char *argument, sp_error *err) {
+    if (!*argument || strspn(argument, "0123456789") == strlen(argument)) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "/name: a name that is no number, please");
+    }
+    return sp_session_set_name(sp_kept_session(c->kept), sp_session_get(sp_kept_session(c->kept), 0)->number, argument, err);
+}
+
+static sp_status fork_here(chat *c, const char *argument, sp_error *err) {
+    sp_status status = *argument ? sp_kept_fork(c->kept, argument, err) : sp_fail(err, SP_ERR_ARGUMENT, "/fork: the new session's name, please");
+    if (status == SP_OK && c->terminal) {
+        printf("[forked: samepage chat --session %s]\n", argument);
+    }
+    return status;
+}
+
+static sp_status print_log(chat *c, const char *argument, sp_error *err) {
+    uint32_t n = 0;
+    sp_status status = number_of(argument, 20, &n, err);
+    if (status == SP_OK) {
+        sp_kept_print_log(sp_kept_session(c->kept), n);
+    }
+    return status;
+}
+
+/* Commands of a session. False: it is none of these. */
+static bool session_command(chat *c, const char *line, sp_error *err, sp_status *status) {
+    static const struct {
+        const char *name;
+        sp_status (*run)(chat *c, const char *argument, sp_error *err);
+    } commands[] = {{"/undo", undo}, {"/goto", go_to}, {"/log", print_log}, {"/name", name_commit}, {"/fork", fork_here}};
+    for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
+        const char *argument = argument_of(line, commands[i].name);
+        if (argument) {
+            *status = c->kept ? commands[i].run(c, argument, err)
+                              : sp_fail(err, SP_ERR_STATE, "%s needs a session: begin one with samepage chat --session NAME", commands[i].name);
+            return true;
+        }
+    }
+    return false;
 }
 
 /* A line that begins with a slash. False: leave. */
 static bool command(chat *c, const char *line, sp_error *err, sp_status *status) {
     *status = SP_OK;
+    const char *system = argument_of(line, "/system");
     if (strcmp(line, "/exit") == 0) {
         return false;
     }
     if (strcmp(line, "/help") == 0) {
-        print_help();
+        print_help(c);
     } else if (strcmp(line, "/stats") == 0) {
         print_stats(c);
-    } else if (strncmp(line, "/system", 7) == 0 && (line[7] == ' ' || !line[7])) {
-        *status = ask(c, SP_LLM_SYSTEM, line[7] ? line + 8 : "", err);
+    } else if (system) {
+        *status = ask(c, SP_LLM_SYSTEM, system, err);
     } else if (strcmp(line, "/regenerate") == 0) {
         *status = ask(c, SP_LLM_REGENERATE, NULL, err);
     } else if (strcmp(line, "/reset") == 0) {
         *status = ask(c, SP_LLM_RESET, NULL, err);
-    } else {
-        fprintf(stderr, "%s: no such command; /help lists them\n", line);
+    } else if (!session_command(c, line, err, status)) {
+        *status = sp_fail(err, SP_ERR_ARGUMENT, "%.*s: no such command; /help lists them", (int)strcspn(line, " "), line);
     }
     return true;
 }
@@ -120,6 +304,7 @@ static bool take_line(chat *c, const char *line, int *exit_code) {
         sp_llm_simple probe = {.kind = SP_LLM_HISTORY};
         go_on = go_on && sp_llm_ask_bytes(c->client, &probe, sizeof probe, NULL, NULL, NULL) == SP_OK;
     }
+    *exit_code = c->unsaved ? SP_EXIT_FAILED : *exit_code;
     return go_on;
 }
 
@@ -195,34 +380,57 @@ static int pipe_loop(chat *c) {
     return exit_code;
 }
 
+static int talk(chat *c, const char *system, const char *session, bool is_new) {
+    sp_error err;
+    c->terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
+    sp_llm_catch_interrupts(c->client);
+    if (system && is_new && ask(c, SP_LLM_SYSTEM, system, &err) != SP_OK) {
+        return sp_failed(&err);
+    }
+    if (c->terminal && session) {
+        printf("session %s, %s\n", session, is_new ? "new" : "continued");
+        print_last(c);
+    }
+    return c->terminal ? terminal_loop(c) : pipe_loop(c);
+}
+
 int sp_cmd_chat(int argc, char **argv) {
     chat c = {.settings = sp_llm_defaults};
-    const char *system = NULL;
-    sp_option table[SP_LLM_OPTION_ROWS + 3] = {0};
+    const char *system = NULL, *session = NULL, *store = NULL;
+    sp_option table[SP_LLM_OPTION_ROWS + 5] = {0};
     size_t n = sp_llm_option_rows(&c.settings, table);
-    table[n] = (sp_option){0, "system-prompt", SP_OPT_TEXT, &system, 0, 0, "TEXT", "what the model is told first"};
+    table[n++] = (sp_option){0, "system-prompt", SP_OPT_TEXT, &system, 0, 0, "TEXT", "what the model is told first"};
+    table[n++] = (sp_option){0, "session", SP_OPT_TEXT, &session, 0, 0, "NAME", "keep the conversation under this name; continue it if there is one"};
+    table[n++] = (sp_option){0, "store", SP_OPT_TEXT, &store, 0, 0, "DIR", "folder of sessions (default: XDG_DATA_HOME/samepage/sessions)"};
     int at = sp_options_parse(
         table, "chat", "[OPTION...]",
-        "Talks with a model. With no terminal, each line of standard input is a message and each line of standard output an answer.", argc, argv);
+        "Talks with a model. With no terminal, each line of standard input is a message and each line of standard output an answer.\n"
+        "With --session, each turn is on the disk before its last line ends; samepage sessions lists what there is.",
+        argc, argv);
     if (at < 0) {
         return -1 - at;
     }
     if (at < argc) {
         return sp_usage_error("chat", "%s: chat takes no operands", argv[at]);
     }
+    if (store && !session) {
+        return sp_usage_error("chat", "--store needs --session NAME");
+    }
     sp_error err;
-    sp_status status = sp_llm_open(&c.settings, &c.client, &err);
-    if (status != SP_OK) {
-        return status == SP_ERR_ARGUMENT ? (fprintf(stderr, "samepage: %s\n", err.message), SP_EXIT_USAGE) : sp_failed(&err);
+    sp_kept_line line = {.table = table, .argc = argc, .argv = argv, .settings = &c.settings};
+    sp_status status = session ? sp_kept_open(store, session, &c.kept, &err) : SP_OK;
+    bool is_new = !c.kept || sp_kept_is_new(c.kept);
+    if (status == SP_OK && system && !is_new) {
+        status =
+            sp_fail(&err, SP_ERR_ARGUMENT, "session %s has begun: --system-prompt is for new ones; /system TEXT in the chat begins anew", session);
     }
-    c.terminal = isatty(STDIN_FILENO) && isatty(STDOUT_FILENO);
-    sp_llm_catch_interrupts(c.client);
-    int exit_code = SP_EXIT_OK;
-    if (system && ask(&c, SP_LLM_SYSTEM, system, &err) != SP_OK) {
-        exit_code = sp_failed(&err);
-    } else {
-        exit_code = c.terminal ? terminal_loop(&c) : pipe_loop(&c);
+    if (status == SP_OK) {
+        status = c.kept ? sp_kept_start(c.kept, &line, &c.client, &err) : sp_llm_open(&c.settings, &c.client, &err);
     }
+    int exit_code = status == SP_OK             ? talk(&c, system, session, is_new)
+                    : status == SP_ERR_ARGUMENT ? (fprintf(stderr, "samepage: %s\n", err.message), SP_EXIT_USAGE)
+                                                : sp_failed(&err);
     sp_llm_close(c.client);
+    sp_kept_close(c.kept);
     return exit_code;
 }

@@ -5,11 +5,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "cli/embedded.h"
+#include "cli/progress.h"
 #include "samepage/program.h"
 
 const sp_llm_settings sp_llm_defaults = {
@@ -50,39 +49,13 @@ struct sp_llm_client {
     sp_llm_ready ready;
     const sp_llm_events *events;
     sp_llm_done done;
-    bool finished, refused, progress_shown;
+    bool finished, refused;
     char problem[480];
-    double asked; /* seconds; for progress */
+    sp_progress_line progress;
 };
 
 volatile sig_atomic_t sp_llm_stop_asked;
 static sp_actor *interruptible;
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
-}
-
-/* ---- progress: on a terminal, and only of what takes longer than half a second ---- */
-
-static void show_progress(sp_llm_client *client, const char *what, double fraction) {
-    if (isatty(STDERR_FILENO) && seconds() - client->asked > 0.5) {
-        fprintf(stderr, "\r%s: %3.0f %%\033[K", what, fraction * 100);
-        client->progress_shown = true;
-    }
-}
-
-static void hide_progress(sp_llm_client *client) {
-    if (client->progress_shown) {
-        fputs("\r\033[K", stderr);
-        client->progress_shown = false;
-    }
-}
-
-static void on_model_progress(void *user, const char *what, double fraction) {
-    show_progress(user, what, fraction);
-}
 
 /* ---- events ---- */
 
@@ -94,10 +67,10 @@ static void on_message(void *user, const void *bytes, size_t size) {
     if (kind == SP_LLM_PROGRESS) {
         sp_llm_progress p;
         memcpy(&p, bytes, sizeof p);
-        show_progress(client, "reading the prompt", p.total ? (double)p.done / p.total : 0);
+        sp_progress_show(&client->progress, "reading the prompt", p.total ? (double)p.done / p.total : 0);
         return;
     }
-    hide_progress(client);
+    sp_progress_hide(&client->progress);
     if (kind == SP_LLM_READY) {
         memcpy(&client->ready, bytes, sizeof client->ready);
         client->finished = true;
@@ -120,7 +93,7 @@ static void on_message(void *user, const void *bytes, size_t size) {
 sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size, const sp_llm_events *events, sp_llm_done *done, sp_error *err) {
     client->finished = client->refused = false;
     client->events = events;
-    client->asked = seconds();
+    sp_progress_start(&client->progress);
     sp_llm_stop_asked = 0;
     bool told = false;
     sp_status status = sp_actor_send(client->actor, bytes, size, err);
@@ -135,7 +108,7 @@ sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size
             return sp_fail(err, SP_ERR_GUEST, "the language-model actor stopped without an answer");
         }
     }
-    hide_progress(client);
+    sp_progress_hide(&client->progress);
     client->events = NULL;
     if (status == SP_OK && client->refused) {
         return sp_fail(err, SP_ERR_GUEST, "%s", client->problem);
@@ -225,14 +198,14 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
 
 /* ---- opening ---- */
 
-sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err) {
+sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err) {
     *out = NULL;
     sp_llm_client *client = calloc(1, sizeof *client);
     if (!client) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    client->asked = seconds();
-    sp_model_options model_options = {.progress = on_model_progress, .progress_user = client};
+    sp_progress_start(&client->progress);
+    sp_model_options model_options = {.progress = sp_progress_show, .progress_user = &client->progress};
     sp_status status = sp_host_open(NULL, &client->host, err);
     if (status == SP_OK) {
         status = sp_device_open(settings->device, settings->threads, &client->device, err);
@@ -245,25 +218,65 @@ sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_e
     if (status == SP_OK) {
         status = sp_module_load(client->host, sp_embedded_llm, sp_embedded_llm_size, &client->module, err);
     }
-    if (status == SP_OK) {
-        sp_actor_options options = {.device = client->device,
-                                    .models = &client->model,
-                                    .n_models = 1,
-                                    .on_message = on_message,
-                                    .on_message_user = client,
-                                    .inherit_stderr = true};
-        status = sp_actor_spawn(client->host, client->module, &options, &client->actor, err);
-    }
-    if (status == SP_OK) {
-        status = sp_llm_configure(client, settings, err);
-    }
-    hide_progress(client);
     if (status != SP_OK) {
+        sp_progress_hide(&client->progress);
         sp_llm_close(client);
         return status;
     }
     *out = client;
     return SP_OK;
+}
+
+static sp_actor_options actor_options(sp_llm_client *client) {
+    return (sp_actor_options){.device = client->device,
+                              .models = &client->model,
+                              .n_models = 1,
+                              .on_message = on_message,
+                              .on_message_user = client,
+                              .inherit_stderr = true};
+}
+
+/* Ctrl-C means the actor that there is. */
+static void replace_actor(sp_llm_client *client, sp_actor *actor) {
+    sp_actor *old = client->actor;
+    bool moved = interruptible && interruptible == old;
+    interruptible = moved ? actor : interruptible;
+    client->actor = actor;
+    sp_actor_close(old);
+}
+
+sp_status sp_llm_spawn(sp_llm_client *client, const sp_llm_settings *settings, sp_error *err) {
+    sp_actor_options options = actor_options(client);
+    sp_actor *actor;
+    sp_status status = sp_actor_spawn(client->host, client->module, &options, &actor, err);
+    if (status == SP_OK) {
+        replace_actor(client, actor);
+        status = sp_llm_configure(client, settings, err);
+    }
+    sp_progress_hide(&client->progress);
+    return status;
+}
+
+sp_status sp_llm_thaw(sp_llm_client *client, sp_session *session, uint64_t number, sp_error *err) {
+    sp_actor_options options = actor_options(client);
+    sp_actor *actor;
+    sp_status status = sp_actor_thaw(client->host, client->module, &options, session, number, &actor, err);
+    if (status == SP_OK) {
+        replace_actor(client, actor);
+    }
+    return status;
+}
+
+sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err) {
+    sp_status status = sp_llm_prepare(settings, out, err);
+    if (status == SP_OK) {
+        status = sp_llm_spawn(*out, settings, err);
+        if (status != SP_OK) {
+            sp_llm_close(*out);
+            *out = NULL;
+        }
+    }
+    return status;
 }
 
 void sp_llm_close(sp_llm_client *client) {
@@ -280,6 +293,10 @@ void sp_llm_close(sp_llm_client *client) {
 
 sp_model *sp_llm_model(sp_llm_client *client) {
     return client->model;
+}
+
+sp_module *sp_llm_module(sp_llm_client *client) {
+    return client->module;
 }
 
 sp_actor *sp_llm_actor(sp_llm_client *client) {

@@ -30,7 +30,7 @@ typedef struct sp_llm_client sp_llm_client;
 /* Hears of events while a request runs; either may be NULL. text is not terminated. */
 typedef struct sp_llm_events {
     void (*on_token)(void *user, const sp_llm_token *token, const char *text);
-    void (*on_other)(void *user, const void *bytes, size_t size); /* logits, turns */
+    void (*on_other)(void *user, const void *bytes, size_t size); /* logits, turns, settings */
     void *user;
 } sp_llm_events;
 
@@ -38,7 +38,14 @@ typedef struct sp_llm_events {
 sp_status sp_llm_open(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err);
 void sp_llm_close(sp_llm_client *client);
 
+/* The two halves of opening: everything but the actor, and a new actor that is configured. */
+sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err);
+sp_status sp_llm_spawn(sp_llm_client *client, const sp_llm_settings *settings, sp_error *err);
+/* An actor as it was at a commit (0: the head), in place of the client's own, which stays on failure. It is not configured anew. */
+sp_status sp_llm_thaw(sp_llm_client *client, sp_session *session, uint64_t number, sp_error *err);
+
 sp_model *sp_llm_model(sp_llm_client *client);
+sp_module *sp_llm_module(sp_llm_client *client);
 sp_actor *sp_llm_actor(sp_llm_client *client);
 const sp_llm_ready *sp_llm_ready_info(const sp_llm_client *client);
 

@@ -16,6 +16,7 @@ static const struct {
 } commands[] = {
     {"chat", sp_cmd_chat, "talk with a model"},
     {"generate", sp_cmd_generate, "continue a text"},
+    {"sessions", sp_cmd_sessions, "list, fork, move and check conversations that are kept"},
     {"run", sp_cmd_run, "run a WebAssembly guest"},
     {"devices", sp_cmd_devices, "list what can compute here"},
     {"inspect", sp_cmd_inspect, "show what is in a module, a program or a GGUF file"},
