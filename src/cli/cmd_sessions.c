@@ -90,7 +90,7 @@ static int run_fork(int argc, char **argv) {
         return exit_code;
     }
     sp_session *session = NULL;
-    uint64_t number;
+    uint64_t number = 0;
     char path[SP_STORE_PATH_MAX];
     sp_error err;
     sp_status status = sp_store_path(where.store, where.words[1], path, &err);
@@ -159,7 +159,7 @@ static int run_name(int argc, char **argv) {
         return exit_code;
     }
     sp_session *session = NULL;
-    uint64_t number;
+    uint64_t number = 0;
     sp_error err;
     const char *label = where.words[1];
     sp_status status = *label && strspn(label, "0123456789") == strlen(label)
