@@ -5,93 +5,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "samepage/graph.h"
+#include "samepage/inputs.h"
 
-enum { WASM_PAGE = 65536, KV_STEP = 256, SYMBOLS = 4, LINE = 256 };
+enum { WASM_PAGE = 65536, SYMBOLS = 16, LINE = 256 };
 
 sp_model_info llm_model;
+
+/* Where a slot lies in its region. */
+typedef struct place {
+    uint32_t offset, capacity;
+} place;
 
 static struct {
     bool open;
     void *program; /* the bytes */
     int32_t handle;
     uint32_t n_ctx, n_batch;
-    uint32_t n_cells; /* of the cache: n_ctx rounded up as libllama rounds it */
+    sp_inputs knows; /* how inputs are filled */
     uint64_t state_bytes;
-    uint32_t symbol[SYMBOLS]; /* positions of the symbols in the program */
-    int32_t input_region, logits_region;
-    uint8_t *inputs, *logits;
+    int32_t input_region, logits_region, state_region;
+    uint8_t *inputs, *logits, *state;
     uint32_t inputs_bytes, max_outputs, n_outputs;
     uint32_t logits_slot;
+    place *places; /* of each slot: inputs in the inputs' region, state in the state's */
 } engine;
 
 static char problem[512];
-
-/* The symbols of models' programs; docs/models.md. */
-enum { N_TOKENS, N_KV, N_OUTPUTS, N_CTX };
-static const char *const symbol_names[SYMBOLS] = {"n_tokens", "n_kv", "n_outputs", "n_ctx"};
-
-/* ---- filling inputs ---- */
-
-typedef struct batch {
-    const int32_t *tokens;
-    uint32_t n, n_past, n_outputs, n_kv;
-} batch;
-
-static void fill_tokens(const batch *b, void *out) {
-    memcpy(out, b->tokens, b->n * sizeof(int32_t));
-}
-
-static void fill_positions(const batch *b, void *out) {
-    for (uint32_t i = 0; i < b->n; i++) {
-        ((int32_t *)out)[i] = (int32_t)(b->n_past + i);
-    }
-}
-
-static void fill_outputs(const batch *b, void *out) {
-    for (uint32_t i = 0; i < b->n_outputs; i++) {
-        ((int32_t *)out)[i] = (int32_t)(b->n - b->n_outputs + i);
-    }
-}
-
-/* A sequence fills the cache from its start: the cell of a token is its position. */
-static void fill_cells(const batch *b, void *out) {
-    for (uint32_t i = 0; i < b->n; i++) {
-        ((int64_t *)out)[i] = (int64_t)(b->n_past + i);
-    }
-}
-
-/* A row for each token: zero for the cells up to its own, minus infinity (F16) for the rest. */
-static void fill_mask(const batch *b, void *out) {
-    const uint16_t minus_infinity = 0xfc00;
-    for (uint32_t i = 0; i < b->n; i++) {
-        uint16_t *row = (uint16_t *)out + (uint64_t)i * b->n_kv;
-        uint32_t seen = b->n_past + i + 1;
-        memset(row, 0, seen * sizeof *row);
-        for (uint32_t c = seen; c < b->n_kv; c++) {
-            row[c] = minus_infinity;
-        }
-    }
-}
-
-/* What can be filled. Other kinds of state bring other inputs: they go in here. */
-static const struct {
-    const char *name;
-    uint32_t type;
-    bool host_only; /* row ids: the host reads them from our pages, they need no sync */
-    void (*fill)(const batch *b, void *out);
-} inputs[] = {
-    {"inp_tokens", SP_TYPE_I32, true, fill_tokens},     {"inp_pos", SP_TYPE_I32, false, fill_positions},
-    {"out_ids", SP_TYPE_I32, true, fill_outputs},       {"attn_inp_k_idxs", SP_TYPE_I64, true, fill_cells},
-    {"attn_inp_v_idxs", SP_TYPE_I64, true, fill_cells}, {"attn_inp_kq_mask", SP_TYPE_F16, false, fill_mask},
-};
-enum { N_INPUTS = sizeof inputs / sizeof inputs[0] };
-
-/* Where each input lies, by the table's order; absent ones have no slot. */
-static struct {
-    bool present;
-    uint32_t offset, capacity;
-} places[N_INPUTS];
 
 /* ---- opening ---- */
 
@@ -136,39 +75,23 @@ static const char *load_program(uint32_t type_k, uint32_t type_v) {
         return failed("the model's program is refused");
     }
     const sp_program_header *header = engine.program;
-    if (header->n_symbols != SYMBOLS) {
-        snprintf(problem, sizeof problem, "the model's program has %u symbols, not %d", header->n_symbols, SYMBOLS);
-        return problem;
-    }
-    for (int i = 0; i < SYMBOLS; i++) {
-        engine.symbol[i] = sp_program_find_symbol(engine.program, symbol_names[i]);
-        if (engine.symbol[i] == SP_PROGRAM_NONE) {
-            snprintf(problem, sizeof problem, "the model's program has no symbol %s", symbol_names[i]);
-            return problem;
-        }
-    }
-    return NULL;
+    engine.places = calloc(header->n_slots, sizeof *engine.places);
+    return engine.places ? sp_inputs_open(&engine.knows, engine.program, engine.n_ctx, engine.n_batch) : "out of memory";
 }
 
-static void set_symbols(uint64_t values[SYMBOLS], uint32_t n_tokens, uint32_t n_kv, uint32_t n_outputs) {
-    values[engine.symbol[N_TOKENS]] = n_tokens;
-    values[engine.symbol[N_KV]] = n_kv;
-    values[engine.symbol[N_OUTPUTS]] = n_outputs;
-    values[engine.symbol[N_CTX]] = engine.n_cells;
+/* The values of the symbols for the largest batch at the end of the context. */
+static void most_symbols(uint64_t symbols[SYMBOLS], uint32_t n_tokens, uint32_t n_outputs) {
+    const sp_inputs_batch most = {.n_tokens = n_tokens, .n_past = engine.knows.n_ctx, .n_outputs = n_outputs};
+    sp_inputs_symbols(&engine.knows, &most, symbols);
+}
+
+static const char *slot_name(uint32_t slot) {
+    return sp_program_text(engine.program, sp_program_slot_table(engine.program)[slot].name);
 }
 
 /* Slots are laid out one after the other, each where any device can bind it. */
 static uint64_t next_slot(uint64_t at) {
     return (at + 255) / 256 * 256;
-}
-
-static int find_input(const char *name) {
-    for (int i = 0; i < N_INPUTS; i++) {
-        if (strcmp(inputs[i].name, name) == 0) {
-            return i;
-        }
-    }
-    return -1;
 }
 
 static const char *open_region(void *at, uint32_t bytes, int32_t *region) {
@@ -180,78 +103,67 @@ static const char *bind(uint32_t slot, int32_t region, uint64_t offset, uint64_t
     return sp_program_bind(engine.handle, slot, region, (uint32_t)offset, (uint32_t)size) < 0 ? failed("a slot can't be bound") : NULL;
 }
 
-/* State of every kind is one region. */
-static const char *place_state(const uint64_t most[SYMBOLS]) {
+/* Lays out the slots of one kind, state or inputs; the bytes that they take. */
+static uint64_t lay_out(bool state, const uint64_t most[SYMBOLS]) {
     const sp_program_header *header = engine.program;
     const sp_program_slot *slots = sp_program_slot_table(engine.program);
     uint64_t total = 0;
     for (uint32_t i = 0; i < header->n_slots; i++) {
-        total = slots[i].flags & SP_SLOT_STATE ? next_slot(total) + sp_program_slot_size(engine.program, i, most) : total;
+        if (!(slots[i].flags & SP_SLOT_OUTPUT) && sp_inputs_is_input(&engine.knows, i) == !state) {
+            total = next_slot(total);
+            engine.places[i].offset = (uint32_t)total;
+            engine.places[i].capacity = (uint32_t)sp_program_slot_size(engine.program, i, most);
+            total += engine.places[i].capacity;
+        }
     }
+    return total;
+}
+
+static const char *bind_slots(bool state, int32_t region) {
+    const sp_program_header *header = engine.program;
+    const sp_program_slot *slots = sp_program_slot_table(engine.program);
+    const char *wrong = NULL;
+    for (uint32_t i = 0; !wrong && i < header->n_slots; i++) {
+        if (!(slots[i].flags & SP_SLOT_OUTPUT) && sp_inputs_is_input(&engine.knows, i) == !state) {
+            wrong = bind(i, region, engine.places[i].offset, engine.places[i].capacity);
+        }
+    }
+    return wrong;
+}
+
+/* State of every kind is one region. */
+static const char *place_state(const uint64_t most[SYMBOLS]) {
+    const uint64_t total = lay_out(true, most);
     engine.state_bytes = total;
     if (!total) {
         return NULL;
     }
-    uint8_t *at = total < UINT32_MAX - WASM_PAGE ? fresh_pages(aligned(total)) : NULL;
-    if (!at) {
+    engine.state = total < UINT32_MAX - WASM_PAGE ? fresh_pages(aligned(total)) : NULL;
+    if (!engine.state) {
         return no_space(total, "the cache");
     }
-    int32_t region;
-    const char *wrong = open_region(at, aligned(total), &region);
-    uint64_t offset = 0;
-    for (uint32_t i = 0; !wrong && i < header->n_slots; i++) {
-        if (slots[i].flags & SP_SLOT_STATE) {
-            uint64_t size = sp_program_slot_size(engine.program, i, most);
-            offset = next_slot(offset);
-            wrong = bind(i, region, offset, size);
-            offset += size;
-        }
-    }
-    if (!wrong && sp_region_sync(region, 0, aligned(total), SP_TO_DEVICE) < 0) {
+    const char *wrong = open_region(engine.state, aligned(total), &engine.state_region);
+    wrong = wrong ? wrong : bind_slots(true, engine.state_region);
+    if (!wrong && sp_region_sync(engine.state_region, 0, aligned(total), SP_TO_DEVICE) < 0) {
         wrong = failed("the cache can't be cleared");
     }
     return wrong;
 }
 
 static const char *place_inputs(const uint64_t most[SYMBOLS]) {
-    const sp_program_header *header = engine.program;
-    const sp_program_slot *slots = sp_program_slot_table(engine.program);
-    uint64_t total = 0;
-    memset(places, 0, sizeof places);
-    for (uint32_t i = 0; i < header->n_slots; i++) {
-        const char *name = sp_program_text(engine.program, slots[i].name);
-        if (slots[i].flags & (SP_SLOT_STATE | SP_SLOT_OUTPUT)) {
-            continue;
-        }
-        int which = find_input(name);
-        if (which < 0) {
-            snprintf(problem, sizeof problem, "the model wants the input %s, which this guest does not know how to fill", name);
-            return problem;
-        }
-        total = next_slot(total);
-        places[which].present = true;
-        places[which].offset = (uint32_t)total;
-        places[which].capacity = (uint32_t)sp_program_slot_size(engine.program, i, most);
-        total += places[which].capacity;
-    }
+    const uint64_t total = lay_out(false, most);
     engine.inputs_bytes = aligned(total);
     engine.inputs = fresh_pages(engine.inputs_bytes);
     if (!engine.inputs) {
         return no_space(total, "the inputs");
     }
     const char *wrong = open_region(engine.inputs, engine.inputs_bytes, &engine.input_region);
-    for (uint32_t i = 0; !wrong && i < header->n_slots; i++) {
-        int which = find_input(sp_program_text(engine.program, slots[i].name));
-        if (which >= 0) {
-            wrong = bind(i, engine.input_region, places[which].offset, places[which].capacity);
-        }
-    }
-    return wrong;
+    return wrong ? wrong : bind_slots(false, engine.input_region);
 }
 
 static const char *place_logits(uint32_t n_outputs) {
     uint64_t most[SYMBOLS];
-    set_symbols(most, n_outputs, engine.n_cells, n_outputs);
+    most_symbols(most, n_outputs, n_outputs);
     uint64_t size = sp_program_slot_size(engine.program, engine.logits_slot, most);
     uint8_t *at = size < UINT32_MAX - WASM_PAGE ? fresh_pages(aligned(size)) : NULL;
     if (!at) {
@@ -277,8 +189,7 @@ const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint3
     uint32_t usual = llm_model.n_ctx_train && llm_model.n_ctx_train < 4096 ? llm_model.n_ctx_train : 4096;
     engine.n_ctx = n_ctx ? n_ctx : usual;
     engine.n_batch = n_batch && n_batch < MAX_BATCH ? n_batch : MAX_BATCH;
-    engine.n_cells = (engine.n_ctx + KV_STEP - 1) / KV_STEP * KV_STEP;
-    if (engine.n_cells > 1u << 24) {
+    if (engine.n_ctx > 1u << 24) {
         snprintf(problem, sizeof problem, "a context of %u tokens is too large", engine.n_ctx);
         return problem;
     }
@@ -291,7 +202,7 @@ const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint3
         return "the model's program has no logits";
     }
     uint64_t most[SYMBOLS];
-    set_symbols(most, engine.n_batch, engine.n_cells, engine.n_batch);
+    most_symbols(most, engine.n_batch, engine.n_batch);
     wrong = place_state(most);
     wrong = wrong ? wrong : place_inputs(most);
     wrong = wrong ? wrong : place_logits(1);
@@ -314,32 +225,55 @@ uint64_t engine_state_bytes(void) {
 
 /* ---- running ---- */
 
-/* As libllama pads it, so that graphs stay the same from token to token, and equal to libllama's. */
-static uint32_t padded_kv(uint32_t used) {
-    uint32_t padded = (used + KV_STEP - 1) / KV_STEP * KV_STEP;
-    return padded < engine.n_cells ? padded : engine.n_cells;
+uint32_t engine_keep(uint32_t n_past, uint32_t wanted) {
+    return sp_inputs_keep(&engine.knows, n_past, wanted);
 }
 
-const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
-    batch b = {.tokens = tokens, .n = n, .n_past = n_past, .n_outputs = n_outputs, .n_kv = padded_kv(n_past + n)};
-    if (n_outputs > engine.max_outputs) {
-        const char *wrong = place_logits(n_outputs);
-        if (wrong) {
-            return wrong;
-        }
-    }
-    uint64_t symbols[SYMBOLS];
-    set_symbols(symbols, n, b.n_kv, n_outputs);
-    for (int i = 0; i < N_INPUTS; i++) {
-        if (!places[i].present) {
+/* State that summarises the past is zeros where a sequence begins. Caches need no clearing: the mask hides what was there. */
+static const char *clear_summaries(void) {
+    const sp_program_header *header = engine.program;
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        const place *at = &engine.places[i];
+        if (sp_inputs_is_input(&engine.knows, i) || !sp_inputs_is_summary(slot_name(i))) {
             continue;
         }
-        inputs[i].fill(&b, engine.inputs + places[i].offset);
-        if (!inputs[i].host_only && sp_region_sync(engine.input_region, places[i].offset, places[i].capacity, SP_TO_DEVICE) < 0) {
+        memset(engine.state + at->offset, 0, at->capacity);
+        if (sp_region_sync(engine.state_region, at->offset, at->capacity, SP_TO_DEVICE) < 0) {
+            return failed("the state can't be cleared");
+        }
+    }
+    return NULL;
+}
+
+static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symbols[SYMBOLS]) {
+    const sp_program_header *header = engine.program;
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        if (!sp_inputs_is_input(&engine.knows, i)) {
+            continue;
+        }
+        if (!sp_inputs_fill(&engine.knows, i, batch, engine.inputs + engine.places[i].offset)) {
+            snprintf(problem, sizeof problem, "the model wants the input %s, which this guest does not know how to fill", slot_name(i));
+            return problem;
+        }
+        uint32_t size = (uint32_t)sp_program_slot_size(engine.program, i, symbols);
+        if (!sp_inputs_is_ids(slot_name(i)) && sp_region_sync(engine.input_region, engine.places[i].offset, size, SP_TO_DEVICE) < 0) {
             return failed("an input can't be synced");
         }
     }
-    if (sp_program_submit(engine.handle, symbols, SYMBOLS) < 0) {
+    return NULL;
+}
+
+const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
+    const sp_inputs_batch batch = {.tokens = tokens, .n_tokens = n, .n_past = n_past, .n_outputs = n_outputs};
+    const char *wrong = n_outputs > engine.max_outputs ? place_logits(n_outputs) : NULL;
+    wrong = wrong || n_past ? wrong : clear_summaries();
+    uint64_t symbols[SYMBOLS];
+    sp_inputs_symbols(&engine.knows, &batch, symbols);
+    wrong = wrong ? wrong : fill_inputs(&batch, symbols);
+    if (wrong) {
+        return wrong;
+    }
+    if (sp_program_submit(engine.handle, symbols, ((const sp_program_header *)engine.program)->n_symbols) < 0) {
         return failed("the batch can't be run");
     }
     engine.n_outputs = n_outputs;

@@ -25,6 +25,12 @@ uint32_t engine_n_batch(void);
 uint64_t engine_state_bytes(void);
 
 /*
+ * How many of n_past evaluated tokens can stay when the first `wanted` are to stay: fewer, where a window's cells were used again or where state
+ * can't go back.
+ */
+uint32_t engine_keep(uint32_t n_past, uint32_t wanted);
+
+/*
  * Submits n tokens at positions n_past, n_past + 1, ...; logits of the last n_outputs of them. The step must end with SP_AGAIN afterwards.
  * NULL, or what is wrong; then nothing was submitted.
  */

@@ -151,6 +151,7 @@ static int32_t start_prompt(prompt p, bool chatting) {
     while (same < actor.n_past && same < p.n - 1 && actor.context[same] == p.tokens[same]) {
         same++;
     }
+    same = engine_keep(actor.n_past, same);
     actor.n_past = actor.n_cached = same;
     memmove(p.tokens, p.tokens + same, (p.n - same) * sizeof *p.tokens);
     actor.todo = p.tokens;

@@ -1,78 +1,58 @@
 /* Several traces, alike but for their sizes, become one program. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/error.h"
 #include "model/trace.h"
 
-/*
- * Inputs that the language-model guest knows how to fill, and what they must look like: one of another shape means something else (positions in
- * several dimensions, a mask without a cache). Other kinds of state bring their own inputs: a sliding window a second mask and second indices,
- * recurrent state `rs_s_copy`. They go in here and in the guest's table of inputs.
- */
-static const struct {
-    const char *name;
-    enum ggml_type type;
-    int dims[2]; /* symbols; NO_NODE: 1 */
-} known_inputs[] = {{"inp_tokens", GGML_TYPE_I32, {SYM_TOKENS, NO_NODE}},      {"inp_pos", GGML_TYPE_I32, {SYM_TOKENS, NO_NODE}},
-                    {"out_ids", GGML_TYPE_I32, {SYM_OUTPUTS, NO_NODE}},        {"attn_inp_kq_mask", GGML_TYPE_F16, {SYM_KV, SYM_TOKENS}},
-                    {"attn_inp_k_idxs", GGML_TYPE_I64, {SYM_TOKENS, NO_NODE}}, {"attn_inp_v_idxs", GGML_TYPE_I64, {SYM_TOKENS, NO_NODE}}};
-
 enum { LEAF_WEIGHT, LEAF_INPUT, LEAF_STATE };
 
 typedef struct emitter {
     const sp_model *model;
     const trace *traces;
+    const trace_window *window;
     sp_graph graph;
     sp_expr symbols[N_SYMS];
     sp_tensor *tensors; /* by node */
+    char **slots;       /* by node: the name of the slot that it was the first to have */
 } emitter;
 
+/* Caches of keys and values (cache_k, cache_v), and recurrent state (cache_r, cache_s). */
 static bool is_state(const char *name) {
-    return strncmp(name, "cache_k_l", 9) == 0 || strncmp(name, "cache_v_l", 9) == 0;
+    return strncmp(name, "cache_", 6) == 0 && name[6] && strchr("kvrs", name[6]) && strncmp(name + 7, "_l", 2) == 0;
 }
 
-static bool is_sized(const emitter *e, int index, int d, int symbol) {
-    for (int t = 0; t < N_TRACES; t++) {
-        if (e->traces[t].nodes[index].ne[d] != (symbol == NO_NODE ? 1 : (int64_t)e->traces[t].symbols[symbol])) {
-            return false;
-        }
-    }
-    return true;
+/* As many cells as a cache has; recurrent state is of one size whatever the context's. */
+static bool is_state_sized(const emitter *e, int index) {
+    const char kind = e->traces[0].nodes[index].name[6];
+    const bool cells = sp_trace_is_sized(e->traces, index, 1, SYM_CTX) || sp_trace_is_sized(e->traces, index, 1, SYM_CTX_SWA);
+    return sp_trace_is_sized(e->traces, index, 2, NO_NODE) && (kind == 'k' || kind == 'v' ? cells : sp_trace_is_sized(e->traces, index, 1, NO_NODE));
 }
 
-static bool is_known_input(const emitter *e, int index) {
-    const trace_node *node = &e->traces[0].nodes[index];
-    for (size_t i = 0; i < sizeof known_inputs / sizeof known_inputs[0]; i++) {
-        if (strcmp(known_inputs[i].name, node->name) == 0) {
-            return known_inputs[i].type == node->type && is_sized(e, index, 0, known_inputs[i].dims[0]) &&
-                   is_sized(e, index, 1, known_inputs[i].dims[1]) && is_sized(e, index, 2, NO_NODE) && is_sized(e, index, 3, NO_NODE);
-        }
-    }
-    return false;
-}
-
-static sp_status leaf_kind(const emitter *e, int index, int *kind, sp_error *err) {
+static sp_status leaf_kind(const emitter *e, int index, int *kind, char slot[GGML_MAX_NAME], sp_error *err) {
     const trace_node *node = &e->traces[0].nodes[index];
     const char *name = *node->name ? node->name : "(without a name)";
+    char why[96] = "is of a size that is not known";
     sp_weight_info info;
     if (sp_model_find_weight((void *)(uintptr_t)e->model, 0, node->name, &info)) {
         *kind = LEAF_WEIGHT;
         return SP_OK;
     }
-    if (is_state(node->name) && is_sized(e, index, 1, SYM_CTX) && is_sized(e, index, 2, NO_NODE)) {
+    if (is_state(node->name) && is_state_sized(e, index)) {
+        snprintf(slot, GGML_MAX_NAME, "%s", node->name);
         *kind = LEAF_STATE;
         return SP_OK;
     }
-    if (is_known_input(e, index)) {
+    if (!is_state(node->name) && sp_trace_input(e->traces, index, e->window, slot, why, sizeof why)) {
         *kind = LEAF_INPUT;
         return SP_OK;
     }
     if (strstr(name, ".weight") || strstr(name, ".bias")) {
         return sp_fail(err, SP_ERR_FORMAT, "the file lacks the tensor %s", name);
     }
-    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\" (%s [%lld, %lld]), which is not supported yet", name,
-                   ggml_type_name(node->type), (long long)node->ne[0], (long long)node->ne[1]);
+    return sp_fail(err, SP_ERR_UNSUPPORTED, "it wants the input or state \"%s\" (%s [%lld, %lld]), which %s", name, ggml_type_name(node->type),
+                   (long long)node->ne[0], (long long)node->ne[1], why);
 }
 
 static sp_status fit(const emitter *e, const int64_t values[N_TRACES], const trace_node *node, const char *what, sp_expr *out, sp_error *err) {
@@ -99,31 +79,59 @@ static sp_status fit_ne(const emitter *e, int index, sp_expr out[4], sp_error *e
     return status;
 }
 
+/* A leaf before this one that has the slot already. */
+static int same_slot(const emitter *e, int index, const char *slot) {
+    for (int i = 0; i < index; i++) {
+        if (e->slots[i] && strcmp(e->slots[i], slot) == 0) {
+            return i;
+        }
+    }
+    return NO_NODE;
+}
+
+static bool same_window(const emitter *e, int a, int b) {
+    for (int t = 0; t < N_TRACES; t++) {
+        const trace_node *x = &e->traces[t].nodes[a], *y = &e->traces[t].nodes[b];
+        if (x->type != y->type || memcmp(x->ne, y->ne, sizeof x->ne) != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Two caches of one name are two slots; two inputs of one name, type and shape hold the same, and are one. */
+static sp_status emit_slot(emitter *e, int index, int kind, char slot[GGML_MAX_NAME], sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    int same = same_slot(e, index, slot);
+    if (same != NO_NODE && kind == LEAF_INPUT && same_window(e, same, index)) {
+        e->tensors[index] = e->tensors[same];
+        return SP_OK;
+    }
+    for (int n = 2; same != NO_NODE; n++) {
+        snprintf(slot, GGML_MAX_NAME, "%.40s.%d", kind == LEAF_STATE ? node->name : e->slots[same], n);
+        same = same_slot(e, index, slot);
+    }
+    sp_expr ne[4];
+    sp_status status = fit_ne(e, index, ne, err);
+    if (status == SP_OK) {
+        uint32_t at = sp_graph_slot(&e->graph, slot, kind == LEAF_STATE ? SP_SLOT_READ | SP_SLOT_WRITE | SP_SLOT_STATE : SP_SLOT_READ);
+        e->tensors[index] = sp_graph_memory(&e->graph, slot, at, (uint32_t)node->type, ne, NULL, sp_dim(0));
+        e->slots[index] = strdup(slot);
+        status = e->slots[index] ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    return status;
+}
+
 static sp_status emit_leaf(emitter *e, int index, sp_error *err) {
     const trace_node *node = &e->traces[0].nodes[index];
+    char slot[GGML_MAX_NAME];
     int kind = 0;
-    sp_status status = leaf_kind(e, index, &kind, err);
-    if (status != SP_OK) {
-        return status;
-    }
-    if (kind == LEAF_WEIGHT) {
+    sp_status status = leaf_kind(e, index, &kind, slot, err);
+    if (status == SP_OK && kind == LEAF_WEIGHT) {
         e->tensors[index] = sp_graph_weight(&e->graph, node->name);
         return SP_OK;
     }
-    for (int i = 0; i < index; i++) {
-        const trace_node *other = &e->traces[0].nodes[i];
-        if (other->op == GGML_OP_NONE && other->used && strcmp(other->name, node->name) == 0) {
-            return sp_fail(err, SP_ERR_UNSUPPORTED, "it has two inputs \"%s\": a sliding window beside full attention is not supported yet",
-                           node->name);
-        }
-    }
-    sp_expr ne[4];
-    status = fit_ne(e, index, ne, err);
-    if (status == SP_OK) {
-        uint32_t slot = sp_graph_slot(&e->graph, node->name, kind == LEAF_STATE ? SP_SLOT_READ | SP_SLOT_WRITE | SP_SLOT_STATE : SP_SLOT_READ);
-        e->tensors[index] = sp_graph_memory(&e->graph, node->name, slot, (uint32_t)node->type, ne, NULL, sp_dim(0));
-    }
-    return status;
+    return status == SP_OK ? emit_slot(e, index, kind, slot, err) : status;
 }
 
 /* Views say their strides and offset. */
@@ -162,9 +170,6 @@ static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     if (op == SP_OP_VIEW) {
         return emit_view(e, index, err);
     }
-    if ((op == SP_OP_FLASH_ATTN_EXT || op == SP_OP_SOFT_MAX_EXT) && params[1] != 0) { /* max_bias */
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "its attention is biased by distance (ALiBi), which is not supported yet");
-    }
     sp_tensor src[SP_PROGRAM_MAX_SRC];
     uint32_t n = 0;
     for (uint32_t i = 0; i < SP_PROGRAM_MAX_SRC && i < GGML_MAX_SRC; i++) {
@@ -174,6 +179,9 @@ static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     if (op == SP_OP_SET_ROWS) { /* ggml keeps rows, ids, destination */
         sp_tensor rows = src[0], ids = src[1];
         src[0] = src[2], src[1] = rows, src[2] = ids;
+    }
+    if (op == SP_OP_ARGSORT || op == SP_OP_TOP_K) { /* what is sorted must be free of NaN; this changes nothing else */
+        src[0] = sp_clamp(&e->graph, src[0], -INFINITY, INFINITY);
     }
     n = op == SP_OP_REPEAT || op == SP_OP_RESHAPE || op == SP_OP_CONT ? 1 : n;
     uint32_t n_params = 0;
@@ -212,9 +220,15 @@ static sp_status emit_output(emitter *e, int index, sp_error *err) {
     return status;
 }
 
+/* Parameters that differ from batch to batch and mean nothing here: a view's offset, which is fitted, and attention's hint of how much is masked. */
+static bool same_params(const trace_node *a, const trace_node *b) {
+    enum { SCALE_TO_PREC = 4 };
+    return a->op == GGML_OP_VIEW ||
+           memcmp(a->params, b->params, a->op == GGML_OP_FLASH_ATTN_EXT ? SCALE_TO_PREC * sizeof *a->params : sizeof a->params) == 0;
+}
+
 static bool alike(const trace_node *a, const trace_node *b) {
-    return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && memcmp(a->src, b->src, sizeof a->src) == 0 &&
-           memcmp(a->params, b->params, sizeof a->params) == 0;
+    return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && memcmp(a->src, b->src, sizeof a->src) == 0 && same_params(a, b);
 }
 
 static sp_status check_alike(const trace *traces, sp_error *err) {
@@ -235,7 +249,7 @@ static sp_status check_alike(const trace *traces, sp_error *err) {
 
 /* The state that a node is a view of, or NO_NODE. */
 static int written_state(const trace *t, const trace_node *node) {
-    if (node->op != GGML_OP_SET_ROWS && (node->op != GGML_OP_CPY || node->self_source)) {
+    if (node->empty || (node->op != GGML_OP_SET_ROWS && (node->op != GGML_OP_CPY || node->self_source))) {
         return NO_NODE;
     }
     int at = node->op == GGML_OP_SET_ROWS ? node->src[2] : node->src[1];
@@ -295,7 +309,30 @@ static sp_status most_cells(const emitter *e, uint64_t *most, sp_error *err) {
     return SP_OK;
 }
 
-sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **bytes, uint64_t *size, sp_error *err) {
+/* The symbols, and the facts that the guest fills inputs by: symbols of a single value. */
+static void emit_symbols(emitter *e, uint64_t most) {
+    const trace_window *w = e->window;
+    const uint64_t max[N_SYMS] = {512, most, 512, most, most, most};
+    for (int s = 0; s < N_SYMS && (w->real || s < SYM_KV_SWA); s++) {
+        e->symbols[s] = sp_symbol(&e->graph, sp_trace_symbols[s], 1, max[s]);
+    }
+    const struct {
+        const char *name;
+        uint32_t value;
+    } facts[] = {{"swa_window", w->real},
+                 {"swa_kind", w->real ? w->kind : 0},
+                 {"alibi", w->alibi},
+                 {"temperature_length", w->temperature_scale != 0 ? w->temperature_length : 0},
+                 {"temperature_scale", sp_float_bits(w->temperature_scale)},
+                 {"temperature_offset", sp_float_bits(w->temperature_offset)}};
+    for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
+        if (facts[i].value && facts[i].value <= INT32_MAX) {
+            sp_symbol(&e->graph, facts[i].name, facts[i].value, facts[i].value);
+        }
+    }
+}
+
+sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], const trace_window *window, void **bytes, uint64_t *size, sp_error *err) {
     *bytes = NULL;
     sp_status status = check_alike(traces, err);
     if (status != SP_OK) {
@@ -305,18 +342,21 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **by
     if (output == NO_NODE) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has no logits");
     }
-    emitter e = {.model = model, .traces = traces, .tensors = calloc((size_t)traces[0].n, sizeof *e.tensors)};
-    if (!e.tensors) {
+    emitter e = {.model = model,
+                 .traces = traces,
+                 .window = window,
+                 .tensors = calloc((size_t)traces[0].n, sizeof *e.tensors),
+                 .slots = calloc((size_t)traces[0].n, sizeof *e.slots)};
+    if (!e.tensors || !e.slots) {
+        free(e.tensors);
+        free((void *)e.slots);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     sp_graph_init(&e.graph);
     uint64_t most;
     status = most_cells(&e, &most, err);
     if (status == SP_OK) {
-        e.symbols[SYM_TOKENS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_TOKENS], 1, 512);
-        e.symbols[SYM_KV] = sp_symbol(&e.graph, sp_trace_symbols[SYM_KV], 1, most);
-        e.symbols[SYM_OUTPUTS] = sp_symbol(&e.graph, sp_trace_symbols[SYM_OUTPUTS], 1, 512);
-        e.symbols[SYM_CTX] = sp_symbol(&e.graph, sp_trace_symbols[SYM_CTX], 1, most);
+        emit_symbols(&e, most);
         status = emit_nodes(&e, &traces[0], output, err);
     }
     uint32_t length = 0;
@@ -333,6 +373,10 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], void **by
         memcpy(*bytes, built, length);
     }
     sp_graph_free(&e.graph);
+    for (int i = 0; i < traces[0].n; i++) {
+        free(e.slots[i]);
+    }
+    free((void *)e.slots);
     free(e.tensors);
     return status;
 }

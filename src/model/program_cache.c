@@ -10,10 +10,10 @@
 
 #include "base/error.h"
 #include "model/model_impl.h"
-#include "samepage/graph.h"
+#include "samepage/inputs.h"
 
 /* Changes when a trace of the same model gives another program. */
-#define TRACE_VERSION 2
+#define TRACE_VERSION 3
 
 static bool cache_path(const sp_model *model, uint32_t type_k, uint32_t type_v, char *path, size_t capacity) {
     if (!model->cache_folder) {
@@ -30,11 +30,18 @@ static bool is_verified(sp_model *model, const void *bytes, uint64_t size, sp_er
     if (sp_program_load(bytes, size, &weights, &program, err) != SP_OK) {
         return false;
     }
-    const uint64_t symbols[4] = {2, 256, 1, 512};
-    sp_spec_limits limits = {.flops = UINT64_MAX, .temporary_bytes = UINT64_MAX};
-    sp_spec *spec = NULL;
-    sp_status status = sp_program_specialise(program, symbols, 4, &limits, &spec, err);
-    sp_spec_free(spec);
+    sp_inputs inputs;
+    const char *wrong = sp_inputs_open(&inputs, sp_program_get_header(program), 512, 512);
+    sp_status status = wrong ? sp_fail(err, SP_ERR_FORMAT, "%s", wrong) : SP_OK;
+    for (uint32_t n = 1; status == SP_OK && n <= 2; n++) { /* a single token is laid out in ways of its own */
+        const sp_inputs_batch batch = {.n_tokens = n, .n_past = 0, .n_outputs = 1};
+        const sp_spec_limits limits = {.flops = UINT64_MAX, .temporary_bytes = UINT64_MAX};
+        uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
+        sp_spec *spec = NULL;
+        sp_inputs_symbols(&inputs, &batch, symbols);
+        status = sp_program_specialise(program, symbols, sp_program_get_header(program)->n_symbols, &limits, &spec, err);
+        sp_spec_free(spec);
+    }
     sp_program_free(program);
     return status == SP_OK;
 }

@@ -10,18 +10,26 @@
 
 #include "base/error.h"
 
-const char *const sp_trace_symbols[N_SYMS] = {"n_tokens", "n_kv", "n_outputs", "n_ctx"};
+const char *const sp_trace_symbols[N_SYMS] = {"n_tokens", "n_kv", "n_outputs", "n_ctx", "n_kv_swa", "n_ctx_swa"};
 
-/* Sizes of the traces. Every symbol takes two values while the others differ otherwise, and the last trace checks the fit. */
+/*
+ * Sizes of the traces. Every symbol takes two values while the others differ otherwise, and the last trace checks the fit. No trace is of a
+ * sequence's first batch: libllama clears state there. Contexts come on top of a large window's cells.
+ */
 static const struct {
-    uint32_t n_ctx, n_tokens, n_outputs, n_kv;
-} sizes[N_TRACES] = {{1024, 7, 3, 256}, {1024, 33, 5, 256}, {1024, 300, 5, 512}, {1536, 33, 5, 256}, {1536, 290, 9, 512}};
+    uint32_t n_ctx, n_batch, n_past, n_tokens, n_outputs;
+} sizes[N_TRACES] = {{1024, 150, 1, 7, 3}, {1024, 150, 1, 33, 5}, {1024, 320, 1, 300, 5}, {1536, 150, 300, 33, 5}, {1536, 600, 1, 290, 9}};
+
+typedef struct trace_types {
+    uint32_t k, v; /* of the cache */
+} trace_types;
 
 /* The trace that is being taken, with what maps ggml's tensors to its nodes. */
 typedef struct watcher {
     trace *trace;
     const struct ggml_tensor **seen; /* by node */
     bool failed;
+    bool passing; /* the batch only moves the sequence on: it is neither watched nor computed */
 } watcher;
 
 static int find_seen(const watcher *w, const struct ggml_tensor *t) {
@@ -49,7 +57,7 @@ static trace_node *append(watcher *w, const struct ggml_tensor *t) {
     }
     w->seen[tr->n] = t;
     trace_node *node = &tr->nodes[tr->n++];
-    *node = (trace_node){.op = t->op, .type = t->type, .contiguous = ggml_is_contiguous(t)};
+    *node = (trace_node){.op = t->op, .type = t->type, .contiguous = ggml_is_contiguous(t), .empty = ggml_nelements(t) == 0};
     memcpy(node->name, t->name, sizeof node->name);
     memcpy(node->ne, t->ne, sizeof node->ne);
     memcpy(node->nb, t->nb, sizeof node->nb);
@@ -60,9 +68,22 @@ static trace_node *append(watcher *w, const struct ggml_tensor *t) {
     return node;
 }
 
+/* Inputs are filled before the first node, and nothing has been computed over them. */
+static void keep_content(watcher *w, trace_node *node, const struct ggml_tensor *t) {
+    if (t->flags & GGML_TENSOR_FLAG_INPUT && t->data && t->buffer && ggml_backend_buffer_is_host(t->buffer)) {
+        node->content = malloc(ggml_nbytes(t) + 1);
+        w->failed |= !node->content;
+        if (node->content) {
+            memcpy(node->content, t->data, ggml_nbytes(t));
+        }
+    }
+}
+
 static int index_of(watcher *w, const struct ggml_tensor *t) {
     int found = find_seen(w, t);
-    if (found == NO_NODE && append(w, t)) { /* a leaf: weight, input or state */
+    trace_node *node = found == NO_NODE ? append(w, t) : NULL; /* a leaf: weight, input or state */
+    if (node) {
+        keep_content(w, node, t);
         found = w->trace->n - 1;
     }
     return found;
@@ -86,73 +107,118 @@ static void see(watcher *w, const struct ggml_tensor *t) {
 }
 
 static bool on_node(struct ggml_tensor *t, bool ask, void *user) {
+    watcher *w = user;
+    if (w->passing) {
+        return ask; /* compute the first node, and then no more */
+    }
     if (ask) {
-        see(user, t);
+        see(w, t);
     }
     return false; /* go on to the next node without computing */
 }
 
 static bool on_abort(void *user) {
-    (void)user;
-    return true;
+    return !((watcher *)user)->passing;
 }
 
-static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t type_k, uint32_t type_v, watcher *w) {
+static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t n_batch, const trace_types *types, watcher *w) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = n_ctx;
-    params.n_batch = params.n_ubatch = 320;
+    params.n_batch = params.n_ubatch = n_batch;
     params.n_seq_max = 1;
     params.n_threads = params.n_threads_batch = 1;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     params.offload_kqv = params.op_offload = false;
-    params.type_k = (enum ggml_type)type_k;
-    params.type_v = (enum ggml_type)type_v;
+    params.swa_full = false;
+    params.type_k = (enum ggml_type)types->k;
+    params.type_v = (enum ggml_type)types->v;
     params.cb_eval = on_node;
     params.cb_eval_user_data = w;
     params.abort_callback = on_abort;
+    params.abort_callback_data = w;
     return sp_llama_new_context(model, &params);
 }
 
-static sp_status take_one(struct llama_model *llama, uint32_t type_k, uint32_t type_v, int which, trace *out, sp_error *err) {
-    watcher w = {.trace = out};
-    struct llama_context *context = new_context(llama, sizes[which].n_ctx, type_k, type_v, &w);
-    if (!context) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", sizes[which].n_ctx,
-                       sp_model_complaint());
-    }
-    uint32_t n = sizes[which].n_tokens;
+static bool decode(struct llama_context *context, uint32_t n_past, uint32_t n, uint32_t n_outputs) {
     struct llama_batch batch = llama_batch_init((int32_t)n, 0, 1);
     for (uint32_t i = 0; i < n; i++) {
         batch.token[i] = 0;
-        batch.pos[i] = (llama_pos)i;
+        batch.pos[i] = (llama_pos)(n_past + i);
         batch.n_seq_id[i] = 1;
         batch.seq_id[i][0] = 0;
-        batch.logits[i] = i >= n - sizes[which].n_outputs;
+        batch.logits[i] = i >= n - n_outputs;
     }
     batch.n_tokens = (int32_t)n;
     bool decoded = sp_llama_decode(context, &batch);
     llama_batch_free(batch);
+    return decoded;
+}
+
+static void set_symbols(trace *out, int which, uint32_t n_ctx, const trace_window *window) {
+    const sp_inputs_batch batch = {.n_tokens = sizes[which].n_tokens, .n_past = out->n_past, .n_outputs = sizes[which].n_outputs};
+    uint32_t swa = sp_inputs_padded(window->traced + sizes[which].n_batch);
+    const sp_inputs in = {.n_ctx = n_ctx, .n_ctx_swa = swa < n_ctx ? swa : n_ctx};
+    for (int s = 0; s < N_SYMS; s++) {
+        sp_inputs_symbol(&in, sp_trace_symbols[s], &batch, &out->symbols[s]);
+    }
+}
+
+static sp_status take_one(struct llama_model *llama, const trace_types *types, const trace_window *window, int which, trace *out, sp_error *err) {
+    watcher w = {.trace = out, .passing = true};
+    const uint32_t more = window->traced > MOST_TRACED_WINDOW ? sp_inputs_padded(window->traced) : 0, n_ctx = sizes[which].n_ctx + more;
+    struct llama_context *context = new_context(llama, n_ctx, sizes[which].n_batch, types, &w);
+    if (!context) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", n_ctx, sp_model_complaint());
+    }
+    out->n_past = sizes[which].n_past > 1 ? sizes[which].n_past + more : sizes[which].n_past;
+    bool decoded = true;
+    for (uint32_t past = 0; decoded && past < out->n_past;) {
+        uint32_t left = out->n_past - past, n = left < sizes[which].n_batch ? left : sizes[which].n_batch;
+        decoded = decode(context, past, n, 0);
+        past += n;
+    }
+    w.passing = false;
+    decoded = decoded && decode(context, out->n_past, sizes[which].n_tokens, sizes[which].n_outputs);
     llama_free(context);
     free(w.seen);
-    out->symbols[SYM_TOKENS] = n;
-    out->symbols[SYM_KV] = sizes[which].n_kv;
-    out->symbols[SYM_OUTPUTS] = sizes[which].n_outputs;
-    out->symbols[SYM_CTX] = sizes[which].n_ctx;
+    set_symbols(out, which, n_ctx, window);
     if (w.failed) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     return decoded && out->n ? SP_OK : sp_fail(err, SP_ERR_UNSUPPORTED, "libllama showed no graph: %s", sp_model_complaint());
 }
 
-/* Kinds of state and attention whose inputs are named and shaped like those of a plain cache, and mean something else. */
+/* What has no state that text could be continued from, though its inputs may be named like those of what has. */
 static sp_status check_kind(const struct llama_model *llama, sp_error *err) {
-    const char *kind = llama_model_is_hybrid(llama)      ? "recurrent state beside attention"
-                       : llama_model_is_recurrent(llama) ? "recurrent state"
-                       : llama_model_has_encoder(llama)  ? "an encoder"
-                       : llama_model_is_diffusion(llama) ? "diffusion"
-                       : llama_model_n_swa(llama) > 0    ? "a sliding window"
-                                                         : NULL;
-    return kind ? sp_fail(err, SP_ERR_UNSUPPORTED, "%s, which it has, is not supported yet", kind) : SP_OK;
+    const char *kind = llama_model_has_encoder(llama) ? "an encoder" : llama_model_is_diffusion(llama) ? "diffusion" : NULL;
+    return kind ? sp_fail(err, SP_ERR_UNSUPPORTED, "%s, which it has, is not supported", kind) : SP_OK;
+}
+
+static void free_trace(trace *t) {
+    for (int i = 0; i < t->n; i++) {
+        free(t->nodes[i].content);
+    }
+    free(t->nodes);
+}
+
+static sp_status trace_all(sp_model *model, struct llama_model *llama, const trace_types *types, trace_window *window, void **bytes, uint64_t *size,
+                           sp_error *err) {
+    trace traces[N_TRACES] = {0};
+    sp_status status = check_kind(llama, err);
+    for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
+        if (model->options.progress) {
+            model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
+        }
+        status = take_one(llama, types, window, i, &traces[i], err);
+    }
+    if (status == SP_OK) {
+        sp_trace_learn_masks(traces, window);
+        status = sp_trace_emit(model, traces, window, bytes, size, err);
+    }
+    for (int i = 0; i < N_TRACES; i++) {
+        free_trace(&traces[i]);
+    }
+    return status;
 }
 
 sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err) {
@@ -162,26 +228,18 @@ sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void
         return status;
     }
     sp_model_quiet();
-    struct llama_model *llama = sp_llama_init_without_weights(model->gguf);
-    if (!llama) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "architecture %s: libllama can't make a model of it: %s", model->info.architecture,
-                       sp_model_complaint());
+    trace_window window = {0};
+    struct gguf_context *metadata = sp_trace_metadata(model, &window);
+    struct llama_model *llama = metadata ? sp_llama_init_without_weights(metadata) : NULL;
+    if (llama) {
+        sp_trace_learn(model, llama, &window);
+        status = trace_all(model, llama, &(trace_types){.k = type_k, .v = type_v}, &window, bytes, size, err);
+        llama_model_free(llama);
+    } else {
+        status = metadata ? sp_fail(err, SP_ERR_UNSUPPORTED, "libllama can't make a model of it: %s", sp_model_complaint())
+                          : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    trace traces[N_TRACES] = {0};
-    status = check_kind(llama, err);
-    for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
-        if (model->options.progress) {
-            model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
-        }
-        status = take_one(llama, type_k, type_v, i, &traces[i], err);
-    }
-    llama_model_free(llama);
-    if (status == SP_OK) {
-        status = sp_trace_emit(model, traces, bytes, size, err);
-    }
-    for (int i = 0; i < N_TRACES; i++) {
-        free(traces[i].nodes);
-    }
+    gguf_free(metadata);
     if (status != SP_OK) {
         sp_fail_in(err, "architecture %s", model->info.architecture);
     }

@@ -95,6 +95,12 @@ static uint16_t plain(enum ggml_op op, int *words) {
     return 0;
 }
 
+/* ggml keeps notes in the parameters of views, copies and reshapes, and a hint in attention's. */
+static bool takes_all(enum ggml_op op) {
+    return op != GGML_OP_VIEW && op != GGML_OP_RESHAPE && op != GGML_OP_PERMUTE && op != GGML_OP_TRANSPOSE && op != GGML_OP_CONT &&
+           op != GGML_OP_FLASH_ATTN_EXT;
+}
+
 uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_PARAMS]) {
     memset(out, 0, SP_PROGRAM_MAX_PARAMS * sizeof *out);
     const int32_t *p = node->params;
@@ -109,6 +115,9 @@ uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_
         out[0] = (uint32_t)node->ne[0];
         return SP_OP_TOP_K;
     case GGML_OP_ROPE: /* n_dims, mode, n_ctx_orig at 1, 2, 4; six floats and four sections from 5 on */
+        if (p[15]) {
+            return 0; /* not from the row's start */
+        }
         out[0] = (uint32_t)p[1], out[1] = (uint32_t)p[2], out[2] = (uint32_t)p[4];
         memcpy(out + 3, p + 5, 6 * sizeof *out);
         for (int i = 0; i < 4; i++) { /* only the multi-section modes read them */
@@ -119,6 +128,11 @@ uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_
         int words = 0;
         uint16_t op = plain(node->op, &words);
         memcpy(out, p, (size_t)words * sizeof *out);
+        for (int i = words; i < (int)(sizeof node->params / sizeof *p); i++) {
+            if (p[i] && takes_all(node->op)) {
+                return 0; /* a parameter that programs do not have */
+            }
+        }
         return op;
     }
     }

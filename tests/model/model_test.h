@@ -17,6 +17,7 @@
 #include "memory/memory.h"
 #include "model/model.h"
 #include "model/synthetic.h"
+#include "samepage/inputs.h"
 
 enum { THREADS = 2, MAX_BATCH = 512 };
 
@@ -87,7 +88,7 @@ static inline oracle open_oracle(const char *path, uint32_t n_ctx) {
     params.n_batch = params.n_ubatch = MAX_BATCH;
     params.n_threads = params.n_threads_batch = THREADS;
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
-    params.offload_kqv = params.op_offload = false;
+    params.offload_kqv = params.op_offload = params.swa_full = false;
     o.context = llama_init_from_model(o.model, params);
     assert_non_null(o.context);
     return o;
@@ -123,36 +124,26 @@ typedef struct runner {
     sp_program *program;
     sp_memory *memory;
     sp_device_memory *region;
-    uint64_t at[64], size[64]; /* of each slot in the region */
+    sp_inputs inputs;
+    uint64_t at[256], size[256]; /* of each slot in the region */
     uint32_t n_slots, n_ctx, n_vocab;
 } runner;
 
-static inline sp_spec *specialise(const runner *r, uint64_t n_tokens, uint64_t n_kv, uint64_t n_outputs) {
-    static const char *const names[] = {"n_tokens", "n_kv", "n_outputs", "n_ctx"};
-    const uint64_t given[] = {n_tokens, n_kv, n_outputs, r->n_ctx};
-    uint64_t values[4];
-    uint32_t n = sp_program_get_header(r->program)->n_symbols;
-    assert_true(n <= 4);
-    for (uint32_t s = 0; s < n; s++) {
-        uint32_t which = 0;
-        while (which < 4 && strcmp(names[which], sp_program_name(r->program, sp_program_symbols(r->program)[s].name)) != 0) {
-            which++;
-        }
-        assert_true(which < 4);
-        values[s] = given[which];
-    }
+static inline sp_spec *specialise(const runner *r, const sp_inputs_batch *batch) {
+    uint64_t values[SP_PROGRAM_MAX_SYMBOLS];
+    sp_inputs_symbols(&r->inputs, batch, values);
     sp_spec_limits limits = {.flops = UINT64_MAX, .temporary_bytes = UINT64_MAX};
     sp_spec *spec = NULL;
     sp_error err = {0};
-    must(sp_program_specialise(r->program, values, n, &limits, &spec, &err), &err);
+    must(sp_program_specialise(r->program, values, sp_program_get_header(r->program)->n_symbols, &limits, &spec, &err), &err);
     return spec;
 }
 
 static inline void place_slots(runner *r) {
-    sp_spec *spec = specialise(r, MAX_BATCH, r->n_ctx, MAX_BATCH);
+    sp_spec *spec = specialise(r, &(sp_inputs_batch){.n_tokens = MAX_BATCH, .n_past = r->n_ctx, .n_outputs = MAX_BATCH});
     uint64_t total = 0;
     r->n_slots = spec->n_slots;
-    assert_true(r->n_slots <= 64);
+    assert_true(r->n_slots <= 256);
     for (uint32_t i = 0; i < spec->n_slots; i++) {
         r->at[i] = total;
         r->size[i] = spec->slots[i].size;
@@ -177,6 +168,7 @@ static inline runner open_runner(sp_model *model, const char *device, uint32_t n
     must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err), &err);
     sp_weight_source source = {.find = sp_model_find_weight, .context = model};
     must(sp_program_load(bytes, size, &source, &r.program, &err), &err);
+    assert_null(sp_inputs_open(&r.inputs, bytes, n_ctx, MAX_BATCH));
     must(sp_device_open(device, THREADS, &r.device, &err), &err);
     must(sp_device_weights_open(r.device, sp_model_weight_table(model), NULL, NULL, &r.weights, &err), &err);
     must(sp_workspace_open(r.device, UINT64_MAX, &r.workspace, &err), &err);
@@ -193,32 +185,6 @@ static inline void close_runner(runner *r) {
     sp_device_close(r->device);
 }
 
-/* What docs/models.md says that an input holds, for a batch that follows n_past tokens. */
-static inline void fill_input(const char *name, void *out, const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs, uint32_t n_kv) {
-    if (strcmp(name, "inp_tokens") == 0) {
-        memcpy(out, tokens, n * sizeof *tokens);
-    } else if (strcmp(name, "inp_pos") == 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            ((int32_t *)out)[i] = (int32_t)(n_past + i);
-        }
-    } else if (strcmp(name, "out_ids") == 0) {
-        for (uint32_t i = 0; i < n_outputs; i++) {
-            ((int32_t *)out)[i] = (int32_t)(n - n_outputs + i);
-        }
-    } else if (strcmp(name, "attn_inp_k_idxs") == 0 || strcmp(name, "attn_inp_v_idxs") == 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            ((int64_t *)out)[i] = (int64_t)(n_past + i);
-        }
-    } else {
-        assert_string_equal(name, "attn_inp_kq_mask");
-        for (uint32_t i = 0; i < n; i++) {
-            for (uint32_t cell = 0; cell < n_kv; cell++) {
-                ((uint16_t *)out)[i * n_kv + cell] = cell <= n_past + i ? 0 : 0xfc00; /* zero or minus infinity in F16 */
-            }
-        }
-    }
-}
-
 static inline void sync_slots(runner *r, const sp_spec *spec, uint32_t flag, sp_sync_direction direction) {
     sp_error err = {0};
     for (uint32_t i = 0; i < spec->n_slots; i++) {
@@ -231,9 +197,9 @@ static inline void sync_slots(runner *r, const sp_spec *spec, uint32_t flag, sp_
 
 /* The same as oracle_decode, by the program. The logits lie in the region until the next call. */
 static inline const float *runner_decode(runner *r, const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
-    uint32_t used = (n_past + n + 255) / 256 * 256, n_kv = used < r->n_ctx ? used : r->n_ctx;
-    sp_spec *spec = specialise(r, n, n_kv, n_outputs);
-    sp_slot_binding bindings[64];
+    const sp_inputs_batch batch = {.tokens = tokens, .n_tokens = n, .n_past = n_past, .n_outputs = n_outputs};
+    sp_spec *spec = specialise(r, &batch);
+    sp_slot_binding bindings[256];
     const float *logits = NULL;
     for (uint32_t i = 0; i < spec->n_slots; i++) {
         bindings[i] = (sp_slot_binding){.memory = r->region, .offset = r->at[i], .length = r->size[i]};
@@ -243,7 +209,7 @@ static inline const float *runner_decode(runner *r, const int32_t *tokens, uint3
             assert_int_equal(spec->slots[i].size, (uint64_t)n_outputs * r->n_vocab * sizeof(float));
             logits = bytes;
         } else if (!(spec->slots[i].flags & SP_SLOT_STATE)) {
-            fill_input(spec->slots[i].name, bytes, tokens, n, n_past, n_outputs, n_kv);
+            assert_true(sp_inputs_fill(&r->inputs, i, &batch, bytes));
         }
     }
     assert_non_null(logits);

@@ -1,0 +1,307 @@
+/*
+ * Fills the inputs of a model's program (sp_model_get_program): what docs/models.md says, as code. Header-only C, for guests and for hosts.
+ *
+ *     sp_inputs in;
+ *     const char *wrong = sp_inputs_open(&in, program, n_ctx, n_batch);    // knows the program's kinds of state from its symbols and slots
+ *     sp_inputs_batch b = {.tokens = tokens, .n_tokens = n, .n_past = n_past, .n_outputs = 1};
+ *     sp_inputs_symbols(&in, &b, symbols);                                 // values for sp_program_run
+ *     sp_inputs_fill(&in, slot, &b, memory);                               // for each slot that sp_inputs_is_input says is one
+ *
+ * One sequence that fills its caches from the start: the cell of the token at position p is p, and p modulo the window's cells where a sliding window
+ * has a cache of its own. That is what libllama does, so the logits are libllama's, byte for byte. The host uses these functions too: a trace of a
+ * model is accepted only if they fill every input with what libllama filled it with.
+ */
+#ifndef SAMEPAGE_INPUTS_H
+#define SAMEPAGE_INPUTS_H
+
+#include <math.h>
+#include <stdio.h>
+
+#include "samepage/graph.h"
+
+enum { SP_INPUTS_PAD = 256 }; /* libllama looks at a cache in steps of so many cells, and sizes it so */
+
+/* What a window lets a token see: the last `window` positions; those of its chunk of `window`; or half a window to both sides. */
+enum { SP_WINDOW_NONE = 0, SP_WINDOW_STANDARD = 1, SP_WINDOW_CHUNKED = 2, SP_WINDOW_SYMMETRIC = 3 };
+
+typedef struct sp_inputs {
+    const void *program;
+    uint32_t n_ctx, n_batch; /* cells of the cache; most tokens of a batch */
+    uint32_t n_ctx_swa;      /* cells of the sliding window's own cache; 0: it has none */
+    uint32_t window, window_kind;
+    bool alibi;                  /* the mask holds distances */
+    bool recurrent;              /* some state can't go back */
+    uint32_t temperature_length; /* attention is scaled by the logarithm of the position over this */
+    float temperature_scale, temperature_offset;
+    char problem[128];
+} sp_inputs;
+
+typedef struct sp_inputs_batch {
+    const int32_t *tokens;
+    uint32_t n_tokens, n_past, n_outputs; /* the first is at position n_past; logits of the last n_outputs */
+} sp_inputs_batch;
+
+/* ---- inner parts ---- */
+
+static inline uint32_t sp_inputs_padded(uint32_t cells) {
+    return (cells + SP_INPUTS_PAD - 1) / SP_INPUTS_PAD * SP_INPUTS_PAD;
+}
+
+/* A symbol whose value is the same at every run tells a fact about the model; 0: the program does not have it. */
+static inline uint32_t sp_inputs_fact(const void *program, const char *name) {
+    uint32_t at = sp_program_find_symbol(program, name);
+    return at == SP_NONE ? 0 : (uint32_t)sp_program_symbol_table(program)[at].min;
+}
+
+static inline float sp_inputs_float_fact(const void *program, const char *name) {
+    uint32_t bits = sp_inputs_fact(program, name);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static inline bool sp_inputs_ends(const char *name, const char *end) {
+    size_t n = strlen(name), m = strlen(end);
+    return n >= m && strcmp(name + n - m, end) == 0;
+}
+
+/* Minus a whole number as F16, rounded to even. */
+static inline uint16_t sp_inputs_half(uint32_t distance) {
+    uint32_t exponent = 0, mantissa, shift, half;
+    while (distance >> (exponent + 1)) {
+        exponent++;
+    }
+    if (exponent <= 10) {
+        mantissa = (distance << (10 - exponent)) & 0x3ff;
+    } else {
+        shift = exponent - 10;
+        half = 1u << (shift - 1);
+        mantissa = distance >> shift;
+        mantissa += (distance & (2 * half - 1)) > half || ((distance & (2 * half - 1)) == half && (mantissa & 1));
+        if (mantissa >> 11) {
+            mantissa >>= 1;
+            exponent++;
+        }
+        mantissa &= 0x3ff;
+    }
+    return exponent > 15 ? 0xfc00 : (uint16_t)(0x8000 | (exponent + 15) << 10 | mantissa);
+}
+
+/* May the token at position p see the one at position q (at most p) through the window? */
+static inline bool sp_inputs_in_window(const sp_inputs *in, uint32_t q, uint32_t p) {
+    switch (in->window_kind) {
+    case SP_WINDOW_STANDARD:
+        return p - q < in->window;
+    case SP_WINDOW_CHUNKED:
+        return q >= p / in->window * in->window;
+    case SP_WINDOW_SYMMETRIC:
+        return p - q <= in->window / 2;
+    default:
+        return true;
+    }
+}
+
+/* What a token sees of a cell: minus infinity, 0, or its distance. */
+static inline void sp_inputs_mask_cell(void *out, uint64_t at, uint32_t type, bool seen, uint32_t distance) {
+    if (type == SP_TYPE_F16) {
+        ((uint16_t *)out)[at] = !seen ? 0xfc00 : distance ? sp_inputs_half(distance) : 0;
+    } else {
+        ((float *)out)[at] = !seen ? -INFINITY : distance ? -(float)distance : 0;
+    }
+}
+
+/* A row for each token. With the batch stored, a cell holds the newest position that maps to it. */
+static inline void sp_inputs_mask(const sp_inputs *in, const sp_inputs_batch *b, bool window, uint32_t n_kv, uint32_t type, void *out) {
+    const uint32_t cells = window ? in->n_ctx_swa : in->n_ctx, n_held = b->n_past + b->n_tokens;
+    const uint32_t lap = (n_held - 1) / cells * cells; /* position of cell 0 */
+    uint32_t i, c;
+    for (i = 0; i < b->n_tokens; i++) {
+        const uint32_t p = b->n_past + i;
+        const uint64_t row = (uint64_t)i * n_kv;
+        for (c = 0; c < n_kv; c++) {
+            const uint32_t q = lap + c < n_held ? lap + c : lap ? lap + c - cells : UINT32_MAX;
+            const bool seen = q <= p && (!window || sp_inputs_in_window(in, q, p));
+            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi ? p - q : 0);
+        }
+    }
+}
+
+/* The rotation of a quantised cache: an orthonormal Walsh-Hadamard matrix. */
+static inline void sp_inputs_rotation(float *out, uint32_t n) {
+    uint32_t s, i, j;
+    out[0] = (float)(1.0 / sqrtf((float)n));
+    for (s = 1; s < n; s *= 2) {
+        for (i = 0; i < s; i++) {
+            for (j = 0; j < s; j++) {
+                const float value = out[i * n + j];
+                out[(i + s) * n + j] = value;
+                out[i * n + j + s] = value;
+                out[(i + s) * n + j + s] = -value;
+            }
+        }
+    }
+}
+
+static inline uint32_t sp_inputs_window_of(const void *program, uint32_t slot) {
+    const sp_program_tensor *tensors = sp_program_tensor_table(program);
+    uint32_t i;
+    for (i = 0; i < ((const sp_program_header *)program)->n_tensors; i++) {
+        if (tensors[i].kind == SP_TENSOR_MEMORY && tensors[i].slot == slot) {
+            return i;
+        }
+    }
+    return SP_NONE;
+}
+
+/* ---- for callers ---- */
+
+/* The value of a symbol for a batch; false: it is not known. */
+static inline bool sp_inputs_symbol(const sp_inputs *in, const char *name, const sp_inputs_batch *b, uint64_t *value) {
+    const uint32_t padded = sp_inputs_padded(b->n_past + b->n_tokens);
+    if (strcmp(name, "n_tokens") == 0) {
+        *value = b->n_tokens;
+    } else if (strcmp(name, "n_outputs") == 0) {
+        *value = b->n_outputs;
+    } else if (strcmp(name, "n_ctx") == 0) {
+        *value = in->n_ctx;
+    } else if (strcmp(name, "n_kv") == 0) {
+        *value = padded < in->n_ctx ? padded : in->n_ctx;
+    } else if (strcmp(name, "n_ctx_swa") == 0) {
+        *value = in->n_ctx_swa;
+    } else if (strcmp(name, "n_kv_swa") == 0) {
+        *value = padded < in->n_ctx_swa ? padded : in->n_ctx_swa;
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* Values of the program's symbols for a batch, in the program's order; at most 16. */
+static inline void sp_inputs_symbols(const sp_inputs *in, const sp_inputs_batch *b, uint64_t *values) {
+    const sp_program_symbol *symbols = sp_program_symbol_table(in->program);
+    uint32_t i;
+    for (i = 0; i < ((const sp_program_header *)in->program)->n_symbols; i++) {
+        if (!sp_inputs_symbol(in, sp_program_text(in->program, symbols[i].name), b, &values[i])) {
+            values[i] = symbols[i].min; /* a fact */
+        }
+    }
+}
+
+/* Must the caller fill this slot before a run? (The others are state and outputs.) */
+static inline bool sp_inputs_is_input(const sp_inputs *in, uint32_t slot) {
+    return !(sp_program_slot_table(in->program)[slot].flags & (SP_SLOT_STATE | SP_SLOT_OUTPUT));
+}
+
+/* Row ids: the host reads them from guest memory, so they need no sync. */
+static inline bool sp_inputs_is_ids(const char *name) {
+    return strcmp(name, "inp_tokens") == 0 || strcmp(name, "out_ids") == 0 || strcmp(name, "rs_s_copy") == 0 || strstr(name, "_idxs") != NULL;
+}
+
+/* State that one run leaves to the next and that holds a summary of the past: it must be zeros where a sequence begins. */
+static inline bool sp_inputs_is_summary(const char *name) {
+    return strncmp(name, "cache_r_", 8) == 0 || strncmp(name, "cache_s_", 8) == 0;
+}
+
+/* Fills a slot of the given name, type and shape; false: it is not known. */
+static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, uint32_t type, const int64_t ne[4], const sp_inputs_batch *b,
+                                        void *out) {
+    const bool window = sp_inputs_ends(name, "_swa");
+    const uint32_t cells = window ? in->n_ctx_swa : in->n_ctx, n = b->n_tokens;
+    uint32_t i, s;
+    if (strcmp(name, "inp_tokens") == 0 && type == SP_TYPE_I32) {
+        memcpy(out, b->tokens, n * sizeof(int32_t));
+    } else if (strcmp(name, "inp_pos") == 0 && type == SP_TYPE_I32 && n && ne[0] % n == 0) {
+        for (s = 0; s < (uint32_t)ne[0] / n; s++) { /* positions in several dimensions: text has three alike, and no fourth */
+            for (i = 0; i < n; i++) {
+                ((int32_t *)out)[s * n + i] = s < 3 ? (int32_t)(b->n_past + i) : 0;
+            }
+        }
+    } else if (strcmp(name, "out_ids") == 0 && type == SP_TYPE_I32) {
+        for (i = 0; i < b->n_outputs; i++) {
+            ((int32_t *)out)[i] = (int32_t)(n - b->n_outputs + i);
+        }
+    } else if ((strncmp(name, "attn_inp_k_idxs", 15) == 0 || strncmp(name, "attn_inp_v_idxs", 15) == 0) && type == SP_TYPE_I64 && cells) {
+        for (i = 0; i < n; i++) {
+            ((int64_t *)out)[i] = (int64_t)((b->n_past + i) % cells);
+        }
+    } else if (strncmp(name, "attn_inp_kq_mask", 16) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && cells) {
+        sp_inputs_mask(in, b, window, (uint32_t)ne[0], type, out);
+    } else if (strcmp(name, "rs_s_copy") == 0 && type == SP_TYPE_I32) {
+        memset(out, 0, (size_t)ne[0] * sizeof(int32_t)); /* the state is in the first place, and stays there */
+    } else if ((strncmp(name, "attn_inp_k_rot", 14) == 0 || strncmp(name, "attn_inp_v_rot", 14) == 0) && type == SP_TYPE_F32 && ne[0] == ne[1]) {
+        sp_inputs_rotation((float *)out, (uint32_t)ne[0]);
+    } else if (strcmp(name, "inp_attn_scale") == 0 && type == SP_TYPE_F32 && in->temperature_length) {
+        for (i = 0; i < n; i++) {
+            const float steps = floorf(((float)(b->n_past + i) + in->temperature_offset) / (float)in->temperature_length);
+            ((float *)out)[i] = (float)(log((double)steps + 1.0) * (double)in->temperature_scale + 1.0);
+        }
+    } else {
+        return false;
+    }
+    return true;
+}
+
+/* Fills an input. out has as many bytes as sp_program_slot_size says for the batch's symbols. False: the input is not known. */
+static inline bool sp_inputs_fill(const sp_inputs *in, uint32_t slot, const sp_inputs_batch *b, void *out) {
+    uint64_t symbols[16];
+    sp_window w;
+    uint32_t window = sp_inputs_window_of(in->program, slot);
+    if (window == SP_NONE) {
+        return false;
+    }
+    sp_inputs_symbols(in, b, symbols);
+    w = sp_program_window(in->program, window, symbols);
+    return sp_inputs_fill_named(in, sp_program_text(in->program, sp_program_slot_table(in->program)[slot].name), w.type, w.ne, b, out);
+}
+
+/*
+ * How much of n_past evaluated tokens can be kept when the first `wanted` of them are to stay: wanted, or 0 where state can't go back so far. Cells
+ * of a window are used again and again; recurrent state knows no past at all.
+ */
+static inline uint32_t sp_inputs_keep(const sp_inputs *in, uint32_t n_past, uint32_t wanted) {
+    const uint32_t oldest = in->n_ctx_swa && n_past > in->n_ctx_swa ? n_past - in->n_ctx_swa : 0;
+    if (wanted >= n_past) {
+        return n_past;
+    }
+    if (in->recurrent || (oldest && (oldest > wanted || sp_inputs_in_window(in, oldest - 1, wanted)))) {
+        return 0;
+    }
+    return wanted;
+}
+
+/* Reads a program's facts. n_ctx: cells for one sequence, rounded up as libllama does. NULL, or what is wrong (valid as long as *in). */
+static inline const char *sp_inputs_open(sp_inputs *in, const void *program, uint32_t n_ctx, uint32_t n_batch) {
+    const sp_program_symbol *symbols = sp_program_symbol_table(program);
+    const sp_program_slot *slots = sp_program_slot_table(program);
+    const sp_program_header *header = (const sp_program_header *)program;
+    const int32_t token = 0;
+    sp_inputs_batch one = {0};
+    uint64_t value;
+    uint32_t i, cells;
+    one.tokens = &token, one.n_tokens = 1, one.n_outputs = 1;
+    memset(in, 0, sizeof *in);
+    in->program = program;
+    in->n_ctx = sp_inputs_padded(n_ctx);
+    in->n_batch = n_batch;
+    in->window = sp_inputs_fact(program, "swa_window");
+    in->window_kind = sp_inputs_fact(program, "swa_kind");
+    cells = sp_inputs_padded(in->window + n_batch);
+    in->n_ctx_swa = !in->window ? 0 : cells < in->n_ctx ? cells : in->n_ctx;
+    in->alibi = sp_inputs_fact(program, "alibi") != 0;
+    in->temperature_length = sp_inputs_fact(program, "temperature_length");
+    in->temperature_scale = sp_inputs_float_fact(program, "temperature_scale");
+    in->temperature_offset = sp_inputs_float_fact(program, "temperature_offset");
+    for (i = 0; i < header->n_symbols; i++) {
+        const char *name = sp_program_text(program, symbols[i].name);
+        if (symbols[i].min != symbols[i].max && !sp_inputs_symbol(in, name, &one, &value)) {
+            snprintf(in->problem, sizeof in->problem, "the model's program has a symbol that is not known: %s", name);
+            return in->problem;
+        }
+    }
+    for (i = 0; i < header->n_slots; i++) {
+        in->recurrent |= (slots[i].flags & SP_SLOT_STATE) && sp_inputs_is_summary(sp_program_text(program, slots[i].name));
+    }
+    return NULL;
+}
+
+#endif
