@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "fuzz.h"
-#include "oracle/described.h"
+#include "oracle/weights.h"
 #include "program/program.h"
 
 enum { VALUES = SP_PROGRAM_MAX_SYMBOLS };

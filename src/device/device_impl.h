@@ -63,6 +63,11 @@ void sp_ggml_executable_close(sp_executable *executable);
 /* One weight where mul_mat wants it (packed, if the device has a faster layout) or where anything else does. Thread-safe. */
 sp_status sp_device_weights_get(sp_device_weights *weights, uint32_t index, bool for_product, struct ggml_tensor **out, sp_error *err);
 
+/* May source `source` of an operation be in the layout for products, if there is one? */
+bool sp_lower_takes_packed(const sp_spec *spec, const sp_spec_tensor *t, int source);
+/* Keeps the allocator from putting the result over a source of which every row is read. */
+void sp_lower_keep_sources(const sp_spec_tensor *t, struct ggml_tensor *const *sources);
+
 /* Makes an operation's ggml tensor. sources: by position, NULL where absent. The program was verified: ggml's own checks hold. */
 struct ggml_tensor *sp_lower_op(struct ggml_context *context, const sp_spec_tensor *t, struct ggml_tensor *const *sources);
 

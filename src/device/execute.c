@@ -185,16 +185,12 @@ static sp_status add_id_copy(lowering *l, uint32_t index, sp_error *err) {
 
 enum { USED_BY_PRODUCT = 1, USED_OTHERWISE = 2 };
 
-static bool is_product(const sp_spec_tensor *t, int source) {
-    return source == 0 && (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID);
-}
-
 static void find_uses(lowering *l) {
     for (uint32_t i = 0; i < l->spec->n_tensors; i++) {
         const sp_spec_tensor *t = &l->spec->tensors[i];
         for (int s = 0; s < t->n_src; s++) {
             if (t->src[s] != SP_PROGRAM_NONE) {
-                l->uses[t->src[s]] |= is_product(t, s) ? USED_BY_PRODUCT : USED_OTHERWISE;
+                l->uses[t->src[s]] |= sp_lower_takes_packed(l->spec, t, s) ? USED_BY_PRODUCT : USED_OTHERWISE;
             }
         }
     }
@@ -219,13 +215,14 @@ static sp_status lower_operation(lowering *l, uint32_t index, sp_error *err) {
     for (int s = 0; s < t->n_src; s++) {
         uint32_t from = t->src[s];
         if (from != SP_PROGRAM_NONE) {
-            sources[s] = is_product(t, s) && l->packed[from] ? l->packed[from] : l->tensors[from];
+            sources[s] = sp_lower_takes_packed(l->spec, t, s) && l->packed[from] ? l->packed[from] : l->tensors[from];
         }
     }
     struct ggml_tensor *tensor = sp_lower_op(l->x->context, t, sources);
     if (!tensor || memcmp(tensor->ne, t->ne, sizeof t->ne)) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s is not lowered as it was verified", index, sp_op_name(t->op));
     }
+    sp_lower_keep_sources(t, sources);
     l->tensors[index] = tensor;
     return t->dst == SP_PROGRAM_NONE ? SP_OK : place(l, &l->spec->tensors[t->dst], tensor, err);
 }

@@ -9,6 +9,29 @@ static float param_float(const sp_spec_tensor *t, int i) {
     return value;
 }
 
+/*
+ * ggml's products with weights in such a layout assert that b has three dimensions, take its rows for adjacent, and say neither when asked
+ * (supports_op).
+ */
+bool sp_lower_takes_packed(const sp_spec *spec, const sp_spec_tensor *t, int source) {
+    if (source != 0 || (t->op != SP_OP_MUL_MAT && t->op != SP_OP_MUL_MAT_ID)) {
+        return false;
+    }
+    const sp_spec_tensor *b = &spec->tensors[t->src[1]];
+    return b->ne[3] == 1 && b->nb[1] == (uint64_t)b->ne[0] * b->nb[0];
+}
+
+/*
+ * ggml's allocator puts the result of some operations over any source of the same layout that is used for the last time. These read a source row by
+ * row for rows of the result that come later.
+ */
+void sp_lower_keep_sources(const sp_spec_tensor *t, struct ggml_tensor *const *sources) {
+    const int kept = t->op == SP_OP_ADD_ID ? 1 : t->op == SP_OP_ROPE_EXT || t->op == SP_OP_SOFT_MAX_EXT ? 2 : 0;
+    if (kept && sources[kept]) {
+        ggml_set_output(sources[kept]->view_src ? sources[kept]->view_src : sources[kept]);
+    }
+}
+
 static struct ggml_tensor *lower_product(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
     struct ggml_tensor *out = t->op == SP_OP_MUL_MAT ? ggml_mul_mat(c, s[0], s[1]) : ggml_mul_mat_id(c, s[0], s[1], s[2]);
     if (t->params[0] == GGML_PREC_F32) {

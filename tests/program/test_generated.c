@@ -1,0 +1,192 @@
+/*
+ * Programs from a generator that reads the verifier's table of rules: those that are accepted run on devices, and every result is compared with an
+ * evaluator of our own; those with one rule broken are refused, with that rule's reason. Seeds are fixed; tests/tools/check-programs.c does any
+ * number.
+ */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <ggml.h>
+
+#include "oracle/fill.h"
+#include "oracle/numbers.h"
+#include "oracle/run.h"
+
+enum { PROGRAMS = 1500, BROKEN = 4000 };
+
+/* Who adds an operation to the table writes its evaluation too. */
+static void test_every_operation_has_an_evaluator(void **state) {
+    (void)state;
+    for (uint16_t op = 1; sp_rule_get(op); op++) {
+        if (!eval_is_view(op) && !eval_op_get(op)) {
+            fail_msg("%s has no evaluator: add one to tests/oracle/evaluate.c", sp_op_name(op));
+        }
+    }
+}
+
+static gen_options options_for(const runner *r) {
+    gen_options options = {.ops = 6, .alignment = r ? runner_alignment(r) : 32};
+    options.weights = weight_pool(&options.n_weights);
+    return options;
+}
+
+static void run_programs(const char *device) {
+    sp_error err = {0};
+    runner *r = runner_open(device, 1, &err);
+    if (!r) {
+        fail_msg("%s", err.message);
+    }
+    const gen_options options = options_for(r);
+    unsigned compared = 0, unsupported = 0, by_op[256] = {0};
+    for (uint64_t seed = 1; compared < PROGRAMS && seed < 4 * PROGRAMS; seed++) {
+        choices c = {.state = seed};
+        generated p;
+        if (!generate(&c, &options, &p)) {
+            continue;
+        }
+        const run_options run = {.seed = seed, .wild = seed % 8 == 0};
+        eval_result result;
+        const run_outcome outcome = runner_run(r, &p, &run, &result, &err);
+        if (outcome == RUN_WRONG) {
+            fail_msg("%s: seed %llu: %s: %s", device, (unsigned long long)seed, sp_op_name(result.op), result.reason);
+        }
+        if (outcome == RUN_FAILED) {
+            fail_msg("%s: seed %llu: accepted, but does not run: %s", device, (unsigned long long)seed, err.message);
+        }
+        compared += outcome == RUN_EQUAL;
+        unsupported += outcome == RUN_UNSUPPORTED;
+        for (uint32_t i = 0; i < p.spec->n_tensors; i++) {
+            by_op[p.spec->tensors[i].op % 256] += outcome == RUN_EQUAL;
+        }
+        if (seed % 4 == 0 && !runner_refuses_bad_ids(r, &p, seed * 7919, &err)) {
+            fail_msg("%s: seed %llu: a row id out of range was not refused", device, (unsigned long long)seed);
+        }
+        generated_free(&p);
+    }
+    runner_close(r);
+    assert_int_equal(compared, PROGRAMS);
+    assert_true(unsupported < PROGRAMS / 20);
+    for (uint16_t op = 1; sp_rule_get(op); op++) {
+        if (by_op[op] == 0) {
+            fail_msg("no program with %s among %d: teach tests/oracle/propose.c what it takes", sp_op_name(op), PROGRAMS);
+        }
+    }
+}
+
+static void test_cpu(void **state) {
+    (void)state;
+    run_programs("cpu");
+}
+
+static void test_discrete(void **state) {
+    (void)state;
+    run_programs("discrete");
+}
+
+static void test_broken(void **state) {
+    (void)state;
+    const gen_options options = options_for(NULL);
+    unsigned refused = 0, conditions = 0;
+    for (uint64_t seed = 1; refused < BROKEN && seed < 4 * BROKEN; seed++) {
+        choices c = {.state = ~seed};
+        generated p;
+        if (!generate_broken(&c, &options, &p)) {
+            continue;
+        }
+        sp_error err = {0};
+        if (gen_check(&p, &err)) {
+            fail_msg("seed %llu: %s with a broken %s was accepted; it should say: %s", (unsigned long long)seed, sp_op_name(p.last_op), p.broken,
+                     p.words);
+        }
+        if (!strstr(err.message, p.words)) {
+            fail_msg("seed %llu: %s with a broken %s says: %s; it should say: %s", (unsigned long long)seed, sp_op_name(p.last_op), p.broken,
+                     err.message, p.words);
+        }
+        refused++;
+        conditions += strcmp(p.broken, "condition") == 0;
+        generated_free(&p);
+    }
+    assert_int_equal(refused, BROKEN);
+    assert_true(conditions > BROKEN / 20);
+}
+
+/* The judge itself: one bit that is not right is found, wherever it is. */
+static void test_judge_finds_faults(void **state) {
+    (void)state;
+    const gen_options options = options_for(NULL);
+    unsigned found = 0, all = 0;
+    for (uint64_t seed = 1; all < 50; seed++) {
+        choices c = {.state = seed};
+        generated p;
+        if (!generate(&c, &options, &p)) {
+            continue;
+        }
+        uint8_t *slots[GEN_SLOTS];
+        for (uint32_t i = 0; i < GEN_SLOTS; i++) {
+            slots[i] = calloc(1, p.spec->slots[i].size + 1);
+        }
+        fill_slots(p.spec, slots, seed, false);
+        /* Nothing ran: what should have been written was not. */
+        const sp_weight_table *table = weight_pool_table();
+        const eval_input input = {.spec = p.spec, .before = (const uint8_t *const *)slots, .after = (const uint8_t *const *)slots};
+        bool weights = false;
+        for (uint32_t i = 0; i < p.spec->n_tensors; i++) {
+            weights |= p.spec->tensors[i].kind == SP_TENSOR_WEIGHT;
+        }
+        if (table && !weights) {
+            all++;
+            found += !eval_judge(&input).ok;
+        }
+        for (uint32_t i = 0; i < GEN_SLOTS; i++) {
+            free(slots[i]);
+        }
+        generated_free(&p);
+    }
+    assert_true(found >= 45); /* a result may be what the memory held already */
+}
+
+/* Our reading of blocks against ggml's, for the types that are read by us. */
+static void test_numbers(void **state) {
+    (void)state;
+    static const uint32_t types[] = {SP_TYPE_Q4_0, SP_TYPE_Q4_1, SP_TYPE_Q5_0, SP_TYPE_Q5_1, SP_TYPE_Q8_0, SP_TYPE_IQ4_NL, SP_TYPE_MXFP4};
+    uint8_t bytes[1024];
+    float theirs[256];
+    double ours[256];
+    for (size_t i = 0; i < sizeof bytes; i++) {
+        bytes[i] = (uint8_t)(i * 73 + i / 7);
+    }
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
+        ggml_get_type_traits((enum ggml_type)types[t])->to_float(bytes, theirs, 256);
+        numbers_read_row(types[t], bytes, sp_type_get(types[t])->size, 256, ours);
+        for (int i = 0; i < 256; i++) {
+            assert_true(fabs(ours[i] - (double)theirs[i]) <= 1e-6 * fabs(ours[i]));
+        }
+    }
+    for (uint32_t bits = 0; bits < 65536; bits++) {
+        const double value = number_from_half((uint16_t)bits);
+        const float half = ggml_fp16_to_fp32((ggml_fp16_t)bits);
+        assert_true(isnan(value) ? isnan(half) : value == (double)half);
+        if (!isnan(value)) {
+            assert_int_equal(number_to_half(value), bits);
+            assert_int_equal(number_to_half(value * 1.00001), ggml_fp32_to_fp16((float)(value * 1.00001)));
+        }
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_every_operation_has_an_evaluator),
+        cmocka_unit_test(test_judge_finds_faults),
+        cmocka_unit_test(test_cpu),
+        cmocka_unit_test(test_discrete),
+        cmocka_unit_test(test_broken),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,226 @@
+/*
+ * Generates programs, runs those that are accepted on devices, and compares every result with the evaluator; refused ones must be refused with the
+ * reason of the rule that was broken.
+ *   check-programs [--count N] [--seed S] [--device NAME]... [--threads N] [--op NAME] [--broken N] [--json]
+ * N programs are run and compared on each device (default: 1,000 on cpu and discrete), and as many with a broken rule are checked. Exit code 1, with
+ * the seed that shows it again, if anything is wrong. --seed S --count 1 repeats one.
+ */
+#include <getopt.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "oracle/run.h"
+
+enum { MAX_DEVICES = 4, MAX_OPS = 256 };
+
+typedef struct totals {
+    uint64_t compared, operations, unsupported, wild, bad_ids, empty;
+    uint64_t by_op[MAX_OPS];
+    double worst_by_op[MAX_OPS];
+} totals;
+
+typedef struct settings {
+    uint64_t count, broken, seed;
+    const char *devices[MAX_DEVICES];
+    int n_devices, threads;
+    uint16_t only_op;
+    bool json, keep_going;
+} settings;
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void print_program(const generated *p) {
+    sp_error err;
+    sp_program_print(p->program, stderr, &err);
+    for (uint32_t i = 0; i < p->spec->n_symbols; i++) {
+        fprintf(stderr, "  symbol %u = %llu\n", i, (unsigned long long)p->symbols[i]);
+    }
+}
+
+static void count_ops(totals *sum, const generated *p, const eval_result *result) {
+    for (uint32_t i = 0; i < p->spec->n_tensors; i++) {
+        const uint16_t op = p->spec->tensors[i].op;
+        if (op && op < MAX_OPS) {
+            sum->by_op[op]++;
+            sum->operations++;
+        }
+    }
+    sum->worst_by_op[result->worst_op] = fmax(sum->worst_by_op[result->worst_op], result->worst);
+}
+
+/* One program with seed `seed` on one device. False, said on standard error, if it is not right. */
+static bool check_one(runner *r, const char *device, const gen_options *options, uint64_t seed, totals *sum) {
+    choices c = {.state = seed};
+    generated p;
+    if (!generate(&c, options, &p)) {
+        sum->empty++;
+        return true;
+    }
+    const run_options run = {.seed = seed, .wild = chance(&c, 8)};
+    eval_result result;
+    sp_error err = {0};
+    const run_outcome outcome = runner_run(r, &p, &run, &result, &err);
+    bool right = outcome == RUN_EQUAL || outcome == RUN_UNSUPPORTED;
+    if (outcome == RUN_EQUAL) {
+        sum->compared++;
+        sum->wild += run.wild;
+        count_ops(sum, &p, &result);
+        if (p.spec->n_indices && chance(&c, 4)) {
+            sum->bad_ids++;
+            right = runner_refuses_bad_ids(r, &p, seed, &err);
+            if (!right) {
+                fprintf(stderr, "%s: seed %llu: a row id out of range was not refused\n", device, (unsigned long long)seed);
+            }
+        }
+    }
+    sum->unsupported += outcome == RUN_UNSUPPORTED;
+    if (!right) {
+        fprintf(stderr, "%s: seed %llu: %s: tensor %u, %s: %s\n", device, (unsigned long long)seed, outcome == RUN_FAILED ? "did not run" : "wrong",
+                result.tensor, result.op ? sp_op_name(result.op) : "", outcome == RUN_FAILED ? err.message : result.reason);
+        print_program(&p);
+    }
+    generated_free(&p);
+    return right;
+}
+
+static bool check_broken(const gen_options *options, uint64_t seed, uint64_t *count) {
+    choices c = {.state = ~seed};
+    generated p;
+    if (!generate_broken(&c, options, &p)) {
+        return true;
+    }
+    sp_error err = {0};
+    const bool accepted = gen_check(&p, &err), right = !accepted && strstr(err.message, p.words);
+    (*count)++;
+    if (!right) {
+        fprintf(stderr, "seed %llu: %s of %s broken: %s \"%s\"; should say \"%s\"\n", (unsigned long long)seed, p.broken, sp_op_name(p.last_op),
+                accepted ? "accepted" : "refused with", accepted ? "" : err.message, p.words);
+        if (accepted) {
+            print_program(&p);
+        }
+    }
+    generated_free(&p);
+    return right;
+}
+
+static void report(const settings *s, const char *device, const totals *sum, double took) {
+    uint16_t covered = 0, all = 0, worst = 0;
+    for (uint16_t op = 1; sp_rule_get(op); op++) {
+        all++;
+        covered += sum->by_op[op] > 0;
+        worst = sum->worst_by_op[op] > sum->worst_by_op[worst] ? op : worst;
+    }
+    if (s->json) {
+        printf("{\"device\": \"%s\", \"programs\": %llu, \"operations\": %llu, \"unsupported\": %llu, \"wild\": %llu, \"bad_ids_refused\": %llu, "
+               "\"kinds_of_operation\": %u, \"worst_share_of_tolerance\": %.3f, \"seconds\": %.1f}\n",
+               device, (unsigned long long)sum->compared, (unsigned long long)sum->operations, (unsigned long long)sum->unsupported,
+               (unsigned long long)sum->wild, (unsigned long long)sum->bad_ids, covered, sum->worst_by_op[worst], took);
+        return;
+    }
+    printf(
+        "%s: %llu programs of %llu operations equal to the evaluator (%llu with wild data), %llu not supported, %llu bad row ids refused; %u of %u "
+        "kinds of operation; largest error %.0f%% of its tolerance (%s); %.1f s\n",
+        device, (unsigned long long)sum->compared, (unsigned long long)sum->operations, (unsigned long long)sum->wild,
+        (unsigned long long)sum->unsupported, (unsigned long long)sum->bad_ids, covered, all, 100 * sum->worst_by_op[worst],
+        worst ? sp_op_name(worst) : "none", took);
+}
+
+static bool run_device(const settings *s, const char *device) {
+    sp_error err = {0};
+    runner *r = runner_open(device, s->threads, &err);
+    if (!r) {
+        fprintf(stderr, "check-programs: %s\n", err.message);
+        return false;
+    }
+    static totals sum;
+    memset(&sum, 0, sizeof sum);
+    gen_options options = {.ops = 6, .alignment = runner_alignment(r), .only_op = s->only_op};
+    options.weights = weight_pool(&options.n_weights);
+    const double start = seconds();
+    bool right = true;
+    for (uint64_t i = 0; (right || s->keep_going) && sum.compared < s->count && i < 4 * s->count + 100; i++) {
+        right &= check_one(r, device, &options, s->seed + i, &sum);
+    }
+    runner_close(r);
+    report(s, device, &sum, seconds() - start);
+    return right;
+}
+
+static uint16_t op_by_name(const char *name) {
+    for (uint16_t op = 1; sp_rule_get(op); op++) {
+        if (strcmp(sp_op_name(op), name) == 0) {
+            return op;
+        }
+    }
+    fprintf(stderr, "check-programs: there is no operation %s\n", name);
+    exit(2);
+}
+
+static settings read_settings(int argc, char **argv) {
+    static const struct option names[] = {{"count", 1, NULL, 'n'}, {"seed", 1, NULL, 's'},       {"device", 1, NULL, 'd'},
+                                          {"op", 1, NULL, 'o'},    {"broken", 1, NULL, 'b'},     {"threads", 1, NULL, 't'},
+                                          {"json", 0, NULL, 'j'},  {"keep-going", 0, NULL, 'k'}, {NULL, 0, NULL, 0}};
+    settings s = {.count = 1000, .seed = 1, .broken = UINT64_MAX, .threads = 1};
+    for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
+        switch (option) {
+        case 'n':
+            s.count = strtoull(optarg, NULL, 10);
+            break;
+        case 's':
+            s.seed = strtoull(optarg, NULL, 10);
+            break;
+        case 'b':
+            s.broken = strtoull(optarg, NULL, 10);
+            break;
+        case 'o':
+            s.only_op = op_by_name(optarg);
+            break;
+        case 't':
+            s.threads = atoi(optarg);
+            break;
+        case 'j':
+            s.json = true;
+            break;
+        case 'k':
+            s.keep_going = true;
+            break;
+        case 'd':
+            if (s.n_devices < MAX_DEVICES) {
+                s.devices[s.n_devices++] = optarg;
+            }
+            break;
+        default:
+            exit(2);
+        }
+    }
+    if (s.n_devices == 0) {
+        s.devices[s.n_devices++] = "cpu";
+        s.devices[s.n_devices++] = "discrete";
+    }
+    s.broken = s.broken == UINT64_MAX ? s.count : s.broken;
+    return s;
+}
+
+int main(int argc, char **argv) {
+    const settings s = read_settings(argc, argv);
+    bool right = true;
+    for (int i = 0; i < s.n_devices && (right || s.keep_going); i++) {
+        right &= run_device(&s, s.devices[i]);
+    }
+    gen_options options = {.ops = 2, .alignment = 32, .only_op = s.only_op};
+    options.weights = weight_pool(&options.n_weights);
+    uint64_t refused = 0;
+    for (uint64_t i = 0; (right || s.keep_going) && i < s.broken; i++) {
+        right &= check_broken(&options, s.seed + i, &refused);
+    }
+    printf(s.json ? "{\"broken_programs_refused\": %llu}\n" : "%llu programs with a broken rule refused with its reason\n",
+           (unsigned long long)refused);
+    return right ? 0 : 1;
+}
