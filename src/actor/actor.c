@@ -3,6 +3,7 @@
  * May call: abi and everything below it.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -12,7 +13,7 @@
 #include "abi/limits.h"
 #include "abi/memory_creator.h"
 
-enum { MAX_TABLES = 16 }; /* Wasm tables of one actor */
+enum { MAX_TABLES = 16 /* Wasm tables of one actor */, MAX_HANDLES = 65536 };
 
 /* ---- what stops a guest ---- */
 
@@ -34,10 +35,18 @@ void sp_actor_interrupt(sp_actor *actor) {
     wasmtime_engine_increment_epoch(actor->host->engine);
 }
 
-static void copy_text(char *to, size_t capacity, const wasm_name_t *from) {
-    size_t n = from->size < capacity - 1 ? from->size : capacity - 1;
-    memcpy(to, from->data, n);
-    to[n] = 0;
+/* Wasmtime tells the backtrace first and the cause last. A backtrace may be long; the cause is what the reader needs. */
+static void copy_cause_first(char *to, size_t capacity, const wasm_name_t *from) {
+    static const char mark[] = "Caused by:";
+    size_t cause = from->size, end = sizeof mark - 1;
+    for (size_t i = from->size; i >= end && cause == from->size; i--) {
+        cause = memcmp(from->data + i - end, mark, end) == 0 ? i : cause;
+    }
+    size_t backtrace = cause < from->size ? cause - end : from->size;
+    while (cause < from->size && (from->data[cause] == ' ' || from->data[cause] == '\n')) {
+        cause++;
+    }
+    snprintf(to, capacity, "%.*s%s%.*s", (int)(from->size - cause), from->data + cause, cause < from->size ? "; " : "", (int)backtrace, from->data);
 }
 
 static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_trap_t *trap, int *exit_code, sp_error *err) {
@@ -47,12 +56,12 @@ static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_tra
     wasm_name_t message;
     if (error) {
         wasmtime_error_message(error, &message);
-        copy_text(text, sizeof text, &message);
+        copy_cause_first(text, sizeof text, &message);
         wasm_name_delete(&message);
         wasmtime_error_delete(error);
     } else {
         wasm_trap_message(trap, &message);
-        copy_text(text, sizeof text, &message);
+        copy_cause_first(text, sizeof text, &message);
         wasm_name_delete(&message);
         wasm_trap_delete(trap);
     }
@@ -259,6 +268,10 @@ sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_option
                         .on_message_user = options->on_message_user};
     actor->inbox_end = &actor->inbox;
     sp_limits_fill(&actor->limits);
+    if (actor->limits.regions > MAX_HANDLES || actor->limits.programs > MAX_HANDLES) {
+        sp_actor_close(actor);
+        return sp_fail(err, SP_ERR_ARGUMENT, "an actor can have %d regions and programs at most", MAX_HANDLES);
+    }
     sp_status status = allocate(actor, options, err);
     if (status == SP_OK) {
         actor->store = wasmtime_store_new(host->engine, actor, NULL);

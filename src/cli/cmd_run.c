@@ -7,12 +7,14 @@
 #include <string.h>
 
 #include "cli/cmd.h"
+#include "cli/limit_options.h"
 #include "cli/llm_client.h"
 
 typedef struct run_options {
     const char *device, *model;
     int32_t threads;
     sp_option_list dirs;
+    sp_limit_settings limits;
 } run_options;
 
 static void on_message(void *user, const void *bytes, size_t size) {
@@ -55,8 +57,9 @@ static int run(const run_options *o, int n_args, char **args) {
     sp_actor *actor = NULL;
     sp_error err;
     size_t size = 0;
+    const sp_host_options host_options = {.wasm_stack_bytes = o->limits.wasm_stack_bytes};
     char *bytes = sp_read_file(args[0], &size, &err);
-    sp_status status = bytes ? sp_host_open(NULL, &host, &err) : err.status;
+    sp_status status = bytes ? sp_host_open(&host_options, &host, &err) : err.status;
     if (status == SP_OK) {
         status = sp_module_load(host, bytes, size, &module, &err);
     }
@@ -74,6 +77,7 @@ static int run(const run_options *o, int n_args, char **args) {
         sp_actor_options options = {.device = device,
                                     .models = &model,
                                     .n_models = model ? 1 : 0,
+                                    .limits = o->limits.limits,
                                     .on_message = on_message,
                                     .inherit_stdin = sp_module_get_kind(module) == SP_MODULE_COMMAND,
                                     .inherit_stdout = true,
@@ -106,13 +110,13 @@ static int run(const run_options *o, int n_args, char **args) {
 
 int sp_cmd_run(int argc, char **argv) {
     run_options o = {.device = "cpu"};
-    const sp_option table[] = {
+    sp_option table[5 + SP_LIMIT_OPTION_ROWS] = {
         {0, "device", SP_OPT_TEXT, &o.device, 0, 0, "NAME", "cpu, vulkan:N, discrete (default: cpu)"},
         {'m', "model", SP_OPT_TEXT, &o.model, 0, 0, "FILE", "a GGUF file that the guest may use, as model 0"},
         {'t', "threads", SP_OPT_INT, &o.threads, 0, 512, "N", "CPU threads (default: all cores)"},
         {0, "dir", SP_OPT_LIST, &o.dirs, 0, 0, "HOST[::GUEST]", "a folder that a command may use; may be repeated"},
-        {0},
     };
+    sp_limit_option_rows(&o.limits, table + 4);
     int at = sp_options_parse(table, "run", "[OPTION...] GUEST.wasm [ARGUMENT...]",
                               "Runs a guest: a command to its end; an actor with a message from each line of standard input.", argc, argv);
     if (at < 0) {

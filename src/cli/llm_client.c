@@ -37,10 +37,12 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
     };
     memcpy(rows, table, sizeof table);
-    return sizeof table / sizeof table[0];
+    size_t n = sizeof table / sizeof table[0];
+    return n + sp_limit_option_rows(&s->limits, rows + n);
 }
 
 struct sp_llm_client {
+    sp_limits limits;
     sp_host *host;
     sp_device *device;
     sp_model *model;
@@ -206,7 +208,9 @@ sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, s
     }
     sp_progress_start(&client->progress);
     sp_model_options model_options = {.progress = sp_progress_show, .progress_user = &client->progress};
-    sp_status status = sp_host_open(NULL, &client->host, err);
+    const sp_host_options host_options = {.wasm_stack_bytes = settings->limits.wasm_stack_bytes};
+    client->limits = settings->limits.limits;
+    sp_status status = sp_host_open(&host_options, &client->host, err);
     if (status == SP_OK) {
         status = sp_device_open(settings->device, settings->threads, &client->device, err);
     }
@@ -231,6 +235,7 @@ static sp_actor_options actor_options(sp_llm_client *client) {
     return (sp_actor_options){.device = client->device,
                               .models = &client->model,
                               .n_models = 1,
+                              .limits = client->limits,
                               .on_message = on_message,
                               .on_message_user = client,
                               .inherit_stderr = true};

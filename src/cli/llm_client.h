@@ -4,6 +4,7 @@
 
 #include <signal.h>
 
+#include "cli/limit_options.h"
 #include "cli/options.h"
 #include "samepage.h"
 #include "samepage/llm.h"
@@ -16,13 +17,14 @@ typedef struct sp_llm_settings {
     sp_seed_option seed;
     sp_option_list biases, stops;
     bool ignore_end;
+    sp_limit_settings limits;
 } sp_llm_settings;
 
 /* llama.cpp's defaults. */
 extern const sp_llm_settings sp_llm_defaults;
 
 /* Rows of a table of options for these settings, to be put before a command's own: fills `rows` and returns how many. */
-enum { SP_LLM_OPTION_ROWS = 20 };
+enum { SP_LLM_OPTION_ROWS = 20 + SP_LIMIT_OPTION_ROWS };
 size_t sp_llm_option_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_OPTION_ROWS]);
 
 typedef struct sp_llm_client sp_llm_client;

@@ -9,7 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_OPTIONS = 48, LONG_BASE = 256 };
+enum { MAX_OPTIONS = 96, LONG_BASE = 256 };
 
 int sp_usage_error(const char *command, const char *format, ...) {
     va_list args;
@@ -21,17 +21,35 @@ int sp_usage_error(const char *command, const char *format, ...) {
     return SP_EXIT_USAGE;
 }
 
-static void print_help(const sp_option *table, const char *command, const char *usage, const char *about) {
-    printf("usage: samepage %s %s\n\n%s\n\n", command, usage, about);
+static bool is_limit(const sp_option *o) {
+    return strncmp(o->name, "limit-", 6) == 0;
+}
+
+/* The options, or those that limit the guest, which are many and stand last. */
+static void print_rows(const sp_option *table, bool limits) {
+    bool headed = !limits;
     for (const sp_option *o = table; o->name; o++) {
         char left[64], shorthand[8] = "    ";
+        if (is_limit(o) != limits) {
+            continue;
+        }
+        if (!headed) {
+            puts("\nWhat the guest may use up; N may end in K, M, G or T:");
+            headed = true;
+        }
         if (o->short_name) {
             snprintf(shorthand, sizeof shorthand, "-%c, ", o->short_name);
         }
         snprintf(left, sizeof left, "%s--%s%s%s", shorthand, o->name, o->argument ? " " : "", o->argument ? o->argument : "");
         printf("  %-34s %s\n", left, o->help);
     }
+}
+
+static void print_help(const sp_option *table, const char *command, const char *usage, const char *about) {
+    printf("usage: samepage %s %s\n\n%s\n\n", command, usage, about);
+    print_rows(table, false);
     printf("  %-34s %s\n", "-h, --help", "this text");
+    print_rows(table, true);
 }
 
 static bool parse_number(const char *text, double *out) {
@@ -39,6 +57,19 @@ static bool parse_number(const char *text, double *out) {
     errno = 0;
     *out = strtod(text, &end);
     return *text && !*end && errno == 0 && isfinite(*out);
+}
+
+/* A whole number that may end in K, M, G or T, times 1024 each. */
+static bool parse_size(const char *text, uint64_t *out) {
+    static const char units[] = "KMGT";
+    char *end;
+    errno = 0;
+    *out = strtoull(text, &end, 10);
+    const char *unit = *end ? strchr(units, *end) : NULL;
+    if (*text < '0' || *text > '9' || errno || (*end && (!unit || end[1]))) {
+        return false;
+    }
+    return !unit || !__builtin_mul_overflow(*out, 1ull << (10 * (unit - units + 1)), out);
 }
 
 /* Stores a value; NULL, or what is wrong with it. */
@@ -67,6 +98,15 @@ static const char *store(const sp_option *o, const char *text) {
         seed->given = strcmp(text, "-1") != 0;
         seed->value = seed->given ? strtoull(text, &end, 10) : 0;
         return seed->given && (*text == '-' || !*text || *end || errno) ? "must be a whole number, 0 or more, or -1 for a random one" : NULL;
+    }
+    case SP_OPT_SIZE: {
+        uint64_t size;
+        if (!parse_size(text, &size) || (double)size < o->min || (double)size > o->max) {
+            snprintf(wrong, sizeof wrong, "must be a whole number from %g to %g; K, M, G or T behind it are times 1024", o->min, o->max);
+            return wrong;
+        }
+        *(uint64_t *)o->value = size;
+        return NULL;
     }
     default:
         break;

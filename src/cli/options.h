@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-typedef enum sp_option_kind { SP_OPT_FLAG, SP_OPT_TEXT, SP_OPT_INT, SP_OPT_FLOAT, SP_OPT_SEED, SP_OPT_LIST } sp_option_kind;
+typedef enum sp_option_kind { SP_OPT_FLAG, SP_OPT_TEXT, SP_OPT_INT, SP_OPT_FLOAT, SP_OPT_SEED, SP_OPT_LIST, SP_OPT_SIZE } sp_option_kind;
 
 /* Values of an option that may be given several times. */
 typedef struct sp_option_list {
@@ -18,7 +18,7 @@ typedef struct sp_option {
     char short_name; /* 0: none */
     const char *name;
     sp_option_kind kind;
-    void *value; /* bool, const char *, int32_t, float, sp_seed_option or sp_option_list, by kind */
+    void *value; /* bool, const char *, int32_t, float, sp_seed_option, sp_option_list or uint64_t, by kind */
     double min, max;
     const char *argument; /* what the help calls it; NULL for flags */
     const char *help;
