@@ -5,6 +5,7 @@
 #   make build         the release binary alone: build/samepage
 #   make asan tsan     the unit tests under sanitizers
 #   make fuzz          each fuzzing target for FUZZ_SECONDS (60), with sanitizers; the figures at the end
+#   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
@@ -15,7 +16,7 @@ FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
 SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.cpp' ')')
 
-.PHONY: demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
+.PHONY: hostile demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -50,6 +51,9 @@ fuzz: dependencies
 	@cmake --preset fuzz >build-fuzz/configure.log 2>&1 || { cat build-fuzz/configure.log; exit 1; }
 	@cmake --build --preset fuzz
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
+
+hostile: build
+	@ctest --test-dir build --output-on-failure --no-tests=error --verbose --tests-regex '^test_hostile_guests$$'
 
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)
