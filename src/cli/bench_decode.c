@@ -2,21 +2,18 @@
  * `samepage bench decode`: the guest against libllama, on the same file, with the same threads, in turns within one run. Ratios are what counts: the
  * machine's own speed drifts, and both sides drift with it.
  */
-#include <errno.h>
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "cli/bench.h"
 #include "cli/bench_peer.h"
 #include "cli/cmd.h"
-#include "cli/embedded.h"
 #include "cli/llm_client.h"
 #include "model/model.h"
-#include "model/synthetic.h"
 
 enum { MAX_ROUNDS = 31, CONTEXT = 4096, DECODE_FROM = 8, PREFILL = 512, MAX_SUBJECTS = 3 };
 
@@ -38,22 +35,6 @@ typedef struct phase {
 } phase;
 
 static const phase phases[] = {{"prefill", 0, true}, {"decode", 0, false}, {"decode", 2048, false}};
-
-static uint64_t now_ns(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-}
-
-static int by_value(const void *a, const void *b) {
-    double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double median(double *values, int n) {
-    qsort(values, (size_t)n, sizeof *values, by_value);
-    return n % 2 ? values[n / 2] : (values[n / 2 - 1] + values[n / 2]) / 2;
-}
 
 /*
  * A text of exactly n tokens: whole words of the vocabulary, one after the other, as many as it takes. Both sides get the same ids. Returns a
@@ -99,7 +80,7 @@ static void on_token(void *user, const sp_llm_token *token, const char *text) {
     (void)text;
     clock_marks *marks = user;
     if (token->token >= 0) {
-        marks->last = now_ns();
+        marks->last = sp_bench_now_ns();
         marks->first = marks->first ? marks->first : marks->last;
     }
 }
@@ -118,7 +99,7 @@ static sp_status measure_guest(sp_llm_client *guest, const char *text, uint32_t 
     settings->max_tokens = prefill ? 1 : n_decode + 1;
     sp_status status = sp_llm_configure(guest, settings, err);
     sp_actor_get_stats(sp_llm_actor(guest), &before);
-    uint64_t start = now_ns();
+    uint64_t start = sp_bench_now_ns();
     if (status == SP_OK) {
         status = sp_llm_ask(guest, SP_LLM_COMPLETE, text, strlen(text), &events, &done, err);
     }
@@ -134,13 +115,13 @@ static sp_status measure_guest(sp_llm_client *guest, const char *text, uint32_t 
 }
 
 static sp_status measure_peer(sp_peer *peer, const int32_t *tokens, uint32_t n_tokens, bool prefill, int n_decode, sample *out, sp_error *err) {
-    uint64_t start = now_ns();
+    uint64_t start = sp_bench_now_ns();
     int32_t next = sp_peer_prefill(peer, tokens, n_tokens);
-    uint64_t middle = now_ns();
+    uint64_t middle = sp_bench_now_ns();
     for (int i = 0; next >= 0 && !prefill && i < n_decode; i++) {
         next = sp_peer_decode(peer, next);
     }
-    uint64_t end = now_ns();
+    uint64_t end = sp_bench_now_ns();
     out->theirs = prefill ? n_tokens / ((double)(middle - start) * 1e-9) : n_decode / ((double)(end - middle) * 1e-9);
     return next >= 0 ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "libllama failed to evaluate");
 }
@@ -182,8 +163,8 @@ static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject 
         return status;
     }
     int n = options->rounds, context = what->prefill ? 0 : (int)n_tokens;
-    double ratio = median(ratios, n), share = median(shares, n), us = median(guest_us, n), us_per_token = median(ours, n),
-           peer_tps = median(theirs, n);
+    double ratio = sp_bench_median(ratios, n), share = sp_bench_median(shares, n), us = sp_bench_median(guest_us, n),
+           us_per_token = sp_bench_median(ours, n), peer_tps = sp_bench_median(theirs, n);
     json_array_append_new(results, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model", s->name, "type", s->type, "phase",
                                              what->name, "context", context, "samepage_tps", us_per_token, "libllama_tps", peer_tps, "ratio", ratio,
                                              "ratio_min", ratios[0], "ratio_max", ratios[n - 1], "guest_us_per_step", us, "guest_share", share));
@@ -216,25 +197,6 @@ static sp_status bench_subject(const subject *s, const bench_options *options, j
     return status;
 }
 
-/* Writes the embedded model into a file that libllama can open too. */
-static sp_status write_pocket(const char *path, sp_error *err) {
-    FILE *file = fopen(path, "wb");
-    bool ok = file && fwrite(sp_embedded_pocket, 1, sp_embedded_pocket_size, file) == sp_embedded_pocket_size;
-    if (file && fclose(file) != 0) {
-        ok = false;
-    }
-    return ok ? SP_OK : sp_fail(err, SP_ERR_IO, "can't write %s: %s", path, strerror(errno));
-}
-
-static sp_status write_synthetic(const char *path, uint32_t type, sp_error *err) {
-    if (access(path, R_OK) == 0) {
-        return SP_OK;
-    }
-    fprintf(stderr, "writing %s\n", path);
-    sp_synthetic what = sp_synthetic_llama_1b(type);
-    return sp_synthetic_write(&what, path, err);
-}
-
 /* The models to measure; those that are missing are written. */
 static sp_status choose(const bench_options *options, subject out[MAX_SUBJECTS], size_t *n, sp_error *err) {
     static char paths[MAX_SUBJECTS][4096];
@@ -244,15 +206,15 @@ static sp_status choose(const bench_options *options, subject out[MAX_SUBJECTS],
         return SP_OK;
     }
     snprintf(paths[0], sizeof paths[0], "%s/samepage-pocket.gguf", options->folder);
-    sp_status status = write_pocket(paths[0], err);
+    sp_status status = sp_bench_write_pocket(paths[0], err);
     out[(*n)++] = (subject){"pocket", "q8_0", paths[0], 256};
     if (status == SP_OK && !options->small) {
         snprintf(paths[1], sizeof paths[1], "%s/samepage-llama-1b-q4_0.gguf", options->folder);
         snprintf(paths[2], sizeof paths[2], "%s/samepage-llama-1b-q8_0.gguf", options->folder);
         out[(*n)++] = (subject){"llama-1.24b", "q4_0", paths[1], 32};
         out[(*n)++] = (subject){"llama-1.24b", "q8_0", paths[2], 32};
-        status = write_synthetic(paths[1], SP_TYPE_Q4_0, err);
-        status = status == SP_OK ? write_synthetic(paths[2], SP_TYPE_Q8_0, err) : status;
+        status = sp_bench_write_synthetic(paths[1], SP_TYPE_Q4_0, err);
+        status = status == SP_OK ? sp_bench_write_synthetic(paths[2], SP_TYPE_Q8_0, err) : status;
     }
     return status;
 }
@@ -271,7 +233,7 @@ static sp_status bench_decode(const bench_options *options, json_t *results, sp_
     return status;
 }
 
-int sp_cmd_bench(int argc, char **argv) {
+int sp_bench_decode(int argc, char **argv) {
     bench_options o = {.folder = "/tmp", .rounds = 5};
     const sp_option table[] = {
         {'m', "model", SP_OPT_TEXT, &o.model, 0, 0, "FILE", "measure this GGUF (default: pocket, and a synthetic Llama of 1.24 B in Q4_0 and Q8_0)"},
@@ -283,15 +245,15 @@ int sp_cmd_bench(int argc, char **argv) {
         {0},
     };
     int at =
-        sp_options_parse(table, "bench", "decode [OPTION...]",
+        sp_options_parse(table, "bench decode", "[OPTION...]",
                          "Measures the guest against libllama on the same file with the same threads, in turns: tokens per second, their ratio, and\n"
                          "what a step of the guest costs outside of the device's computation.",
-                         argc > 1 && argv[1][0] != '-' ? argc - 1 : argc, argc > 1 && argv[1][0] != '-' ? argv + 1 : argv);
+                         argc, argv);
     if (at < 0) {
         return -1 - at;
     }
-    if (argc < 2 || strcmp(argv[1], "decode") != 0) {
-        return sp_usage_error("bench", "name what to measure: decode");
+    if (at < argc) {
+        return sp_usage_error("bench decode", "%s: bench decode takes no operands", argv[at]);
     }
     o.threads = o.threads ? o.threads : (int32_t)sysconf(_SC_NPROCESSORS_ONLN);
     json_t *results = json_array();

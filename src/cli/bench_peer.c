@@ -1,21 +1,11 @@
 /* See bench_peer.h. Only llama.h's public functions are used, as a user of libllama would. */
-#include "cli/bench_peer.h"
-
 #include <ggml-backend.h>
-#include <ggml-cpu.h>
-#include <llama.h>
 #include <stdlib.h>
 
 #include "base/error.h"
+#include "cli/bench_peer_impl.h"
 
 enum { PEER_BATCH = 512 };
-
-struct sp_peer {
-    struct llama_model *model;
-    struct llama_context *context;
-    struct ggml_threadpool *pool;
-    int32_t n_vocab;
-};
 
 static void quiet(enum ggml_log_level level, const char *text, void *user) {
     (void)level, (void)text, (void)user;

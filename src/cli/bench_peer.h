@@ -15,4 +15,14 @@ int32_t sp_peer_prefill(sp_peer *peer, const int32_t *tokens, uint32_t count);
 /* Evaluates one token and returns the likeliest next one, or -1. */
 int32_t sp_peer_decode(sp_peer *peer, int32_t token);
 
+/*
+ * Makes the cache hold `count` tokens, as if it had evaluated them: libllama's state of the tokens that were prefilled last, made longer with
+ * finite values. SP_ERR_UNSUPPORTED: the state does not look as it does for a plain attention cache of F16.
+ */
+sp_status sp_peer_assume(sp_peer *peer, uint32_t count, sp_error *err);
+/* libllama's sequence state file. Tokens: as many as the cache holds. */
+sp_status sp_peer_save(sp_peer *peer, const char *path, const int32_t *tokens, uint32_t count, sp_error *err);
+/* The same back, into an empty cache; tokens has room for capacity. */
+sp_status sp_peer_load(sp_peer *peer, const char *path, int32_t *tokens, uint32_t capacity, sp_error *err);
+
 #endif
