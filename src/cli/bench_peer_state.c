@@ -7,11 +7,11 @@
 #include "cli/bench_peer_impl.h"
 
 /*
- * What llama_state_seq_get_data writes for a plain attention cache: streams and cells (u32 each); a position, a count and a sequence for each cell
- * (i32 each); whether V is transposed, layers, and two sizes of rotations (u32 each); then, for K of each layer and V of each layer, the type (i32),
- * the bytes of a row (u64) and the rows.
+ * What llama_state_seq_get_data writes for a plain attention cache: a magic number, the sequence, streams and cells (u32 each); a position, a count
+ * and a sequence for each cell (i32 each); whether V is transposed, layers, and two sizes of rotations (u32 each); then, for K of each layer and V of
+ * each layer, the type (i32), the bytes of a row (u64) and the rows.
  */
-enum { HEAD = 8, CELL = 12, MIDDLE = 16, PART = 12 };
+enum { HEAD = 16, CELL = 12, MIDDLE = 16, PART = 12 };
 
 typedef struct buffer {
     uint8_t *bytes;
@@ -37,9 +37,9 @@ static buffer get_state(sp_peer *peer) {
 /* The same state with `count` cells; the rows repeat. */
 static buffer stretch(const buffer *from, uint32_t count, sp_error *err) {
     buffer to = {0};
-    uint32_t cells = from->size > HEAD ? read_u32(from->bytes + 4) : 0;
+    uint32_t cells = from->size > HEAD ? read_u32(from->bytes + 12) : 0;
     uint64_t middle = HEAD + (uint64_t)cells * CELL;
-    if (!cells || read_u32(from->bytes) != 1 || from->size < middle + MIDDLE || read_u32(from->bytes + middle) != 0) {
+    if (!cells || read_u32(from->bytes + 8) != 1 || from->size < middle + MIDDLE || read_u32(from->bytes + middle) != 0) {
         sp_fail(err, SP_ERR_UNSUPPORTED, "libllama's state is not that of a plain attention cache");
         return to;
     }
@@ -54,7 +54,7 @@ static buffer stretch(const buffer *from, uint32_t count, sp_error *err) {
     uint8_t *at = to.bytes;
     const uint8_t *source = from->bytes + middle, *end = from->bytes + from->size;
     memcpy(at, from->bytes, HEAD);
-    memcpy(at + 4, &count, sizeof count);
+    memcpy(at + 12, &count, sizeof count);
     at += HEAD;
     for (uint32_t i = 0; i < count; i++, at += CELL) {
         memcpy(at, (int32_t[3]){(int32_t)i, 1, 0}, CELL);

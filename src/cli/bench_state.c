@@ -19,6 +19,7 @@
 #include "cli/cmd.h"
 #include "cli/llm_client.h"
 #include "cli/plot.h"
+#include "memory/os.h"
 
 enum { MAX_CONTEXTS = SP_PLOT_POINTS, MAX_ROUNDS = 15, REAL = 64, TURN = 32, PREFILL_MOST = 1024, CELL_STEP = 256 };
 
@@ -39,7 +40,7 @@ typedef struct bench {
     const state_options *options;
     const char *name, *path;
     char session[4096], peer_file[4096];
-    uint32_t contexts[MAX_CONTEXTS], n_contexts, n_ctx, n_vocab;
+    uint32_t contexts[MAX_CONTEXTS], n_contexts, n_ctx, n_cells, n_vocab;
     sp_llm_client *guest;
     sp_peer *peer;
     int32_t *tokens; /* n_ctx of them, for both sides */
@@ -55,11 +56,12 @@ static double ms_since(uint64_t start) {
 /* Takes a file's pages out of memory; what was written to it is on the disk first. */
 static sp_status drop_cache(const char *path, sp_error *err) {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
-    int failed = fd < 0 ? errno : fsync(fd) ? errno : posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    bool dropped = fd >= 0 && fsync(fd) == 0 && sp_os_drop_cached(fd);
+    int failed = errno;
     if (fd >= 0) {
         close(fd);
     }
-    return failed ? sp_fail(err, SP_ERR_IO, "%s: its pages can't be dropped: %s", path, strerror(failed)) : SP_OK;
+    return dropped ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: its pages can't be dropped from memory: %s", path, strerror(failed));
 }
 
 /* ---- the guest's side ---- */
@@ -96,7 +98,7 @@ static void fill_random(uint8_t *at, uint64_t bytes, uint64_t *random) {
 /* The cells [from, to) of every state that the model's program has: a row for each cell, in the slots that it is bound to. */
 static sp_status fill_cells(bench *b, uint32_t from, uint32_t to, sp_error *err) {
     sp_actor *actor = sp_llm_actor(b->guest);
-    uint64_t size, cells = (b->n_ctx + CELL_STEP - 1) / CELL_STEP * CELL_STEP, random = 0x9e3779b97f4a7c15u, filled = 0;
+    uint64_t size, cells = b->n_cells, random = 0x9e3779b97f4a7c15u, filled = 0;
     uint8_t *memory = sp_actor_memory(actor, &size);
     for (uint32_t p = 0; p < actor->limits.programs; p++) {
         const sp_loaded *loaded = &actor->programs[p];
@@ -190,7 +192,9 @@ static sp_status measure_guest(bench *b, uint32_t context, sp_llm_client *into, 
         uint64_t start = sp_bench_now_ns();
         status = status ? status : evaluate(into, b->tokens + context + 1, 1, false, err);
         decode[round] = ms_since(start);
-        first[0][round] -= decode[round], first[1][round] -= decode[round];
+        for (int cold = 0; status == SP_OK && cold < 2; cold++) {
+            first[cold][round] -= decode[round];
+        }
     }
     if (status == SP_OK) {
         f->freeze = sp_bench_median(freeze, n), f->commit = sp_bench_median(commit, n), f->commit_cold = sp_bench_median(commit_cold, n);
@@ -371,6 +375,7 @@ static bool parse_contexts(const char *text, bench *b) {
         text = end + (*end == ',');
     }
     b->n_ctx = before + 2 * TURN + 64;
+    b->n_cells = (b->n_ctx + CELL_STEP - 1) / CELL_STEP * CELL_STEP;
     return b->n_contexts > 0 && !*text;
 }
 

@@ -117,8 +117,8 @@ int sp_cmd_run(int argc, char **argv) {
         {0, "dir", SP_OPT_LIST, &o.dirs, 0, 0, "HOST[::GUEST]", "a folder that a command may use; may be repeated"},
     };
     sp_limit_option_rows(&o.limits, table + 4);
-    int at = sp_options_parse(table, "run", "[OPTION...] GUEST.wasm [ARGUMENT...]",
-                              "Runs a guest: a command to its end; an actor with a message from each line of standard input.", argc, argv);
+    int at = sp_options_parse_first(table, "run", "[OPTION...] GUEST.wasm [ARGUMENT...]",
+                                    "Runs a guest: a command to its end; an actor with a message from each line of standard input.", argc, argv);
     if (at < 0) {
         return -1 - at;
     }

@@ -56,7 +56,7 @@ static bool start(const sp_option *own, const char *name, const char *usage, con
         return false;
     }
     if (argc - at < least || argc - at > most) {
-        *exit_code = sp_usage_error(command, "usage: samepage %s %s", command, usage);
+        *exit_code = sp_usage_error(command, "%s: names are missing, or too many: samepage %s %s", name, command, usage);
         return false;
     }
     out->words = argv + at;
@@ -233,7 +233,8 @@ static sp_status verify_one(const place *where, const char *name, sp_error *err)
     if (status != SP_OK) {
         sp_fail(err, status, "session %s: %s", name, why.message);
     } else {
-        printf("%s: %llu commits are whole\n", name, (unsigned long long)sp_session_count(session));
+        uint64_t n = sp_session_count(session);
+        printf(n == 1 ? "%s: %llu commit is whole\n" : "%s: %llu commits are whole\n", name, (unsigned long long)n);
         if (info.ignored_bytes) {
             printf("%s: %llu bytes behind the last commit, left by a crash, are ignored\n", name, (unsigned long long)info.ignored_bytes);
         }

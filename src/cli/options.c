@@ -117,9 +117,9 @@ static const char *store(const sp_option *o, const char *text) {
     }
     if (number < o->min || number > o->max) {
         if (o->max >= 1e9) {
-            snprintf(wrong, sizeof wrong, "must be %g or more", o->min);
+            snprintf(wrong, sizeof wrong, "must be %.10g or more", o->min);
         } else {
-            snprintf(wrong, sizeof wrong, "must be %g to %g", o->min, o->max);
+            snprintf(wrong, sizeof wrong, "must be %.10g to %.10g", o->min, o->max);
         }
         return wrong;
     }
@@ -131,10 +131,12 @@ static const char *store(const sp_option *o, const char *text) {
     return NULL;
 }
 
-int sp_options_parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv) {
+/* order: "+" ends the options at the first operand, "" does not. */
+static int parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv, const char *order) {
     struct option long_options[MAX_OPTIONS + 2] = {0};
-    char letters[MAX_OPTIONS * 2 + 4] = "+:h";
-    size_t n = 0, at = 3;
+    char letters[MAX_OPTIONS * 2 + 4];
+    size_t n = 0, at = (size_t)snprintf(letters, sizeof letters, "%s:h", order);
+    memset(letters + at, 0, sizeof letters - at);
     for (; table[n].name && n < MAX_OPTIONS; n++) {
         int argument = table[n].kind == SP_OPT_FLAG ? no_argument : required_argument;
         long_options[n] = (struct option){table[n].name, argument, NULL, LONG_BASE + (int)n};
@@ -167,4 +169,12 @@ int sp_options_parse(const sp_option *table, const char *command, const char *us
         }
     }
     return optind;
+}
+
+int sp_options_parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv) {
+    return parse(table, command, usage, about, argc, argv, "");
+}
+
+int sp_options_parse_first(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv) {
+    return parse(table, command, usage, about, argc, argv, "+");
 }

@@ -36,6 +36,9 @@ enum { SP_EXIT_OK = 0, SP_EXIT_FAILED = 1, SP_EXIT_USAGE = 2 };
  * help was asked for and printed, or the line is wrong and said so. The table ends with a NULL name. usage: what follows the command's name.
  */
 int sp_options_parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv);
+/* The same where what follows the first operand is somebody else's, options too; sp_options_parse takes options between operands, and moves them to
+ * the front. */
+int sp_options_parse_first(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv);
 
 /* Says what is wrong with a command line, in one line, and returns SP_EXIT_USAGE. */
 int sp_usage_error(const char *command, const char *format, ...) __attribute__((format(printf, 2, 3)));

@@ -26,6 +26,9 @@ void sp_os_unmap(const void *at, uint64_t length);
 /* An unnamed file in memory, or -1. */
 int sp_os_anonymous_file(const char *label, uint64_t length);
 
+/* Takes a file's clean pages out of the system's memory, for measurements. False, with errno, where the system can't. */
+bool sp_os_drop_cached(int fd);
+
 /* Resident memory of this process in bytes; 0 if it can't be told. Proportional (shared pages divided) and private+shared. */
 uint64_t sp_os_resident_bytes(void);
 uint64_t sp_os_proportional_bytes(void);

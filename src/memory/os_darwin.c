@@ -80,3 +80,9 @@ bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     errno = ENOTSUP;
     return false;
 }
+
+bool sp_os_drop_cached(int fd) {
+    (void)fd;
+    errno = ENOTSUP;
+    return false;
+}

@@ -150,3 +150,8 @@ bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     free(entries);
     return ok;
 }
+
+bool sp_os_drop_cached(int fd) {
+    errno = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+    return errno == 0;
+}
