@@ -102,10 +102,12 @@ build_llama() {
     rm -rf "$llama"
     cp -Rp "$sources/vendor/llama-cpp-sys-2/llama.cpp" "$llama"
     logged "$prefix" llama-patch patch -p1 -d "$llama" -i "$here/llama/optional-tensors.patch"
+    # Grammars, templates and answers are untrusted: what they may cost is counted (llama-work.h).
+    logged "$prefix" llama-patch-work patch -p1 -d "$llama" -i "$here/llama/untrusted-text.patch"
     logged "$prefix" llama-configure cmake -S "$here/llama" -B "$build/out" -G Ninja -DCMAKE_BUILD_TYPE=Release -DCMAKE_INSTALL_PREFIX="$prefix" \
         -DLLAMA_SOURCE="$llama" -DGGML_VULKAN=$vulkan -DGGML_METAL="$metal"
     logged "$prefix" llama-build cmake --build "$build/out" --target deps --parallel "$jobs"
-    cp "$llama"/include/*.h "$llama"/ggml/include/*.h "$prefix/include/"
+    cp "$llama"/include/*.h "$llama"/src/llama-grammar.h "$llama"/ggml/include/*.h "$prefix/include/"
     cp -R "$llama/common/." "$prefix/include/llama-common/"
     cp -R "$llama/vendor/nlohmann" "$prefix/include/"
     rm -rf "$build"
