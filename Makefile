@@ -14,7 +14,7 @@
 PREFIX ?= /usr/local
 FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
-SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.cpp' ')')
+SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.[ch]pp' ')')
 
 .PHONY: hostile demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help

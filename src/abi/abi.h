@@ -17,7 +17,7 @@
 #include "program/program.h"
 #include "samepage.h"
 
-enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16 };
+enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16, SP_MAX_GRAMMARS = 16 };
 
 struct sp_host {
     wasm_engine_t *engine;
@@ -79,6 +79,11 @@ typedef struct sp_loaded {
     sp_prepared prepared[SP_CACHED_EXECUTABLES];
 } sp_loaded;
 
+typedef struct sp_open_grammar {
+    sp_grammar *grammar; /* NULL: a closed handle */
+    sp_model *model;
+} sp_open_grammar;
+
 typedef struct sp_message {
     struct sp_message *next;
     uint32_t size;
@@ -104,6 +109,7 @@ struct sp_actor {
     sp_workspace *workspace; /* opened with the first program */
     sp_region *regions;
     sp_loaded *programs;
+    sp_open_grammar grammars[SP_MAX_GRAMMARS];
     uint64_t prepared_bytes; /* what all prepared programs hold */
     uint64_t uses;           /* counts runs, for the age of prepared programs */
     sp_executable *submitted[SP_MAX_SUBMITTED];
@@ -137,6 +143,13 @@ int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_e
 int64_t sp_abi_program_close(sp_actor *actor, int32_t program, sp_error *err);
 int64_t sp_abi_program_bind(sp_actor *actor, int32_t program, uint32_t slot, int32_t region, uint32_t offset, uint32_t length, sp_error *err);
 int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, uint32_t n_symbols, bool submit, sp_error *err);
+
+int64_t sp_abi_grammar_open(sp_actor *actor, sp_model *model, uint32_t kind, uint32_t text, uint32_t length, sp_error *err);
+int64_t sp_abi_grammar_close(sp_actor *actor, int32_t handle, sp_error *err);
+int64_t sp_abi_grammar_accept(sp_actor *actor, int32_t handle, uint32_t tokens, uint32_t count, sp_error *err);
+int64_t sp_abi_grammar_allows(sp_actor *actor, int32_t handle, int32_t token, sp_error *err);
+int64_t sp_abi_grammar_mask(sp_actor *actor, int32_t handle, uint32_t logits, uint32_t count, sp_error *err);
+void sp_abi_release_grammars(sp_actor *actor);
 
 /* Executes what was submitted, in order, and forgets it. */
 sp_status sp_abi_complete(sp_actor *actor, sp_error *err);

@@ -183,13 +183,53 @@ static int64_t chat_format(sp_actor *actor, raw v, sp_error *err) {
         return err->status;
     }
     char *text = NULL;
-    sp_status status = sp_model_chat_format(model, json, u(v, 2), u(v, 3) & SP_CHAT_ADD_GENERATION_PROMPT, &text, err);
+    size_t size = 0;
+    sp_status status = sp_model_chat_format(model, json, u(v, 2), u(v, 3), &text, &size, err);
     if (status != SP_OK) {
         return status;
     }
-    int64_t length = give(actor, text, strlen(text), u(v, 4), u(v, 5), err);
+    int64_t length = give(actor, text, size, u(v, 4), u(v, 5), err);
     free(text);
     return length;
+}
+
+static int64_t chat_parse(sp_actor *actor, raw v, sp_error *err) {
+    sp_model *model = text_fits(actor, (uint64_t)u(v, 2) + u(v, 4), err) ? model_of(actor, v, err) : NULL;
+    const char *json = model ? sp_guest_range(actor, u(v, 1), u(v, 2), err) : NULL;
+    const char *answer = json ? sp_guest_range(actor, u(v, 3), u(v, 4), err) : NULL;
+    if (!answer) {
+        return err->status;
+    }
+    char *text = NULL;
+    size_t size = 0;
+    sp_status status = sp_model_chat_parse(model, json, u(v, 2), answer, u(v, 4), u(v, 5) & SP_CHAT_PARTIAL, &text, &size, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    int64_t length = give(actor, text, size, u(v, 6), u(v, 7), err);
+    free(text);
+    return length;
+}
+
+static int64_t grammar_open(sp_actor *actor, raw v, sp_error *err) {
+    sp_model *model = text_fits(actor, u(v, 3), err) ? model_of(actor, v, err) : NULL;
+    return model ? sp_abi_grammar_open(actor, model, u(v, 1), u(v, 2), u(v, 3), err) : err->status;
+}
+
+static int64_t grammar_close(sp_actor *actor, raw v, sp_error *err) {
+    return sp_abi_grammar_close(actor, v[0].i32, err);
+}
+
+static int64_t grammar_accept(sp_actor *actor, raw v, sp_error *err) {
+    return sp_abi_grammar_accept(actor, v[0].i32, u(v, 1), u(v, 2), err);
+}
+
+static int64_t grammar_allows(sp_actor *actor, raw v, sp_error *err) {
+    return sp_abi_grammar_allows(actor, v[0].i32, v[1].i32, err);
+}
+
+static int64_t grammar_mask(sp_actor *actor, raw v, sp_error *err) {
+    return sp_abi_grammar_mask(actor, v[0].i32, u(v, 1), u(v, 2), err);
 }
 
 static int64_t receive(sp_actor *actor, raw v, sp_error *err) {
@@ -266,6 +306,12 @@ static const import imports[] = {
     {"detokenize", 6, false, detokenize},
     {"token_is_end", 2, false, token_is_end},
     {"chat_format", 6, false, chat_format},
+    {"chat_parse", 8, false, chat_parse},
+    {"grammar_open", 4, false, grammar_open},
+    {"grammar_close", 1, false, grammar_close},
+    {"grammar_accept", 3, false, grammar_accept},
+    {"grammar_allows", 2, false, grammar_allows},
+    {"grammar_mask", 3, false, grammar_mask},
     {"receive", 2, false, receive},
     {"send", 2, false, send},
     {"last_error", 2, false, last_error},

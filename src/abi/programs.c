@@ -273,6 +273,7 @@ sp_status sp_abi_complete(sp_actor *actor, sp_error *err) {
 }
 
 void sp_abi_release(sp_actor *actor) {
+    sp_abi_release_grammars(actor);
     for (uint32_t i = 0; actor->programs && i < actor->limits.programs; i++) {
         if (actor->programs[i].program) {
             unload(actor, &actor->programs[i]);

@@ -51,10 +51,29 @@ sp_status sp_model_detokenize(const sp_model *model, const int32_t *tokens, size
                               sp_error *err);
 bool sp_model_is_end(const sp_model *model, int32_t token);
 /*
- * Renders a conversation, a JSON array of {"role", "content"}, with the model's own template (Jinja), ready for the assistant's turn if
- * add_generation_prompt. *text is malloc'ed. SP_ERR_FORMAT: bad JSON or the template refused (its words). A model without a template: ChatML, as
- * llama.cpp does.
+ * Renders a conversation with the model's own template (Jinja): an array of messages as OpenAI's API has them, or an object with "messages" and, as
+ * far as wanted, "tools", "tool_choice", "parallel_tool_calls", "enable_thinking", "reasoning_effort", "reasoning_format", "chat_template_kwargs",
+ * "response_format" or "json_schema". flags: SP_CHAT_*. *text is malloc'ed. SP_ERR_FORMAT: bad JSON or the template refused (its words);
+ * SP_ERR_LIMIT: larger or deeper than is handled. A model without a template: ChatML, as llama.cpp does.
  */
-sp_status sp_model_chat_format(const sp_model *model, const char *json, size_t length, bool add_generation_prompt, char **text, sp_error *err);
+sp_status sp_model_chat_format(const sp_model *model, const char *json, size_t length, uint32_t flags, char **text, size_t *size, sp_error *err);
+/* The inverse: an answer to that conversation as a message, {"role", "content", "reasoning_content", "tool_calls"}; partial: more will come. */
+sp_status sp_model_chat_parse(const sp_model *model, const char *json, size_t length, const char *answer, size_t answer_length, bool partial,
+                              char **text, size_t *size, sp_error *err);
+
+/* ---- grammars: what may come next. llama.cpp's; a state is a pure function of the text and the accepted tokens ---- */
+
+typedef struct sp_grammar sp_grammar;
+
+/* kind: SP_GRAMMAR_*. SP_ERR_FORMAT with the words of the parser; SP_ERR_NOT_FOUND: a conversation that constrains nothing. *out is NULL on failure.
+ */
+sp_status sp_grammar_open(const sp_model *model, uint32_t kind, const char *text, size_t length, sp_grammar **out, sp_error *err);
+void sp_grammar_close(sp_grammar *grammar);
+/* Goes on behind these tokens. SP_ERR_FORMAT: one does not fit, or it would take too much work; the grammar is of no use then. */
+sp_status sp_grammar_accept(sp_grammar *grammar, const sp_model *model, const int32_t *tokens, size_t count, sp_error *err);
+/* Whether a token may come next. */
+sp_status sp_grammar_allows(const sp_grammar *grammar, const sp_model *model, int32_t token, bool *allows, sp_error *err);
+/* Sets the logits of tokens that may not come next to minus infinity; those that have it already are not looked at. count: the vocabulary's size. */
+sp_status sp_grammar_mask(const sp_grammar *grammar, const sp_model *model, float *logits, size_t count, sp_error *err);
 
 #endif

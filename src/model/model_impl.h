@@ -49,8 +49,6 @@ sp_status sp_model_check_layers(const sp_model *model, sp_error *err);
  * guard.c: libllama's functions for files that nobody trusts: NULL or false where libllama refuses, asserts or throws; sp_model_complaint then has
  * its words, until this thread's next call.
  */
-void sp_model_quiet(void); /* keeps libllama and ggml from writing to standard error */
-const char *sp_model_complaint(void);
 struct llama_model *sp_llama_load_vocabulary(const char *path);
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf);
 struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params);
@@ -80,6 +78,10 @@ bool sp_llama_to_piece(sp_piece_call *call);
 #ifdef __cplusplus
 extern "C" {
 #endif
+/* ---- guard.c ---- */
+void sp_model_quiet(void); /* keeps libllama and ggml from writing to standard error; forgets complaints */
+const char *sp_model_complaint(void);
+
 /* ---- guard_shim.cpp ---- */
 /* Calls call(user); false, with the reason, if it threw or if an assertion of ggml or libllama failed. call must hold nothing that has to be freed.
  */
@@ -90,9 +92,18 @@ typedef struct sp_chat_templates sp_chat_templates;
 /* NULL on failure, with the reason. */
 sp_chat_templates *sp_shim_chat_open(const struct llama_model *model, char *why, size_t capacity);
 void sp_shim_chat_close(sp_chat_templates *templates);
-/* Renders messages; malloc'ed, or NULL with the reason. */
-char *sp_shim_chat_apply(const sp_chat_templates *templates, const char *const *roles, const char *const *contents, size_t count,
-                         bool add_generation_prompt, char *why, size_t capacity);
+/* As sp_model_chat_format and sp_model_chat_parse; malloc'ed, or NULL with the reason. */
+char *sp_shim_chat_apply(sp_chat_templates *templates, const char *json, size_t length, uint32_t flags, size_t *size, char *why, size_t capacity);
+char *sp_shim_chat_parse(sp_chat_templates *templates, const char *json, size_t length, const char *text, size_t text_length, bool partial,
+                         size_t *size, char *why, size_t capacity);
+
+/* ---- grammar_shim.cpp; false or NULL: the reason, or *none: the conversation constrains nothing. templates: for SP_GRAMMAR_CHAT. ---- */
+sp_grammar *sp_shim_grammar_open(const struct llama_vocab *vocab, sp_chat_templates *templates, uint32_t kind, const char *text, size_t length,
+                                 bool *none, char *why, size_t capacity);
+void sp_shim_grammar_close(sp_grammar *grammar);
+bool sp_shim_grammar_accept(sp_grammar *grammar, const int32_t *tokens, size_t count, char *why, size_t capacity);
+bool sp_shim_grammar_allows(const sp_grammar *grammar, int32_t token, bool *allows, char *why, size_t capacity);
+bool sp_shim_grammar_mask(const sp_grammar *grammar, float *logits, size_t count, char *why, size_t capacity);
 #ifdef __cplusplus
 }
 #endif

@@ -16,6 +16,9 @@ mapfile -t guest_headers < <(find guest -name '*.h')
 for header in "${headers[@]}"; do
     check "$header" "$CC" -std=gnu17 -D_GNU_SOURCE -Iinclude -Isrc -Iguest/include -isystem "$DEPS/include" -x c
 done
+while read -r header; do
+    check "$header" "$CXX" -std=c++17 -D_GNU_SOURCE -Iinclude -Isrc -Iguest/include -isystem "$DEPS/include" -isystem "$DEPS/include/llama-common" -x c++
+done < <(find src -name '*.hpp')
 check include/samepage.h "$CC" -std=c17 -pedantic -x c
 check include/samepage.h "$CXX" -std=c++17 -pedantic -x c++
 for header in "${guest_headers[@]}"; do

@@ -8,7 +8,9 @@ static const char conversation[] = "[{\"role\":\"system\",\"content\":\"Be brief
 static void expect_text(const sp_model *model, const char *json, bool add_generation_prompt, const char *wanted) {
     char *text = NULL;
     sp_error err = {0};
-    must(sp_model_chat_format(model, json, strlen(json), add_generation_prompt, &text, &err), &err);
+    size_t size;
+    must(sp_model_chat_format(model, json, strlen(json), add_generation_prompt ? SP_CHAT_ADD_GENERATION_PROMPT : 0, &text, &size, &err), &err);
+    assert_int_equal(size, strlen(wanted));
     assert_string_equal(text, wanted);
     free(text);
 }
@@ -16,7 +18,8 @@ static void expect_text(const sp_model *model, const char *json, bool add_genera
 static void expect_refusal(const sp_model *model, const char *json, const char *words) {
     char *text = NULL;
     sp_error err = {0};
-    assert_int_equal(sp_model_chat_format(model, json, strlen(json), true, &text, &err), SP_ERR_FORMAT);
+    size_t size;
+    assert_int_equal(sp_model_chat_format(model, json, strlen(json), SP_CHAT_ADD_GENERATION_PROMPT, &text, &size, &err), SP_ERR_FORMAT);
     assert_null(text);
     if (!strstr(err.message, words)) {
         fail_msg("wanted \"%s\" in \"%s\"", words, err.message);
@@ -33,11 +36,11 @@ static void test_pocket(void **state) {
     snprintf(prompted, sizeof prompted, "%s<|start_header_id|>assistant<|end_header_id|>\n\n", turns);
     expect_text(model, conversation, false, turns);
     expect_text(model, conversation, true, prompted);
-    expect_refusal(model, "{", "no JSON array");
-    expect_refusal(model, "{\"role\":\"user\"}", "no JSON array");
-    expect_refusal(model, "[{\"role\":\"user\"}]", "message 0 of the conversation lacks");
-    expect_refusal(model, "[{\"role\":\"user\",\"content\":\"a\"},{\"content\":\"b\",\"role\":7}]", "message 1 of the conversation lacks");
-    expect_refusal(model, "[\"user\"]", "message 0 of the conversation lacks");
+    expect_refusal(model, "{", "parse error");
+    expect_refusal(model, "{\"role\":\"user\"}", "neither an array");
+    expect_refusal(model, "[{\"role\":\"user\"}]", "Expected 'content'");
+    expect_refusal(model, "[{\"role\":\"user\",\"content\":\"a\"},{\"content\":\"b\",\"role\":7}]", "Failed to parse messages");
+    expect_refusal(model, "[\"user\"]", "to be an object");
     sp_model_close(model);
 }
 

@@ -38,7 +38,11 @@ enum { SP_RESUMED_THAW = 1, SP_RESUMED_FORK = 2 };
 
 enum { SP_TOKENIZE_ADD_SPECIAL = 1, SP_TOKENIZE_PARSE_SPECIAL = 2 };
 enum { SP_DETOKENIZE_SPECIAL = 1 }; /* control tokens as text too; otherwise they are nothing */
-enum { SP_CHAT_ADD_GENERATION_PROMPT = 1 };
+/* SP_CHAT_STOPS: instead of the prompt, the texts that end an answer in this format beside the end tokens, each with a NUL behind it. */
+enum { SP_CHAT_ADD_GENERATION_PROMPT = 1, SP_CHAT_STOPS = 2 };
+enum { SP_CHAT_PARTIAL = 1 }; /* of sp_chat_parse: more of the answer will come */
+/* A grammar in GBNF; a JSON schema; what the chat template wants of the answer to a conversation (JSON as for sp_chat_format). */
+enum { SP_GRAMMAR_GBNF = 0, SP_GRAMMAR_JSON_SCHEMA = 1, SP_GRAMMAR_CHAT = 2 };
 
 /* What guests are told about a model. */
 typedef struct sp_model_info {
@@ -95,8 +99,27 @@ SP_IMPORT(tokenize) int32_t sp_tokenize(int32_t model, const char *text, uint32_
 SP_IMPORT(detokenize) int32_t sp_detokenize(int32_t model, const int32_t *tokens, uint32_t count, uint32_t flags, char *out, uint32_t capacity);
 /* 1: the token ends a turn or a text. */
 SP_IMPORT(token_is_end) int32_t sp_token_is_end(int32_t model, int32_t token);
-/* Renders a JSON array of {"role", "content"} with the model's chat template. */
+/* Renders a conversation with the model's chat template: a JSON array of messages as in OpenAI's API, or an object with "messages", "tools" and more
+ * (docs/guests.md). flags: SP_CHAT_*. */
 SP_IMPORT(chat_format) int32_t sp_chat_format(int32_t model, const char *json, uint32_t length, uint32_t flags, char *out, uint32_t capacity);
+/* The inverse: the text of an answer to that conversation becomes a JSON message with content, reasoning_content and tool_calls. */
+SP_IMPORT(chat_parse)
+int32_t sp_chat_parse(int32_t model, const char *json, uint32_t length, const char *answer, uint32_t answer_length, uint32_t flags, char *out,
+                      uint32_t capacity);
+
+/*
+ * Grammars constrain what may come next. A handle does not survive a thaw or a fork (SP_E_NOT_FOUND): its state follows from the text and the
+ * accepted tokens, so open it anew and accept them again. At most 16 at once.
+ */
+/* Returns a handle. kind: SP_GRAMMAR_*. SP_E_NOT_FOUND: the conversation constrains nothing. */
+SP_IMPORT(grammar_open) int32_t sp_grammar_open(int32_t model, uint32_t kind, const char *text, uint32_t length);
+SP_IMPORT(grammar_close) int32_t sp_grammar_close(int32_t grammar);
+/* These tokens came. SP_E_FORMAT: one does not fit. */
+SP_IMPORT(grammar_accept) int32_t sp_grammar_accept(int32_t grammar, const int32_t *tokens, uint32_t count);
+/* 1: the token may come next; 0: it may not. Much cheaper than a mask. */
+SP_IMPORT(grammar_allows) int32_t sp_grammar_allows(int32_t grammar, int32_t token);
+/* The logits of tokens that may not come next become minus infinity. count: the vocabulary's size. */
+SP_IMPORT(grammar_mask) int32_t sp_grammar_mask(int32_t grammar, float *logits, uint32_t count);
 
 /* ---- messages, errors, chance ---- */
 
