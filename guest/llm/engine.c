@@ -197,6 +197,9 @@ const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint3
     if (wrong) {
         return wrong;
     }
+    if (engine.knows.no_cache) {
+        return "the model can't continue text: it keeps no state from token to token (a diffusion model)";
+    }
     engine.logits_slot = sp_program_find_slot(engine.program, "logits");
     if (engine.logits_slot == SP_PROGRAM_NONE) {
         return "the model's program has no logits";

@@ -56,8 +56,11 @@ static struct ggml_tensor *lower_soft_max(struct ggml_context *c, const sp_spec_
 }
 
 static struct ggml_tensor *lower_rope(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
-    return ggml_rope_ext(c, s[0], s[1], s[2], (int)t->params[0], (int)t->params[1], (int)t->params[2], param_float(t, 3), param_float(t, 4),
-                         param_float(t, 5), param_float(t, 6), param_float(t, 7), param_float(t, 8));
+    int sections[4] = {(int)t->params[9], (int)t->params[10], (int)t->params[11], (int)t->params[12]};
+    struct ggml_tensor *out =
+        ggml_rope_multi(c, s[0], s[1], s[2], (int)t->params[0], sections, (int)t->params[1], (int)t->params[2], param_float(t, 3), param_float(t, 4),
+                        param_float(t, 5), param_float(t, 6), param_float(t, 7), param_float(t, 8));
+    return t->params[13] ? ggml_rope_set_offset(out, (int)t->params[13]) : out;
 }
 
 static struct ggml_tensor *lower_glu(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s, enum ggml_glu_op op) {
@@ -111,6 +114,22 @@ static struct ggml_tensor *lower_unary(struct ggml_context *c, const sp_spec_ten
         }
     }
     return NULL;
+}
+
+/* What carries state from token to token. */
+static struct ggml_tensor *lower_recurrent(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
+    switch (t->op) {
+    case SP_OP_SSM_CONV:
+        return ggml_ssm_conv(c, s[0], s[1]);
+    case SP_OP_SSM_SCAN:
+        return ggml_ssm_scan(c, s[0], s[1], s[2], s[3], s[4], s[5], s[6], (int64_t)t->params[0]);
+    case SP_OP_GATED_DELTA_NET:
+        return ggml_gated_delta_net(c, s[0], s[1], s[2], s[3], s[4], s[5], (int64_t)t->params[0]);
+    case SP_OP_RWKV_WKV6:
+        return ggml_rwkv_wkv6(c, s[0], s[1], s[2], s[3], s[4], s[5]);
+    default:
+        return ggml_rwkv_wkv7(c, s[0], s[1], s[2], s[3], s[4], s[5], s[6]);
+    }
 }
 
 struct ggml_tensor *sp_lower_op(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
@@ -182,6 +201,16 @@ struct ggml_tensor *sp_lower_op(struct ggml_context *c, const sp_spec_tensor *t,
         return lower_glu(c, t, s, GGML_GLU_OP_GEGLU_QUICK);
     case SP_OP_SWIGLU_OAI:
         return ggml_swiglu_oai(c, s[0], s[1], param_float(t, 1), param_float(t, 2));
+    case SP_OP_SWIGLU_CLAMP:
+        return ggml_swiglu_clamp(c, s[0], s[1], param_float(t, 1));
+    case SP_OP_LIGHTNING_INDEXER:
+        return ggml_lightning_indexer(c, s[0], s[1], s[2], s[3]);
+    case SP_OP_SSM_CONV:
+    case SP_OP_SSM_SCAN:
+    case SP_OP_GATED_DELTA_NET:
+    case SP_OP_RWKV_WKV6:
+    case SP_OP_RWKV_WKV7:
+        return lower_recurrent(c, t, s);
     default:
         return lower_unary(c, t, s[0]);
     }

@@ -15,12 +15,41 @@ typedef struct emitter {
     sp_graph graph;
     sp_expr symbols[N_SYMS];
     sp_tensor *tensors; /* by node */
-    char **slots;       /* by node: the name of the slot that it was the first to have */
+    uint32_t n_scratch;
+    char **slots; /* by node: the name of the slot that it was the first to have */
 } emitter;
+
+/* The leaf that a node writes to, or NO_NODE. */
+static int written_leaf(const trace *t, const trace_node *node) {
+    if (node->empty || (node->op != GGML_OP_SET_ROWS && (node->op != GGML_OP_CPY || node->self_source))) {
+        return NO_NODE;
+    }
+    int at = node->op == GGML_OP_SET_ROWS ? node->src[2] : node->src[1];
+    while (at != NO_NODE && t->nodes[at].is_view) {
+        at = t->nodes[at].src[0];
+    }
+    return at != NO_NODE && t->nodes[at].op == GGML_OP_NONE ? at : NO_NODE;
+}
 
 /* Caches of keys and values (cache_k, cache_v), and recurrent state (cache_r, cache_s). */
 static bool is_state(const char *name) {
     return strncmp(name, "cache_", 6) == 0 && name[6] && strchr("kvrs", name[6]) && strncmp(name + 7, "_l", 2) == 0;
+}
+
+/*
+ * Recurrent state under a name of the model's own: no weight, no input, and an operation writes it. Its slot is called cache_r_ and that name.
+ */
+static bool is_named_state(const emitter *e, int index) {
+    const trace *t = &e->traces[0];
+    if (t->nodes[index].input || t->nodes[index].type != GGML_TYPE_F32 || !sp_trace_is_sized(e->traces, index, 1, NO_NODE)) {
+        return false;
+    }
+    for (int i = 0; i < t->n; i++) {
+        if (written_leaf(t, &t->nodes[i]) == index) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* As many cells as a cache has; recurrent state is of one size whatever the context's. */
@@ -41,6 +70,11 @@ static sp_status leaf_kind(const emitter *e, int index, int *kind, char slot[GGM
     }
     if (is_state(node->name) && is_state_sized(e, index)) {
         snprintf(slot, GGML_MAX_NAME, "%s", node->name);
+        *kind = LEAF_STATE;
+        return SP_OK;
+    }
+    if (!is_state(node->name) && is_named_state(e, index)) {
+        snprintf(slot, GGML_MAX_NAME, "cache_r_%.54s", node->name);
         *kind = LEAF_STATE;
         return SP_OK;
     }
@@ -107,8 +141,10 @@ static sp_status emit_slot(emitter *e, int index, int kind, char slot[GGML_MAX_N
         e->tensors[index] = e->tensors[same];
         return SP_OK;
     }
+    char first[GGML_MAX_NAME];
+    snprintf(first, sizeof first, "%s", slot);
     for (int n = 2; same != NO_NODE; n++) {
-        snprintf(slot, GGML_MAX_NAME, "%.40s.%d", kind == LEAF_STATE ? node->name : e->slots[same], n);
+        snprintf(slot, GGML_MAX_NAME, "%.50s.%d", first, n);
         same = same_slot(e, index, slot);
     }
     sp_expr ne[4];
@@ -160,8 +196,72 @@ static sp_status emit_view(emitter *e, int index, sp_error *err) {
     return status;
 }
 
+/* A window of the node's shape in a slot of its own: memory that a run writes before it reads it. */
+static sp_status emit_scratch(emitter *e, int index, sp_tensor *out, sp_error *err) {
+    sp_expr ne[4];
+    char slot[GGML_MAX_NAME];
+    sp_status status = fit_ne(e, index, ne, err);
+    if (status == SP_OK) {
+        snprintf(slot, sizeof slot, "scratch_%u", e->n_scratch++);
+        uint32_t at = sp_graph_slot(&e->graph, slot, SP_SLOT_READ | SP_SLOT_WRITE);
+        *out = sp_graph_memory(&e->graph, slot, at, (uint32_t)e->traces[0].nodes[index].type, ne, NULL, sp_dim(0));
+    }
+    return status;
+}
+
+/* ggml fills a tensor like its source; a program's window can be filled in its place, and then rows of it be set. */
+static sp_status emit_fill(emitter *e, int index, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    sp_tensor window = SP_NONE;
+    sp_status status = emit_scratch(e, index, &window, err);
+    if (status == SP_OK) {
+        uint32_t value;
+        memcpy(&value, node->params, sizeof value);
+        sp_tensor like = e->tensors[node->src[0]];
+        sp_tensor filled = sp_graph_op(&e->graph, SP_OP_FILL, 1, like == SP_NONE ? &window : &like, 1, &value);
+        sp_graph_into(&e->graph, filled, window);
+        e->tensors[index] = window;
+    }
+    return status;
+}
+
+/*
+ * Operations that step through rows by one stride want those of dimensions of size 1 in order too; a permuted view of a single token does not have
+ * them, and reshaped into its own shape it has.
+ */
+static sp_status emit_packed(emitter *e, int index, sp_tensor *out, sp_error *err) {
+    const trace_node *node = &e->traces[0].nodes[index];
+    sp_expr ne[4];
+    if (!node->is_view || !node->contiguous) {
+        return SP_OK;
+    }
+    sp_status status = fit_ne(e, index, ne, err);
+    if (status == SP_OK) {
+        *out = sp_reshape_4d(&e->graph, *out, ne[0], ne[1], ne[2], ne[3]);
+    }
+    return status;
+}
+
+/* One of two sources may be empty where a model has none of what is joined. */
+static bool joins_nothing(const emitter *e, const trace_node *node, sp_tensor *other) {
+    const trace_node *nodes = e->traces[0].nodes;
+    for (int i = 0; node->op == GGML_OP_CONCAT && i < 2; i++) {
+        if (nodes[node->src[i]].empty) {
+            *other = e->tensors[node->src[1 - i]];
+            return true;
+        }
+    }
+    return false;
+}
+
 static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     const trace_node *node = &e->traces[0].nodes[index];
+    if (joins_nothing(e, node, &e->tensors[index])) {
+        return SP_OK;
+    }
+    if (node->op == GGML_OP_FILL) {
+        return emit_fill(e, index, err);
+    }
     uint32_t params[SP_PROGRAM_MAX_PARAMS];
     uint16_t op = sp_trace_operation(node, params);
     if (!op) {
@@ -175,6 +275,12 @@ static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     for (uint32_t i = 0; i < SP_PROGRAM_MAX_SRC && i < GGML_MAX_SRC; i++) {
         src[i] = node->src[i] == NO_NODE ? SP_PROGRAM_NONE : e->tensors[node->src[i]];
         n = node->src[i] == NO_NODE ? n : i + 1;
+    }
+    if (op == SP_OP_SCALE || op == SP_OP_CLAMP || op == SP_OP_ARGSORT || op == SP_OP_TOP_K) {
+        sp_status status = emit_packed(e, node->src[0], &src[0], err);
+        if (status != SP_OK) {
+            return status;
+        }
     }
     if (op == SP_OP_SET_ROWS) { /* ggml keeps rows, ids, destination */
         sp_tensor rows = src[0], ids = src[1];
@@ -228,7 +334,8 @@ static bool same_params(const trace_node *a, const trace_node *b) {
 }
 
 static bool alike(const trace_node *a, const trace_node *b) {
-    return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && memcmp(a->src, b->src, sizeof a->src) == 0 && same_params(a, b);
+    return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && a->whole_row == b->whole_row &&
+           memcmp(a->src, b->src, sizeof a->src) == 0 && same_params(a, b);
 }
 
 static sp_status check_alike(const trace *traces, sp_error *err) {
@@ -247,41 +354,59 @@ static sp_status check_alike(const trace *traces, sp_error *err) {
     return SP_OK;
 }
 
-/* The state that a node is a view of, or NO_NODE. */
-static int written_state(const trace *t, const trace_node *node) {
-    if (node->empty || (node->op != GGML_OP_SET_ROWS && (node->op != GGML_OP_CPY || node->self_source))) {
-        return NO_NODE;
+/* The logits: by their name, or else the last result with a number for each token of the vocabulary and each output. */
+static int find_output(const sp_model *model, const trace *traces) {
+    for (int i = traces[0].n - 1; i >= 0; i--) {
+        if (strcmp(traces[0].nodes[i].name, "result_output") == 0) {
+            return i;
+        }
     }
-    int at = node->op == GGML_OP_SET_ROWS ? node->src[2] : node->src[1];
-    while (at != NO_NODE && t->nodes[at].is_view) {
-        at = t->nodes[at].src[0];
+    for (int i = traces[0].n - 1; i >= 0; i--) {
+        const trace_node *node = &traces[0].nodes[i];
+        if (node->op != GGML_OP_NONE && node->type == GGML_TYPE_F32 && node->ne[0] == (int64_t)model->info.n_vocab &&
+            sp_trace_is_sized(traces, i, 1, SYM_OUTPUTS)) {
+            return i;
+        }
     }
-    return at != NO_NODE && is_state(t->nodes[at].name) ? at : NO_NODE;
+    return NO_NODE;
 }
 
-/* Marks what the output and the writes of state need; the output's node. */
-static int mark_used(trace *t) {
-    int output = NO_NODE;
+/* Marks what the output and the writes of state need. */
+static void mark_used(trace *t, int output) {
     for (int i = t->n - 1; i >= 0; i--) {
         trace_node *node = &t->nodes[i];
-        if (output == NO_NODE && strcmp(node->name, "result_output") == 0) {
-            output = i;
-            node->used = true;
-        }
-        node->used |= written_state(t, node) != NO_NODE;
+        node->used |= i == output;
+        node->used |= written_leaf(t, node) != NO_NODE;
         for (int s = 0; node->used && s < GGML_MAX_SRC; s++) {
             if (node->src[s] != NO_NODE) {
                 t->nodes[node->src[s]].used = true;
             }
         }
     }
-    return output;
+}
+
+/* A leaf that nothing reads: tensors like it are filled. */
+static bool is_shape_alone(const trace *t, int index) {
+    if (t->nodes[index].op != GGML_OP_NONE || t->nodes[index].input) {
+        return false;
+    }
+    bool filled = false;
+    for (int i = index + 1; i < t->n; i++) {
+        for (int s = 0; s < GGML_MAX_SRC; s++) {
+            if (t->nodes[i].src[s] == index && t->nodes[i].op != GGML_OP_FILL) {
+                return false;
+            }
+            filled |= t->nodes[i].src[s] == index;
+        }
+    }
+    return filled;
 }
 
 static sp_status emit_nodes(emitter *e, trace *first, int output, sp_error *err) {
     sp_status status = SP_OK;
     for (int i = 0; status == SP_OK && i < first->n; i++) {
-        if (!first->nodes[i].used) {
+        e->tensors[i] = SP_PROGRAM_NONE;
+        if (!first->nodes[i].used || first->nodes[i].empty || is_shape_alone(first, i)) {
             continue;
         }
         status = first->nodes[i].op == GGML_OP_NONE ? emit_leaf(e, i, err) : i == output ? emit_output(e, i, err) : emit_operation(e, i, err);
@@ -291,30 +416,47 @@ static sp_status emit_nodes(emitter *e, trace *first, int output, sp_error *err)
 
 /*
  * The most cells that the program is for. A LongRoPE model turns positions by other factors once the context is longer than what it was first trained
- * for, and libllama chooses them when it builds the graph: those that were traced are the short ones, which every traced context must have had.
+ * for, and libllama chooses them when it builds the graph: the program is for contexts on the side on which all traced ones were.
  */
-static sp_status most_cells(const emitter *e, uint64_t *most, sp_error *err) {
-    *most = 1u << 24;
+static sp_status cells_in_reach(const emitter *e, uint64_t *least, uint64_t *most, sp_error *err) {
+    *least = 1, *most = 1u << 24;
     if (gguf_find_tensor(e->model->gguf, "rope_factors_long.weight") < 0) {
         return SP_OK;
     }
     uint64_t original = sp_model_number(e->model, "rope.scaling.original_context_length");
     original = original ? original : e->model->info.n_ctx_train;
+    uint32_t longer = 0;
     for (int t = 0; t < N_TRACES; t++) {
-        if (e->traces[t].symbols[SYM_CTX] > original) {
-            return sp_fail(err, SP_ERR_UNSUPPORTED, "LongRoPE beyond %llu tokens is not supported yet", (unsigned long long)original);
-        }
+        longer += e->traces[t].symbols[SYM_CTX] > original;
     }
-    *most = original < *most ? original : *most;
+    if (longer != 0 && longer != N_TRACES) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "LongRoPE of a model first trained for %llu tokens is not supported", (unsigned long long)original);
+    }
+    *least = longer ? original + 1 : 1;
+    *most = !longer && original < *most ? original : *most;
     return SP_OK;
 }
 
+/*
+ * Sparse attention looks at the best so many cells, which an indexer picks: at all of them as long as there are no more. The program is for that
+ * many.
+ */
+static uint64_t sparse_cells(const emitter *e, uint64_t most) {
+    const uint32_t top_k = sp_model_number(e->model, "attention.indexer.top_k");
+    for (int i = 0; top_k && i < e->traces[0].n; i++) {
+        if (e->traces[0].nodes[i].whole_row) {
+            return top_k < most ? top_k : most;
+        }
+    }
+    return most;
+}
+
 /* The symbols, and the facts that the guest fills inputs by: symbols of a single value. */
-static void emit_symbols(emitter *e, uint64_t most) {
+static void emit_symbols(emitter *e, uint64_t least, uint64_t most) {
     const trace_window *w = e->window;
-    const uint64_t max[N_SYMS] = {512, most, 512, most, most, most};
+    const uint64_t cells = sparse_cells(e, most), max[N_SYMS] = {512, cells, 512, most, most, most};
     for (int s = 0; s < N_SYMS && (w->real || s < SYM_KV_SWA); s++) {
-        e->symbols[s] = sp_symbol(&e->graph, sp_trace_symbols[s], 1, max[s]);
+        e->symbols[s] = sp_symbol(&e->graph, sp_trace_symbols[s], s == SYM_CTX ? least : 1, max[s]);
     }
     const struct {
         const char *name;
@@ -322,9 +464,11 @@ static void emit_symbols(emitter *e, uint64_t most) {
     } facts[] = {{"swa_window", w->real},
                  {"swa_kind", w->real ? w->kind : 0},
                  {"alibi", w->alibi},
+                 {"no_cache", w->no_cache},
                  {"temperature_length", w->temperature_scale != 0 ? w->temperature_length : 0},
                  {"temperature_scale", sp_float_bits(w->temperature_scale)},
-                 {"temperature_offset", sp_float_bits(w->temperature_offset)}};
+                 {"temperature_offset", sp_float_bits(w->temperature_offset)},
+                 {"token_scale", sp_float_bits(w->token_scale)}};
     for (size_t i = 0; i < sizeof facts / sizeof facts[0]; i++) {
         if (facts[i].value && facts[i].value <= INT32_MAX) {
             sp_symbol(&e->graph, facts[i].name, facts[i].value, facts[i].value);
@@ -338,10 +482,11 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], const tra
     if (status != SP_OK) {
         return status;
     }
-    int output = mark_used(&traces[0]);
+    int output = find_output(model, traces);
     if (output == NO_NODE) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has no logits");
     }
+    mark_used(&traces[0], output);
     emitter e = {.model = model,
                  .traces = traces,
                  .window = window,
@@ -353,10 +498,10 @@ sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], const tra
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     sp_graph_init(&e.graph);
-    uint64_t most;
-    status = most_cells(&e, &most, err);
+    uint64_t least, most;
+    status = cells_in_reach(&e, &least, &most, err);
     if (status == SP_OK) {
-        emit_symbols(&e, most);
+        emit_symbols(&e, least, most);
         status = emit_nodes(&e, &traces[0], output, err);
     }
     uint32_t length = 0;

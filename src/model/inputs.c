@@ -48,9 +48,11 @@ static sp_inputs inputs_of(const trace *t, const trace_window *window) {
                        .window = window->traced,
                        .window_kind = window->kind,
                        .alibi = window->alibi,
+                       .no_cache = window->no_cache,
                        .temperature_length = window->temperature_length,
                        .temperature_scale = window->temperature_scale,
-                       .temperature_offset = window->temperature_offset};
+                       .temperature_offset = window->temperature_offset,
+                       .token_scale = window->token_scale};
 }
 
 /* Filled by our rule, is it what libllama filled it with? NULL, or what is wrong. */
@@ -84,9 +86,15 @@ static bool has_known_shape(const trace *traces, int index) {
         return one && sp_trace_is_sized(traces, index, 1, SYM_TOKENS) &&
                (sp_trace_is_sized(traces, index, 0, SYM_KV) || sp_trace_is_sized(traces, index, 0, SYM_KV_SWA));
     }
+    if (strcmp(name, "self_kq_mask") == 0) {
+        return one && sp_trace_is_sized(traces, index, 0, SYM_TOKENS) && sp_trace_is_sized(traces, index, 1, SYM_TOKENS);
+    }
     if (strcmp(name, "inp_attn_scale") == 0) {
         return sp_trace_is_sized(traces, index, 2, SYM_TOKENS) && sp_trace_is_sized(traces, index, 0, NO_NODE) &&
                sp_trace_is_sized(traces, index, 1, NO_NODE) && sp_trace_is_sized(traces, index, 3, NO_NODE);
+    }
+    if (strcmp(name, "inp_scale_rows") == 0) {
+        return one && sp_trace_is_sized(traces, index, 0, NO_NODE) && sp_trace_is_sized(traces, index, 1, SYM_TOKENS);
     }
     if (strcmp(name, "out_ids") == 0) {
         return row && sp_trace_is_sized(traces, index, 0, SYM_OUTPUTS);
@@ -97,9 +105,10 @@ static bool has_known_shape(const trace *traces, int index) {
     if (strstr(name, "_rot")) {
         return one;
     }
-    for (int t = 0; row && t < N_TRACES; t++) { /* positions may come several times over */
+    for (int t = 0; row && t < N_TRACES; t++) { /* positions may come several times over, and values be stored element by element */
         const int64_t n = (int64_t)traces[t].symbols[SYM_TOKENS], ne = traces[t].nodes[index].ne[0];
-        if (ne != n && !(strcmp(name, "inp_pos") == 0 && ne == 4 * n)) {
+        const bool several = (strcmp(name, "inp_pos") == 0 && ne == 4 * n) || (strcmp(name, "attn_inp_v_idxs") == 0 && ne % n == 0);
+        if (ne != n && !several) {
             return false;
         }
     }
@@ -137,6 +146,12 @@ void sp_trace_learn_masks(const trace *traces, trace_window *window) {
         const trace_node *node = &traces[0].nodes[i];
         if (node->op == GGML_OP_FLASH_ATTN_EXT || node->op == GGML_OP_SOFT_MAX) {
             window->alibi |= node->params[1] != 0;
+        }
+    }
+    for (int i = 0; i < traces[0].n; i++) {
+        const trace_node *node = &traces[0].nodes[i];
+        if (strcmp(node->name, "inp_scale_rows") == 0 && node->content && node->type == GGML_TYPE_F32) {
+            memcpy(&window->token_scale, node->content, sizeof window->token_scale);
         }
     }
     window->kind = SP_WINDOW_STANDARD;

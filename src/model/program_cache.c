@@ -31,7 +31,9 @@ static bool is_verified(sp_model *model, const void *bytes, uint64_t size, sp_er
         return false;
     }
     sp_inputs inputs;
-    const char *wrong = sp_inputs_open(&inputs, sp_program_get_header(program), 512, 512);
+    const uint32_t n_ctx = sp_program_find_symbol(bytes, "n_ctx");
+    const uint64_t least = n_ctx == SP_NONE ? 0 : sp_program_symbols(program)[n_ctx].min;
+    const char *wrong = sp_inputs_open(&inputs, sp_program_get_header(program), least < 512 ? 512 : (uint32_t)least, 512);
     sp_status status = wrong ? sp_fail(err, SP_ERR_FORMAT, "%s", wrong) : SP_OK;
     for (uint32_t n = 1; status == SP_OK && n <= 2; n++) { /* a single token is laid out in ways of its own */
         const sp_inputs_batch batch = {.n_tokens = n, .n_past = 0, .n_outputs = 1};

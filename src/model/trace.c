@@ -70,7 +70,8 @@ static trace_node *append(watcher *w, const struct ggml_tensor *t) {
 
 /* Inputs are filled before the first node, and nothing has been computed over them. */
 static void keep_content(watcher *w, trace_node *node, const struct ggml_tensor *t) {
-    if (t->flags & GGML_TENSOR_FLAG_INPUT && t->data && t->buffer && ggml_backend_buffer_is_host(t->buffer)) {
+    node->input = t->flags & GGML_TENSOR_FLAG_INPUT;
+    if (node->input && t->data && t->buffer && ggml_backend_buffer_is_host(t->buffer)) {
         node->content = malloc(ggml_nbytes(t) + 1);
         w->failed |= !node->content;
         if (node->content) {
@@ -99,6 +100,7 @@ static void see(watcher *w, const struct ggml_tensor *t) {
         return;
     }
     memcpy(node->src, src, sizeof src);
+    node->whole_row = t->op == GGML_OP_TOP_K && t->ne[0] == t->src[0]->ne[0];
     node->self_source = t->src[1] == t;
     node->is_view = t->view_src != NULL;
     if (t->op == GGML_OP_VIEW && t->src[0]) {
@@ -155,7 +157,8 @@ static bool decode(struct llama_context *context, uint32_t n_past, uint32_t n, u
 }
 
 static void set_symbols(trace *out, int which, uint32_t n_ctx, const trace_window *window) {
-    const sp_inputs_batch batch = {.n_tokens = sizes[which].n_tokens, .n_past = out->n_past, .n_outputs = sizes[which].n_outputs};
+    const sp_inputs_batch batch = {
+        .n_tokens = sizes[which].n_tokens, .n_past = out->n_past, .n_outputs = window->no_cache ? sizes[which].n_tokens : sizes[which].n_outputs};
     uint32_t swa = sp_inputs_padded(window->traced + sizes[which].n_batch);
     const sp_inputs in = {.n_ctx = n_ctx, .n_ctx_swa = swa < n_ctx ? swa : n_ctx};
     for (int s = 0; s < N_SYMS; s++) {
@@ -190,8 +193,7 @@ static sp_status take_one(struct llama_model *llama, const trace_types *types, c
 
 /* What has no state that text could be continued from, though its inputs may be named like those of what has. */
 static sp_status check_kind(const struct llama_model *llama, sp_error *err) {
-    const char *kind = llama_model_has_encoder(llama) ? "an encoder" : llama_model_is_diffusion(llama) ? "diffusion" : NULL;
-    return kind ? sp_fail(err, SP_ERR_UNSUPPORTED, "%s, which it has, is not supported", kind) : SP_OK;
+    return llama_model_has_encoder(llama) ? sp_fail(err, SP_ERR_UNSUPPORTED, "an encoder, which it has, is not supported") : SP_OK;
 }
 
 static void free_trace(trace *t) {
@@ -205,6 +207,7 @@ static sp_status trace_all(sp_model *model, struct llama_model *llama, const tra
                            sp_error *err) {
     trace traces[N_TRACES] = {0};
     sp_status status = check_kind(llama, err);
+    window->no_cache = llama_model_is_diffusion(llama);
     for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
         if (model->options.progress) {
             model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);

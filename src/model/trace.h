@@ -28,9 +28,11 @@ typedef struct trace_node {
     bool self_source;     /* ggml_cast: its second source is itself */
     bool is_view;
     bool contiguous;
-    bool used;     /* an output or a state write needs it */
-    bool empty;    /* it has no elements */
-    void *content; /* inputs: what libllama filled it with */
+    bool used;      /* an output or a state write needs it */
+    bool empty;     /* it has no elements */
+    bool whole_row; /* top_k: of as many as there are */
+    bool input;     /* libllama fills it */
+    void *content;  /* inputs: what libllama filled it with */
 } trace_node;
 
 typedef struct trace {
@@ -45,8 +47,10 @@ typedef struct trace_window {
     uint32_t real, traced; /* 0: none */
     uint32_t kind;         /* SP_WINDOW_* */
     bool alibi;
+    bool no_cache; /* no state: each batch stands alone, and its tokens see each other */
     uint32_t temperature_length;
     float temperature_scale, temperature_offset;
+    float token_scale; /* embeddings of tokens are multiplied by it */
 } trace_window;
 
 /* Finds a * symbol + b for a value that was values[i] at the i-th trace. False: it is no such thing. */

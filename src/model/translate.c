@@ -46,6 +46,9 @@ static uint16_t glu(const int32_t *p, uint32_t *out) {
     case GGML_GLU_OP_SWIGLU_OAI:
         out[1] = (uint32_t)p[2], out[2] = (uint32_t)p[3];
         return SP_OP_SWIGLU_OAI;
+    case GGML_GLU_OP_SWIGLU_CLAMP:
+        out[1] = (uint32_t)p[3];
+        return SP_OP_SWIGLU_CLAMP;
     default:
         return 0;
     }
@@ -85,7 +88,13 @@ static uint16_t plain(enum ggml_op op, int *words) {
                  {GGML_OP_SQRT, SP_OP_SQRT, 0},
                  {GGML_OP_ADD_ID, SP_OP_ADD_ID, 0},
                  {GGML_OP_FILL, SP_OP_FILL, 1},
-                 {GGML_OP_ARGSORT, SP_OP_ARGSORT, 1}};
+                 {GGML_OP_ARGSORT, SP_OP_ARGSORT, 1},
+                 {GGML_OP_SSM_CONV, SP_OP_SSM_CONV, 0},
+                 {GGML_OP_SSM_SCAN, SP_OP_SSM_SCAN, 1},
+                 {GGML_OP_GATED_DELTA_NET, SP_OP_GATED_DELTA_NET, 1},
+                 {GGML_OP_RWKV_WKV6, SP_OP_RWKV_WKV6, 0},
+                 {GGML_OP_RWKV_WKV7, SP_OP_RWKV_WKV7, 0},
+                 {GGML_OP_LIGHTNING_INDEXER, SP_OP_LIGHTNING_INDEXER, 0}};
     for (size_t i = 0; i < sizeof table / sizeof table[0]; i++) {
         if (table[i].from == op) {
             *words = table[i].words;
@@ -95,10 +104,10 @@ static uint16_t plain(enum ggml_op op, int *words) {
     return 0;
 }
 
-/* ggml keeps notes in the parameters of views, copies and reshapes, and a hint in attention's. */
+/* ggml keeps notes in the parameters of views, copies and reshapes, and hints in those of attention and products. */
 static bool takes_all(enum ggml_op op) {
     return op != GGML_OP_VIEW && op != GGML_OP_RESHAPE && op != GGML_OP_PERMUTE && op != GGML_OP_TRANSPOSE && op != GGML_OP_CONT &&
-           op != GGML_OP_FLASH_ATTN_EXT;
+           op != GGML_OP_FLASH_ATTN_EXT && op != GGML_OP_MUL_MAT && op != GGML_OP_MUL_MAT_ID;
 }
 
 uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_PARAMS]) {
@@ -112,17 +121,19 @@ uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_
     case GGML_OP_CPY:
         return node->self_source ? SP_OP_CAST : SP_OP_CPY;
     case GGML_OP_TOP_K:
+        if (node->whole_row) { /* the best of all are all, in whatever order */
+            out[0] = 1;
+            return SP_OP_ARGSORT;
+        }
         out[0] = (uint32_t)node->ne[0];
         return SP_OP_TOP_K;
     case GGML_OP_ROPE: /* n_dims, mode, n_ctx_orig at 1, 2, 4; six floats and four sections from 5 on */
-        if (p[15]) {
-            return 0; /* not from the row's start */
-        }
         out[0] = (uint32_t)p[1], out[1] = (uint32_t)p[2], out[2] = (uint32_t)p[4];
         memcpy(out + 3, p + 5, 6 * sizeof *out);
         for (int i = 0; i < 4; i++) { /* only the multi-section modes read them */
             out[9 + i] = p[2] & GGML_ROPE_TYPE_MROPE ? (uint32_t)p[11 + i] : 0;
         }
+        out[13] = (uint32_t)p[15];
         return SP_OP_ROPE_EXT;
     default: {
         int words = 0;

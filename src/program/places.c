@@ -168,8 +168,11 @@ static bool keeps_rows(const spec_build *build, uint32_t view, const sp_spec_ten
 
 /* argsort and top_k give positions in a row of their source, each once, whatever the source holds. */
 static const char *computed_ids(const spec_build *build, uint32_t tensor, const sp_spec_tensor *root, int64_t bound, bool distinct) {
+    if (root->op == SP_OP_CONT && root->dst == SP_PROGRAM_NONE && !distinct) { /* a copy of some */
+        root = &build->spec->tensors[build->spec->tensors[root->src[0]].alias];
+    }
     if ((root->op != SP_OP_ARGSORT && root->op != SP_OP_TOP_K) || root->dst != SP_PROGRAM_NONE) {
-        return "row ids must be a window of memory, or a result of argsort or top_k, or a view of one";
+        return "row ids must be a window of memory, or a result of argsort or top_k, or a view or (where they may repeat) a cont of one";
     }
     if (build->spec->tensors[root->src[0]].ne[0] > bound) {
         return "row ids from argsort or top_k can be larger than there are rows";

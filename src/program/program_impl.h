@@ -96,10 +96,10 @@ struct spec_build;
 typedef struct sp_rule {
     uint16_t op;
     uint8_t min_src, max_src;
-    sp_rule_source src[5];
-    sp_rule_cond conds[13]; /* the last is C_END */
+    sp_rule_source src[7];
+    sp_rule_cond conds[25]; /* the last is C_END */
     uint8_t n_params;
-    sp_rule_param params[13];
+    sp_rule_param params[14];
     uint8_t result_type;
     uint8_t result_ne[4]; /* source * 4 + dimension, or R_ONE; unless shape is set */
     uint8_t view;

@@ -148,13 +148,33 @@ const char *sp_extra_mul_mat(spec_build *build, const sp_spec_tensor *t) {
     return b->type == a->type || b->type == SP_TYPE_F32 ? NULL : "b must be f32, or f16 or bf16 where a is";
 }
 
+/* Positions in several dimensions: sections of a row turn by one of four each. */
+static const char *check_sections(const sp_spec_tensor *t, const sp_spec_tensor *a, const sp_spec_tensor *positions) {
+    const uint32_t mode = t->params[1], *s = t->params + 9;
+    const bool sections = mode == 8 || mode == 40;
+    if (!sections && mode != 0 && mode != 2) {
+        return "mode must be 0 (normal), 2 (neox), 8 (sections) or 40 (sections, interleaved)";
+    }
+    if (positions->ne[0] != (sections ? 4 : 1) * a->ne[2]) {
+        return sections ? "positions.ne0 must be four times a.ne2" : "positions.ne0 must be a.ne2";
+    }
+    if (!sections) {
+        return s[0] || s[1] || s[2] || s[3] ? "sections must be 0 in this mode" : NULL;
+    }
+    if (!s[0] && !s[1] && !s[2]) {
+        return "one of the first three sections must be above 0";
+    }
+    return (int64_t)s[0] + s[1] + s[2] + s[3] > a->ne[0] ? "the sections together must be at most a.ne0" : NULL;
+}
+
 const char *sp_extra_rope(spec_build *build, const sp_spec_tensor *t) {
     const sp_spec_tensor *a = sp_build_source(build, t, 0), *factors = sp_build_source(build, t, 2);
-    if (t->params[1] != 0 && t->params[1] != 2) {
-        return "mode must be 0 (normal) or 2 (neox)";
+    const char *reason = check_sections(t, a, sp_build_source(build, t, 1));
+    if (reason) {
+        return reason;
     }
-    if (t->params[0] % 2 || t->params[0] > a->ne[0] || a->ne[0] % 2) {
-        return "n_dims and a.ne0 must be even, and n_dims at most a.ne0";
+    if (t->params[0] % 2 || t->params[13] % 2 || (int64_t)t->params[0] + t->params[13] > a->ne[0] || a->ne[0] % 2) {
+        return "n_dims, offset and a.ne0 must be even, and offset + n_dims at most a.ne0";
     }
     return factors && factors->ne[0] < a->ne[0] / 2 ? "freq_factors.ne0 must be at least a.ne0 / 2" : NULL;
 }

@@ -21,6 +21,13 @@ const char *sp_shape_repeat(spec_build *build, sp_spec_tensor *t);
 const char *sp_shape_concat(spec_build *build, sp_spec_tensor *t);
 const char *sp_shape_top_k(spec_build *build, sp_spec_tensor *t);
 
+const char *sp_shape_ssm_conv(spec_build *build, sp_spec_tensor *t);
+const char *sp_shape_ssm_scan(spec_build *build, sp_spec_tensor *t);
+const char *sp_shape_gated_delta_net(spec_build *build, sp_spec_tensor *t);
+const char *sp_shape_wkv(spec_build *build, sp_spec_tensor *t);
+
+const char *sp_extra_ssm_scan(spec_build *build, const sp_spec_tensor *t);
+const char *sp_extra_gated_delta_net(spec_build *build, const sp_spec_tensor *t);
 const char *sp_extra_binary(spec_build *build, const sp_spec_tensor *t);
 const char *sp_extra_mul_mat(spec_build *build, const sp_spec_tensor *t);
 const char *sp_extra_rope(spec_build *build, const sp_spec_tensor *t);

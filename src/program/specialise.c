@@ -107,6 +107,17 @@ static uint64_t estimate_flops(const sp_spec *spec, const sp_spec_tensor *t) {
                               saturating_mul(out / (uint64_t)t->ne[0], (uint64_t)spec->tensors[t->src[1]].ne[1]));
     case SP_OP_SET_ROWS:
         return (uint64_t)sp_elements(&spec->tensors[t->src[1]]);
+    case SP_OP_SSM_CONV:
+        return saturating_mul(2 * (uint64_t)spec->tensors[t->src[1]].ne[0], out);
+    case SP_OP_SSM_SCAN: /* each element of the state, for each token */
+        return saturating_mul(8 * (uint64_t)a->ne[0], (uint64_t)sp_elements(&spec->tensors[t->src[1]]));
+    case SP_OP_GATED_DELTA_NET:
+        return saturating_mul(8 * (uint64_t)a->ne[0], (uint64_t)sp_elements(&spec->tensors[t->src[2]]));
+    case SP_OP_RWKV_WKV6:
+    case SP_OP_RWKV_WKV7:
+        return saturating_mul(8 * (uint64_t)a->ne[0], in);
+    case SP_OP_LIGHTNING_INDEXER:
+        return saturating_mul(2 * (uint64_t)a->ne[0] * (uint64_t)a->ne[1], out);
     case SP_OP_ARGSORT:
     case SP_OP_TOP_K:
         return saturating_mul(32, in);
@@ -117,6 +128,9 @@ static uint64_t estimate_flops(const sp_spec *spec, const sp_spec_tensor *t) {
 
 /* What ggml's CPU code takes beside the tensors: b converted to the type that a is multiplied with, and the lists of rows by expert. */
 static uint64_t estimate_scratch(const sp_spec *spec, const sp_spec_tensor *t) {
+    if (t->op == SP_OP_GATED_DELTA_NET || t->op == SP_OP_LIGHTNING_INDEXER) { /* a row for each thread */
+        return saturating_mul(4 * 512, (uint64_t)spec->tensors[t->src[0]].ne[0]);
+    }
     if (t->op != SP_OP_MUL_MAT && t->op != SP_OP_MUL_MAT_ID) {
         return 0;
     }

@@ -146,19 +146,72 @@ static sp_tensor rope(bench *b, sp_tensor a, sp_tensor positions, sp_tensor fact
     return sp_rope_ext(G, a, positions, factors, n_dims, mode, 0, 10000, 1, 0, 1, 0, 0);
 }
 
+static sp_tensor sections(bench *b, int s0, int s1, int s2, int s3) {
+    const int all[4] = {s0, s1, s2, s3};
+    return sp_rope_multi(G, f32(b, 64, 8, 5, 1), ids(b, 20, 1), SP_NONE, 64, all, 8, 0, 10000, 1, 0, 1, 0, 0);
+}
+
+static void test_rope_sections(void **state_) {
+    (void)state_;
+    HOSTILE("one of the first three", sections(b, 0, 0, 0, 8)); /* [abort] */
+    HOSTILE("at most a.ne0", sections(b, 32, 32, 1, 0));        /* [abort] */
+    HOSTILE("section0 is -1", sections(b, -1, 8, 8, 0));        /* [mem] */
+}
+
+static void test_state_spaces(void **state_) {
+    (void)state_;
+    HOSTILE("sx.ne0 is 3", sp_ssm_conv(G, f32(b, 3, 8, 1, 1), f32(b, 4, 8, 1, 1)));                    /* [abort] */
+    HOSTILE("sx.ne1 is 8", sp_ssm_conv(G, f32(b, 10, 8, 1, 1), f32(b, 4, 9, 1, 1)));                   /* [abort] */
+    HOSTILE("c has type f16", sp_ssm_conv(G, f32(b, 10, 8, 1, 1), typed(b, SP_TYPE_F16, 4, 8, 1, 1))); /* [mem] */
+#define SCAN(heads, groups, decay, head_dim)                                                                                                         \
+    sp_ssm_scan(G, f32(b, 16, head_dim, 4, 3), f32(b, 8, heads, 5, 2), f32(b, 4, 5, 2, 1), f32(b, decay, 4, 1, 1), f32(b, 16, groups, 5, 2),         \
+                f32(b, 16, groups, 5, 2), ids(b, 2, 1))
+    HOSTILE("s.ne2 is 4", SCAN(6, 2, 1, 8));               /* [abort] */
+    HOSTILE("x.ne1 is 4", SCAN(4, 3, 1, 8));               /* [abort] */
+    HOSTILE("A.ne0 must be 1 or s.ne0", SCAN(4, 2, 2, 8)); /* [abort] */
+    HOSTILE("s.ne1 is 9", SCAN(4, 2, 1, 9));               /* [abort] */
+}
+
+static void test_linear_attention(void **state_) {
+    (void)state_;
+#define DELTA(key, gates, width)                                                                                                                     \
+    sp_gated_delta_net(G, f32(b, 16, 2, 5, 1), f32(b, key, 2, 5, 1), f32(b, 16, 4, 5, 2), f32(b, gates, 4, 5, 2), f32(b, 1, 4, 5, 2),                \
+                       f32(b, width, 16, 4, 2))
+    HOSTILE("k.ne0 is 8", DELTA(8, 1, 16));                /* [mem] */
+    HOSTILE("g.ne0 must be 1 or v.ne0", DELTA(16, 2, 16)); /* [abort] */
+    HOSTILE("state.ne0 is 8", DELTA(16, 1, 8));            /* [abort] */
+    HOSTILE("ne0 must be a multiple of 64", sp_tensor r = f32(b, 32, 4, 6, 1);
+            sp_rwkv_wkv7(G, r, r, r, r, r, r, f32(b, 32 * 32 * 4, 1, 1, 1))); /* [mem] */
+}
+
+static void test_wkv_state(void **state_) {
+    (void)state_;
+    HOSTILE("state.ne0 must be", sp_tensor r = f32(b, 64, 4, 6, 1); sp_rwkv_wkv7(G, r, r, r, r, r, r, f32(b, 64, 1, 1, 1))); /* [abort] */
+    HOSTILE("multiple of state.ne1", sp_tensor r = f32(b, 64, 4, 6, 1);
+            sp_rwkv_wkv6(G, r, r, r, f32(b, 64, 4, 1, 1), r, f32(b, 64 * 64 * 4, 4, 1, 1))); /* [mem] */
+}
+
+static void test_lightning_indexer(void **state_) {
+    (void)state_;
+#define INDEXER(cells, heads)                                                                                                                        \
+    sp_lightning_indexer(G, f32(b, 64, 8, 5, 1), typed(b, SP_TYPE_F16, 64, 1, 32, 1), f32(b, heads, 5, 1, 1), typed(b, SP_TYPE_F16, cells, 5, 1, 1))
+    HOSTILE("mask.ne0 is 31", INDEXER(31, 8)); /* [abort] */
+    HOSTILE("q.ne1 is 8", INDEXER(32, 7));     /* [abort] */
+}
+
 static void test_rope(void **state_) {
     (void)state_;
-    HOSTILE("n_dims is 0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 0, 0));               /* [loop] */
-    HOSTILE("n_dims is -2", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, -2, 0));             /* [mem] */
-    HOSTILE("must be even", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 63, 0));             /* [abort] */
-    HOSTILE("at most a.ne0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 128, 0));           /* [abort] */
-    HOSTILE("must be even", rope(b, f32(b, 63, 8, 5, 1), ids(b, 5, 1), SP_NONE, 62, 0));             /* [mem] */
-    HOSTILE("mode must be", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 1));             /* [abort] */
-    HOSTILE("mode is 8", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 8));                /* [abort] */
-    HOSTILE("mode is 4", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 4));                /* [abort] */
-    HOSTILE("positions.ne0 is 4", rope(b, f32(b, 64, 8, 5, 1), ids(b, 4, 1), SP_NONE, 64, 0));       /* [abort] */
-    HOSTILE("positions.ne1 is 2", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 2), SP_NONE, 64, 0));       /* [abort] */
-    HOSTILE("positions has type", rope(b, f32(b, 64, 8, 5, 1), f32(b, 5, 1, 1, 1), SP_NONE, 64, 0)); /* [abort] */
+    HOSTILE("n_dims is 0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 0, 0));                       /* [loop] */
+    HOSTILE("n_dims is -2", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, -2, 0));                     /* [mem] */
+    HOSTILE("must be even", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 63, 0));                     /* [abort] */
+    HOSTILE("at most a.ne0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 128, 0));                   /* [abort] */
+    HOSTILE("must be even", rope(b, f32(b, 63, 8, 5, 1), ids(b, 5, 1), SP_NONE, 62, 0));                     /* [mem] */
+    HOSTILE("mode must be", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 1));                     /* [abort] */
+    HOSTILE("positions.ne0 must be four times", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 8)); /* [abort] */
+    HOSTILE("mode must be", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 4));                     /* [abort] */
+    HOSTILE("positions.ne0 must be", rope(b, f32(b, 64, 8, 5, 1), ids(b, 4, 1), SP_NONE, 64, 0));            /* [abort] */
+    HOSTILE("positions.ne1 is 2", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 2), SP_NONE, 64, 0));               /* [abort] */
+    HOSTILE("positions has type", rope(b, f32(b, 64, 8, 5, 1), f32(b, 5, 1, 1, 1), SP_NONE, 64, 0));         /* [abort] */
     HOSTILE("positions must be laid out",
             rope(b, f32(b, 64, 8, 5, 1), sp_transpose(G, strided(b, ids(b, 8, 5), 1, 5, 1, 1, 32, 160, 160, 0)), SP_NONE, 64, 0)); /* [mem] */
     HOSTILE("freq_factors.ne0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), f32(b, 16, 1, 1, 1), 32, 0));                           /* [mem] */
@@ -308,6 +361,11 @@ int main(void) {
         cmocka_unit_test(test_element_by_element),
         cmocka_unit_test(test_norms_and_sums),
         cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_rope_sections),
+        cmocka_unit_test(test_state_spaces),
+        cmocka_unit_test(test_linear_attention),
+        cmocka_unit_test(test_wkv_state),
+        cmocka_unit_test(test_lightning_indexer),
         cmocka_unit_test(test_soft_max),
         cmocka_unit_test(test_flash_attention),
         cmocka_unit_test(test_rows),

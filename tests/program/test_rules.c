@@ -113,6 +113,7 @@ static void test_gated(void **state_) {
     GATED(reglu)
     GATED(geglu)
     GATED(swiglu) GATED(geglu_erf) GATED(geglu_quick) compare(p, sp_swiglu_oai(G, a, b, 1.7f, 7), ggml_swiglu_oai(C, T(a), T(b), 1.7f, 7));
+    compare(p, sp_swiglu_clamp(G, a, b, 7), ggml_swiglu_clamp(C, T(a), T(b), 7));
 }
 
 static void test_attention(void **state_) {
@@ -137,6 +138,44 @@ static void test_rope(void **state_) {
     compare(p, sp_rope(G, a, positions, 64, 0), ggml_rope(C, T(a), T(positions), 64, 0));
     compare(p, sp_rope_ext(G, a, positions, factors, 32, 2, 4096, 10000, 1, 0, 1, 32, 1),
             ggml_rope_ext(C, T(a), T(positions), T(factors), 32, 2, 4096, 10000, 1, 0, 1, 32, 1));
+}
+
+static void test_rope_sections(void **state_) {
+    pair *p = *state_;
+    int sections[4] = {8, 12, 12, 0};
+    sp_tensor a = F32(64, 8, 5, 1), positions = TYPED(SP_TYPE_I32, 20, 1, 1, 1);
+    for (int mode = 8; mode <= 40; mode += 32) {
+        compare(p, sp_rope_multi(G, a, positions, SP_NONE, 64, sections, mode, 4096, 10000, 1, 0, 1, 32, 1),
+                ggml_rope_multi(C, T(a), T(positions), NULL, 64, sections, mode, 4096, 10000, 1, 0, 1, 32, 1));
+    }
+}
+
+static void test_state_spaces(void **state_) {
+    pair *p = *state_;
+    sp_tensor sx = F32(10, 6, 2, 1), kernel = F32(4, 6, 1, 1);
+    compare(p, sp_ssm_conv(G, sx, kernel), ggml_ssm_conv(C, T(sx), T(kernel)));
+    for (int64_t decay = 1; decay <= 16; decay += 15) { /* one for each head, or for each element of the state */
+        sp_tensor s = F32(16, 8, 4, 3), x = F32(8, 4, 5, 2), dt = F32(4, 5, 2, 1), a = F32(decay, 4, 1, 1), b = F32(16, 2, 5, 2),
+                  c = F32(16, 2, 5, 2), ids = TYPED(SP_TYPE_I32, 2, 1, 1, 1);
+        compare(p, sp_ssm_scan(G, s, x, dt, a, b, c, ids), ggml_ssm_scan(C, T(s), T(x), T(dt), T(a), T(b), T(c), T(ids), 1));
+    }
+}
+
+static void test_linear_attention(void **state_) {
+    pair *p = *state_;
+    for (int64_t gates = 1; gates <= 16; gates += 15) {
+        sp_tensor q = F32(16, 2, 5, 1), v = F32(16, 4, 5, 2), gate = F32(gates, 4, 5, 2), beta = F32(1, 4, 5, 2), s = F32(16, 16, 4, 2);
+        compare(p, sp_gated_delta_net(G, q, q, v, gate, beta, s), ggml_gated_delta_net(C, T(q), T(q), T(v), T(gate), T(beta), T(s), 1));
+    }
+    sp_tensor a = F32(64, 4, 6, 1), tf = F32(64, 4, 1, 1), s = F32(64 * 64 * 4, 2, 1, 1);
+    compare(p, sp_rwkv_wkv6(G, a, a, a, tf, a, s), ggml_rwkv_wkv6(C, T(a), T(a), T(a), T(tf), T(a), T(s)));
+    compare(p, sp_rwkv_wkv7(G, a, a, a, a, a, a, s), ggml_rwkv_wkv7(C, T(a), T(a), T(a), T(a), T(a), T(a), T(s)));
+}
+
+static void test_lightning_indexer(void **state_) {
+    pair *p = *state_;
+    sp_tensor q = F32(64, 8, 5, 1), k = TYPED(SP_TYPE_F16, 64, 1, 32, 1), weights = F32(8, 5, 1, 1), mask = TYPED(SP_TYPE_F16, 32, 5, 1, 1);
+    compare(p, sp_lightning_indexer(G, q, k, weights, mask), ggml_lightning_indexer(C, T(q), T(k), T(weights), T(mask)));
 }
 
 static void test_rows(void **state_) {
@@ -220,9 +259,9 @@ static void test_table(void **state_) {
     SP_OPS(X)
 #undef X
     assert_null(sp_rule_get(0));
-    assert_null(sp_rule_get(50));
+    assert_null(sp_rule_get(57));
     assert_null(sp_rule_get(UINT32_MAX));
-    assert_null(sp_op_name(50));
+    assert_null(sp_op_name(57));
 }
 
 /* Types as in ggml; and the builder's table as ours. */
@@ -257,6 +296,10 @@ int main(void) {
         TEST(gated),
         TEST(attention),
         TEST(rope),
+        TEST(rope_sections),
+        TEST(state_spaces),
+        TEST(linear_attention),
+        TEST(lightning_indexer),
         TEST(rows),
         TEST(copies),
         TEST(shapes),

@@ -526,6 +526,18 @@ static inline sp_tensor sp_rope_ext(sp_graph *g, sp_tensor a, sp_tensor position
     params[8] = sp_float_bits(beta_slow);
     return sp_graph_op(g, SP_OP_ROPE_EXT, freq_factors == SP_NONE ? 2 : 3, src, 9, params);
 }
+/* With sections: positions, four for each a.ne2 (all of the first, then all of the second, ...); mode: 8, or 40 for interleaved ones. */
+static inline sp_tensor sp_rope_multi(sp_graph *g, sp_tensor a, sp_tensor positions, sp_tensor freq_factors, int n_dims, const int sections[4],
+                                      int mode, int n_ctx_orig, float freq_base, float freq_scale, float ext_factor, float attn_factor,
+                                      float beta_fast, float beta_slow) {
+    sp_tensor t =
+        sp_rope_ext(g, a, positions, freq_factors, n_dims, mode, n_ctx_orig, freq_base, freq_scale, ext_factor, attn_factor, beta_fast, beta_slow);
+    uint32_t i;
+    for (i = 0; i < 4; i++) {
+        *sp_graph_param(g, t, 9 + i) = (uint32_t)sections[i];
+    }
+    return t;
+}
 static inline sp_tensor sp_rope(sp_graph *g, sp_tensor a, sp_tensor positions, int n_dims, int mode) {
     return sp_rope_ext(g, a, positions, SP_NONE, n_dims, mode, 0, 10000.0f, 1, 0, 1, 0, 0);
 }
@@ -548,6 +560,43 @@ static inline sp_tensor sp_swiglu_oai(sp_graph *g, sp_tensor a, sp_tensor b, flo
     *sp_graph_param(g, t, 1) = sp_float_bits(alpha);
     *sp_graph_param(g, t, 2) = sp_float_bits(limit);
     return t;
+}
+static inline sp_tensor sp_swiglu_clamp(sp_graph *g, sp_tensor a, sp_tensor b, float limit) {
+    sp_tensor t = b == SP_NONE ? sp_graph_op1(g, SP_OP_SWIGLU_CLAMP, a) : sp_graph_op2(g, SP_OP_SWIGLU_CLAMP, a, b);
+    *sp_graph_param(g, t, 1) = sp_float_bits(limit);
+    return t;
+}
+
+/* What carries state from token to token; the result holds what comes out, and then the states. */
+static inline sp_tensor sp_ssm_conv(sp_graph *g, sp_tensor sx, sp_tensor c) {
+    return sp_graph_op2(g, SP_OP_SSM_CONV, sx, c);
+}
+static inline sp_tensor sp_ssm_scan(sp_graph *g, sp_tensor s, sp_tensor x, sp_tensor dt, sp_tensor a, sp_tensor b, sp_tensor c, sp_tensor ids) {
+    uint32_t k = 1;
+    sp_tensor src[7];
+    src[0] = s, src[1] = x, src[2] = dt, src[3] = a, src[4] = b, src[5] = c, src[6] = ids;
+    return sp_graph_op(g, SP_OP_SSM_SCAN, 7, src, 1, &k);
+}
+static inline sp_tensor sp_gated_delta_net(sp_graph *g, sp_tensor q, sp_tensor k, sp_tensor v, sp_tensor gate, sp_tensor beta, sp_tensor state) {
+    uint32_t kept = 1;
+    sp_tensor src[6];
+    src[0] = q, src[1] = k, src[2] = v, src[3] = gate, src[4] = beta, src[5] = state;
+    return sp_graph_op(g, SP_OP_GATED_DELTA_NET, 6, src, 1, &kept);
+}
+static inline sp_tensor sp_rwkv_wkv6(sp_graph *g, sp_tensor k, sp_tensor v, sp_tensor r, sp_tensor tf, sp_tensor td, sp_tensor state) {
+    sp_tensor src[6];
+    src[0] = k, src[1] = v, src[2] = r, src[3] = tf, src[4] = td, src[5] = state;
+    return sp_graph_op(g, SP_OP_RWKV_WKV6, 6, src, 0, NULL);
+}
+static inline sp_tensor sp_rwkv_wkv7(sp_graph *g, sp_tensor r, sp_tensor w, sp_tensor k, sp_tensor v, sp_tensor a, sp_tensor b, sp_tensor state) {
+    sp_tensor src[7];
+    src[0] = r, src[1] = w, src[2] = k, src[3] = v, src[4] = a, src[5] = b, src[6] = state;
+    return sp_graph_op(g, SP_OP_RWKV_WKV7, 7, src, 0, NULL);
+}
+static inline sp_tensor sp_lightning_indexer(sp_graph *g, sp_tensor q, sp_tensor k, sp_tensor weights, sp_tensor mask) {
+    sp_tensor src[4];
+    src[0] = q, src[1] = k, src[2] = weights, src[3] = mask;
+    return sp_graph_op(g, SP_OP_LIGHTNING_INDEXER, 4, src, 0, NULL);
 }
 static inline sp_tensor sp_cast(sp_graph *g, sp_tensor a, uint32_t type) {
     sp_tensor t = sp_graph_op1(g, SP_OP_CAST, a);

@@ -30,9 +30,11 @@ typedef struct sp_inputs {
     uint32_t n_ctx_swa;      /* cells of the sliding window's own cache; 0: it has none */
     uint32_t window, window_kind;
     bool alibi;                  /* the mask holds distances */
+    bool no_cache;               /* no state: a batch stands alone, and all its tokens see each other; text can't be continued token by token */
     bool recurrent;              /* some state can't go back */
     uint32_t temperature_length; /* attention is scaled by the logarithm of the position over this */
     float temperature_scale, temperature_offset;
+    float token_scale; /* embeddings of tokens are multiplied by it */
     char problem[128];
 } sp_inputs;
 
@@ -120,8 +122,8 @@ static inline void sp_inputs_mask(const sp_inputs *in, const sp_inputs_batch *b,
         const uint64_t row = (uint64_t)i * n_kv;
         for (c = 0; c < n_kv; c++) {
             const uint32_t q = lap + c < n_held ? lap + c : lap ? lap + c - cells : UINT32_MAX;
-            const bool seen = q <= p && (!window || sp_inputs_in_window(in, q, p));
-            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi ? p - q : 0);
+            const bool seen = in->no_cache || (q <= p && (!window || sp_inputs_in_window(in, q, p)));
+            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi && !in->no_cache ? p - q : 0);
         }
     }
 }
@@ -187,9 +189,9 @@ static inline void sp_inputs_symbols(const sp_inputs *in, const sp_inputs_batch 
     }
 }
 
-/* Must the caller fill this slot before a run? (The others are state and outputs.) */
+/* Must the caller fill this slot before a run? (The others are state, outputs and scratch.) */
 static inline bool sp_inputs_is_input(const sp_inputs *in, uint32_t slot) {
-    return !(sp_program_slot_table(in->program)[slot].flags & (SP_SLOT_STATE | SP_SLOT_OUTPUT));
+    return !(sp_program_slot_table(in->program)[slot].flags & SP_SLOT_WRITE);
 }
 
 /* Row ids: the host reads them from guest memory, so they need no sync. */
@@ -217,14 +219,18 @@ static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, u
             }
         }
     } else if (strcmp(name, "out_ids") == 0 && type == SP_TYPE_I32) {
-        for (i = 0; i < b->n_outputs; i++) {
-            ((int32_t *)out)[i] = (int32_t)(n - b->n_outputs + i);
+        for (i = 0; i < (uint32_t)ne[0]; i++) { /* as many as there are outputs, or tokens */
+            ((int32_t *)out)[i] = (int32_t)(n - (uint32_t)ne[0] + i);
         }
-    } else if ((strncmp(name, "attn_inp_k_idxs", 15) == 0 || strncmp(name, "attn_inp_v_idxs", 15) == 0) && type == SP_TYPE_I64 && cells) {
+    } else if ((strncmp(name, "attn_inp_k_idxs", 15) == 0 || strncmp(name, "attn_inp_v_idxs", 15) == 0) && type == SP_TYPE_I64 && cells && n) {
+        const uint32_t each = (uint32_t)ne[0] / n; /* above 1: a transposed cache, where a value's elements lie `cells` apart */
         for (i = 0; i < n; i++) {
-            ((int64_t *)out)[i] = (int64_t)((b->n_past + i) % cells);
+            for (s = 0; s < each; s++) {
+                ((int64_t *)out)[(uint64_t)i * each + s] = (int64_t)s * cells + (int64_t)((b->n_past + i) % cells);
+            }
         }
-    } else if (strncmp(name, "attn_inp_kq_mask", 16) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && cells) {
+    } else if ((strncmp(name, "attn_inp_kq_mask", 16) == 0 || strcmp(name, "self_kq_mask") == 0) && (type == SP_TYPE_F16 || type == SP_TYPE_F32) &&
+               cells) {
         sp_inputs_mask(in, b, window, (uint32_t)ne[0], type, out);
     } else if (strcmp(name, "rs_s_copy") == 0 && type == SP_TYPE_I32) {
         memset(out, 0, (size_t)ne[0] * sizeof(int32_t)); /* the state is in the first place, and stays there */
@@ -234,6 +240,10 @@ static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, u
         for (i = 0; i < n; i++) {
             const float steps = floorf(((float)(b->n_past + i) + in->temperature_offset) / (float)in->temperature_length);
             ((float *)out)[i] = (float)(log((double)steps + 1.0) * (double)in->temperature_scale + 1.0);
+        }
+    } else if (strcmp(name, "inp_scale_rows") == 0 && type == SP_TYPE_F32) {
+        for (i = 0; i < n; i++) {
+            ((float *)out)[i] = in->token_scale;
         }
     } else {
         return false;
@@ -288,9 +298,11 @@ static inline const char *sp_inputs_open(sp_inputs *in, const void *program, uin
     cells = sp_inputs_padded(in->window + n_batch);
     in->n_ctx_swa = !in->window ? 0 : cells < in->n_ctx ? cells : in->n_ctx;
     in->alibi = sp_inputs_fact(program, "alibi") != 0;
+    in->no_cache = sp_inputs_fact(program, "no_cache") != 0;
     in->temperature_length = sp_inputs_fact(program, "temperature_length");
     in->temperature_scale = sp_inputs_float_fact(program, "temperature_scale");
     in->temperature_offset = sp_inputs_float_fact(program, "temperature_offset");
+    in->token_scale = sp_inputs_float_fact(program, "token_scale");
     for (i = 0; i < header->n_symbols; i++) {
         const char *name = sp_program_text(program, symbols[i].name);
         if (symbols[i].min != symbols[i].max && !sp_inputs_symbol(in, name, &one, &value)) {

@@ -115,11 +115,12 @@ enum {
  *   soft_max_ext(a, mask?, sinks?): scale, max_bias (floats)
  *   flash_attn_ext(q, k, v, mask?, sinks?): scale, max_bias, logit_softcap (floats), prec
  *   rope_ext(a, positions, freq_factors?): n_dims, mode, n_ctx_orig (ints), freq_base, freq_scale, ext_factor, attn_factor, beta_fast, beta_slow
- *     (floats), sections[4] (ints, zeros unless mode says so)
+ *     (floats), sections[4] (ints, zeros unless mode says so), offset of what is turned in a row
  *   permute: axis0..3                                    concat: dim
  *   argsort: order (0 ascending, 1 descending)           top_k: k
  *   glu family (reglu ... geglu_quick; a, b?): swapped (0 or 1; only without b)
  *   swiglu_oai (a, b?): swapped, alpha, limit            fill: value (float)
+ *   swiglu_clamp (a, b?): swapped, limit                 ssm_scan, gated_delta_net: K, states kept of the last tokens: 1
  *   cpy(a, b): writes a into b, whose shape and place it takes     cast(a): to `type`, contiguous
  *   cont(a): ne optional (cont_1d to cont_4d)            get_rows(a, ids); set_rows(a destination, b rows, c ids); add_id(a, b, ids)
  */
@@ -134,7 +135,7 @@ enum {
     X(8, RMS_NORM, rms_norm, 1, 1, 1)                                                                                                                \
     X(9, L2_NORM, l2_norm, 1, 1, 1)                                                                                                                  \
     X(10, SUM_ROWS, sum_rows, 1, 1, 0)                                                                                                               \
-    X(11, ROPE_EXT, rope_ext, 2, 3, 13)                                                                                                              \
+    X(11, ROPE_EXT, rope_ext, 2, 3, 14)                                                                                                              \
     X(12, SOFT_MAX_EXT, soft_max_ext, 1, 3, 2)                                                                                                       \
     X(13, FLASH_ATTN_EXT, flash_attn_ext, 3, 5, 4)                                                                                                   \
     X(14, GET_ROWS, get_rows, 2, 2, 0)                                                                                                               \
@@ -172,7 +173,14 @@ enum {
     X(46, GEGLU_ERF, geglu_erf, 1, 2, 1)                                                                                                             \
     X(47, GEGLU_QUICK, geglu_quick, 1, 2, 1)                                                                                                         \
     X(48, ADD_ID, add_id, 3, 3, 0)                                                                                                                   \
-    X(49, FILL, fill, 1, 1, 1)
+    X(49, FILL, fill, 1, 1, 1)                                                                                                                       \
+    X(50, SSM_CONV, ssm_conv, 2, 2, 0)                                                                                                               \
+    X(51, SSM_SCAN, ssm_scan, 7, 7, 1)                                                                                                               \
+    X(52, GATED_DELTA_NET, gated_delta_net, 6, 6, 1)                                                                                                 \
+    X(53, LIGHTNING_INDEXER, lightning_indexer, 4, 4, 0)                                                                                             \
+    X(54, SWIGLU_CLAMP, swiglu_clamp, 1, 2, 2)                                                                                                       \
+    X(55, RWKV_WKV6, rwkv_wkv6, 6, 6, 0)                                                                                                             \
+    X(56, RWKV_WKV7, rwkv_wkv7, 7, 7, 0)
 
 typedef enum sp_op {
 #define X(id, NAME, name, min_src, max_src, n_params) SP_OP_##NAME = id,
