@@ -57,6 +57,13 @@ static const eval_op table[] = {
     [SP_OP_GEGLU_QUICK] = {eval_glu, NULL},
     [SP_OP_ADD_ID] = {eval_add_id, NULL},
     [SP_OP_FILL] = {eval_fill, NULL},
+    [SP_OP_SSM_CONV] = {eval_ssm_conv, NULL},
+    [SP_OP_SSM_SCAN] = {eval_ssm_scan, NULL},
+    [SP_OP_GATED_DELTA_NET] = {eval_gated_delta_net, NULL},
+    [SP_OP_LIGHTNING_INDEXER] = {eval_lightning_indexer, NULL},
+    [SP_OP_SWIGLU_CLAMP] = {eval_glu, NULL},
+    [SP_OP_RWKV_WKV6] = {eval_wkv, NULL},
+    [SP_OP_RWKV_WKV7] = {eval_wkv, NULL},
 };
 
 bool eval_is_view(uint16_t op) {

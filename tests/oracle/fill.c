@@ -36,8 +36,8 @@ static float some_number(choices *c, bool mask) {
 }
 
 static void put_row(choices *c, const sp_spec_tensor *t, uint8_t *at, bool mask) {
-    float values[2048];
-    if (t->ne[0] > 2048) {
+    float values[64 * 64 * 3]; /* the longest: a state of three heads */
+    if (t->ne[0] > (int64_t)(sizeof values / sizeof *values)) {
         return;
     }
     for (int64_t i = 0; i < t->ne[0]; i++) {

@@ -123,6 +123,15 @@ void eval_glu(const eval_call *call) {
                 *tolerance = 0x1p-18 * fabs(*out) * (1 + fabs(alpha * x)) + 0x1p-20 * fabs(y + 1);
                 continue;
             }
+            if (call->t->op == SP_OP_SWIGLU_CLAMP) {
+                const double most = (double)eval_float(call, 1), x = gate > most ? most : gate,
+                             y = value < -most  ? -most
+                                 : value > most ? most
+                                                : value;
+                *out = x * sigmoid(x) * y;
+                *tolerance = 0x1p-18 * fabs(*out) * (1 + fabs(x)) + 0x1p-20 * fabs(y);
+                continue;
+            }
             const double y = activate(call->t->op, gate);
             *out = y * value;
             /* In halves the activation is rounded before it is multiplied. */

@@ -67,7 +67,7 @@ static double above_zero(double x) {
 static rope read_rope(const eval_call *call) {
     const double base = (double)eval_float(call, 3), n_ctx_orig = (double)(int32_t)call->t->params[2];
     rope r = {.n_dims = call->t->params[0],
-              .neox = call->t->params[1] == 2,
+              .neox = call->t->params[1] != 0,
               .theta_scale = (double)powf((float)base, -2.0f / (float)call->t->params[0]), /* in single precision, as every device has it */
               .freq_scale = (double)eval_float(call, 4),
               .ext_factor = (double)eval_float(call, 5),
@@ -93,7 +93,18 @@ static double rope_angle(const rope *r, double position, int64_t pair, double fa
     return interpolated * (1 - mix) + extrapolated * mix;
 }
 
-static void rope_row(const eval_call *call, const rope *r, double position, int64_t at) {
+/* Which of the four positions turns a pair: by the section that it is in. */
+static int rope_section(const eval_call *call, int64_t pair) {
+    const uint32_t *s = call->t->params + 9;
+    const int64_t sector = pair % ((int64_t)s[0] + s[1] + s[2] + s[3]);
+    if (call->t->params[1] == 40) {
+        const int kind = (int)(sector % 3);
+        return sector < 3 * (int64_t)s[kind] ? kind : 3;
+    }
+    return sector < s[0] ? 0 : sector < (int64_t)s[0] + s[1] ? 1 : sector < (int64_t)s[0] + s[1] + s[2] ? 2 : 3;
+}
+
+static void rope_row(const eval_call *call, const rope *r, int64_t token, int64_t at) {
     const double *x = call->x[0] + at;
     const int64_t n = call->t->ne[0];
     for (int64_t i = 0; i < n; i++) {
@@ -101,8 +112,10 @@ static void rope_row(const eval_call *call, const rope *r, double position, int6
     }
     for (int64_t pair = 0; pair < r->n_dims / 2; pair++) {
         double magnitude, size;
+        const int section = call->t->params[1] >= 8 ? rope_section(call, pair) : 0;
+        const double position = call->x[1][token + section * call->t->ne[2]];
         const double angle = rope_angle(r, position, pair, call->s[2] ? call->x[2][pair] : 1, &magnitude, &size);
-        const int64_t first = r->neox ? pair : 2 * pair, second = r->neox ? pair + r->n_dims / 2 : first + 1;
+        const int64_t from = call->t->params[13], first = from + (r->neox ? pair : 2 * pair), second = r->neox ? first + r->n_dims / 2 : first + 1;
         const double a = x[first], b = x[second], c = cos(angle) * magnitude, s = sin(angle) * magnitude;
         call->out[at + first] = a * c - b * s;
         call->out[at + second] = a * s + b * c;
@@ -116,7 +129,7 @@ void eval_rope(const eval_call *call) {
     const rope r = read_rope(call);
     const int64_t *n = call->t->ne;
     for (int64_t row = 0; row < rows_of(call->t); row++) {
-        rope_row(call, &r, call->x[1][row / n[1] % n[2]], row * n[0]);
+        rope_row(call, &r, row / n[1] % n[2], row * n[0]);
     }
 }
 

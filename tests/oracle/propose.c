@@ -262,11 +262,84 @@ static void propose_dims(choices *c, const generated *p, gen_plan *plan) {
     }
 }
 
+/* Source i as a new window of this shape. */
+static void fresh(gen_plan *plan, uint32_t i, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+    const uint32_t type = plan->rule->src[i].types & T_F32 ? SP_TYPE_F32 : plan->src[i].type;
+    plan->src[i] = (gen_source){.slot = GEN_IN, .type = type, .ne = {n0, n1, n2, n3}};
+}
+
+/* Operations on state: so many dimensions must fit that chance alone finds none. */
+static void nudge_recurrent(choices *c, gen_plan *plan) {
+    const int64_t n = 1 + choose(c, 20), heads = 1 + choose(c, 3), tokens = 1 + choose(c, 5), seqs = 1 + choose(c, 2), width = 1 + choose(c, 20);
+    const int64_t groups = chance(c, 2) ? heads : 1;
+    switch (plan->rule->op) {
+    case SP_OP_SSM_CONV:
+        fresh(plan, 1, 1 + choose(c, 4), width, 1, 1);
+        fresh(plan, 0, plan->src[1].ne[0] - 1 + tokens, width, seqs, 1);
+        break;
+    case SP_OP_SSM_SCAN:
+        fresh(plan, 0, n, width, heads, seqs + choose(c, 2));
+        fresh(plan, 1, width, heads, tokens, seqs);
+        fresh(plan, 2, heads, tokens, seqs, 1);
+        fresh(plan, 3, chance(c, 2) ? 1 : n, heads, 1, 1);
+        fresh(plan, 4, n, groups, tokens, seqs);
+        fresh(plan, 5, n, groups, tokens, seqs);
+        fresh(plan, 6, seqs, 1, 1, 1);
+        break;
+    case SP_OP_GATED_DELTA_NET:
+        fresh(plan, 0, n, groups, tokens, chance(c, 2) ? seqs : 1);
+        fresh(plan, 1, n, groups, tokens, chance(c, 2) ? seqs : 1);
+        fresh(plan, 2, n, heads, tokens, seqs);
+        fresh(plan, 3, chance(c, 2) ? 1 : n, heads, tokens, seqs);
+        fresh(plan, 4, 1, heads, tokens, seqs);
+        fresh(plan, 5, n, n, heads, seqs);
+        break;
+    case SP_OP_LIGHTNING_INDEXER:
+        fresh(plan, 0, 32, heads, tokens, seqs);
+        fresh(plan, 2, heads, tokens, 1, seqs);
+        fresh(plan, 3, 8 * width, tokens, 1, chance(c, 2) ? seqs : 1);
+        plan->src[1] = (gen_source){.slot = GEN_IN, .type = gen_type_of(c, plan->rule->src[1].types), .ne = {32, 1, 8 * width, seqs}};
+        break;
+    case SP_OP_RWKV_WKV6:
+    case SP_OP_RWKV_WKV7: {
+        const int64_t size = plan->rule->op == SP_OP_RWKV_WKV7 ? 64 : n;
+        for (uint32_t i = 0; i + 1 < plan->n_src; i++) {
+            fresh(plan, i, size, heads, tokens * seqs, 1);
+        }
+        fresh(plan, plan->n_src - 1, size * size * heads, seqs, 1, 1);
+        if (plan->rule->op == SP_OP_RWKV_WKV6) {
+            fresh(plan, 3, size, heads, 1, 1);
+        }
+        break;
+    }
+    default:
+        break;
+    }
+}
+
+static void nudge_rope(choices *c, gen_plan *plan) {
+    static const uint32_t modes[] = {0, 2, 8, 40};
+    gen_source *a = &plan->src[0], *positions = &plan->src[1];
+    const bool sections = (plan->params[1] = modes[choose(c, 4)]) >= 8;
+    for (uint32_t i = 9; i < 13; i++) {
+        plan->params[i] = sections ? 1 + choose(c, (uint32_t)(a->ne[0] / 4 + 1)) : 0;
+    }
+    plan->params[0] &= ~1u;
+    plan->params[13] = chance(c, 3) ? 2 * choose(c, (uint32_t)(a->ne[0] / 4 + 1)) : 0;
+    if (!positions->fixed) {
+        positions->ne[0] = (sections ? 4 : 1) * a->ne[2];
+    }
+}
+
 /* Equal shapes and pairings that the table says in words: likelier than chance would have them. */
 static void nudge(choices *c, gen_plan *plan) {
     gen_source *a = &plan->src[0], *b = &plan->src[1];
     const uint16_t op = plan->rule->op;
-    if (plan->rule->shape && plan->n_src == 2 && !b->absent && !b->fixed) { /* the gated units, concat */
+    if (op == SP_OP_ROPE_EXT) {
+        nudge_rope(c, plan);
+    }
+    nudge_recurrent(c, plan);
+    if (plan->rule->shape && op != SP_OP_SSM_CONV && plan->n_src == 2 && !b->absent && !b->fixed) { /* the gated units, concat */
         memcpy(b->ne, a->ne, sizeof b->ne);
         b->type = sp_type_class(a->type) == T_WQ ? b->type : a->type;
     }
@@ -316,7 +389,7 @@ bool gen_propose(choices *c, const gen_options *options, const generated *p, con
     }
     for (uint32_t i = 0; i < plan->n_src; i++) {
         const gen_source *s = &plan->src[i];
-        const bool large = s->ne[0] > 1024 || s->ne[1] > 256 || s->ne[2] > 64 || s->ne[3] > 64;
+        const bool large = s->ne[0] > (plan->rule->op == SP_OP_RWKV_WKV7 ? 64 * 64 * 3 : 1024) || s->ne[1] > 256 || s->ne[2] > 64 || s->ne[3] > 64;
         if (!s->absent && (!gen_row_fits(s->type, s->ne[0]) || large || (s->form == FORM_TRANSPOSED && sp_type_get(s->type)->quantised))) {
             return false;
         }
