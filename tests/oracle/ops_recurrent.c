@@ -8,9 +8,14 @@
 
 #include "oracle/evaluate.h"
 
+/* A magnitude up to which nothing becomes infinite in single precision, or NAN: what once was larger is not compared. */
+static double within(double magnitude) {
+    return magnitude < 1e15 ? magnitude : NAN;
+}
+
 /* How far off a value may be whose parts have this magnitude, after so many roundings. */
 static double slip(double magnitude, double roundings) {
-    return magnitude * 0x1p-21 * (8 + roundings) + (magnitude < 1e15 ? 0 : NAN); /* beyond, parts of it may be infinite */
+    return within(magnitude) * 0x1p-21 * (8 + roundings);
 }
 
 void eval_ssm_conv(const eval_call *call) {
@@ -82,7 +87,7 @@ static void scan_head(const eval_call *call, int64_t h, int64_t seq, int64_t sta
                 const double decay = exp(dt * call->x[3][h * decays + (decays == 1 ? 0 : i)]);
                 double *s = &c.s[r * nc + i], *m = &c.m[r * nc + i];
                 *s = *s * decay + b[i] * x;
-                *m = *m * decay + fabs(b[i] * x);
+                *m = within(*m * within(decay) + fabs(b[i] * x));
                 sum += *s * cc[i];
                 magnitude += *m * fabs(cc[i]);
             }
@@ -130,14 +135,14 @@ static void delta_head(const eval_call *call, int64_t h, int64_t seq) {
             for (int64_t i = 0; i < n; i++) {
                 const double gate = g[gates == 1 ? 0 : i];
                 s[i] *= exp(gate);
-                m[i] *= exp(gate);
+                m[i] = within(m[i] * within(exp(gate)));
                 most = fmax(most, fabs(gate));
             }
             const double known = dot(s, m, kt, n, &magnitude), value = call->x[2][at * n + j];
             const double delta = (value - known) * beta, size = (fabs(value) + magnitude) * fabs(beta);
             for (int64_t i = 0; i < n; i++) {
                 s[i] += kt[i] * delta;
-                m[i] += fabs(kt[i]) * size;
+                m[i] = within(m[i] + fabs(kt[i]) * size);
             }
             call->out[at * n + j] = dot(s, m, qt, n, &magnitude) * scale;
             call->tolerance[at * n + j] = slip(magnitude * scale, roundings + most);
@@ -173,7 +178,7 @@ static void wkv6_token(const eval_call *call, int64_t token, int64_t h, carried 
             sum += r * (kv * bonus + *s);
             magnitude += fabs(r) * (fabs(kv * bonus) + *m);
             *s = *s * part(call, 4, token, h, i) + kv;
-            *m = *m * fabs(part(call, 4, token, h, i)) + fabs(kv);
+            *m = within(*m * fabs(part(call, 4, token, h, i)) + fabs(kv));
         }
         call->out[at + j] = sum;
         call->tolerance[at + j] = slip(magnitude, roundings);
@@ -189,7 +194,7 @@ static void wkv7_token(const eval_call *call, int64_t token, int64_t h, carried 
         for (int64_t j = 0; j < n; j++) {
             const double k = part(call, 2, token, h, j), w = part(call, 1, token, h, j), b = part(call, 5, token, h, j);
             s[j] = s[j] * w + v * k + sa * b;
-            m[j] = m[j] * fabs(w) + fabs(v * k) + size * fabs(b);
+            m[j] = within(m[j] * fabs(w) + fabs(v * k) + size * fabs(b));
             sum += s[j] * part(call, 0, token, h, j);
             magnitude += m[j] * fabs(part(call, 0, token, h, j));
         }
