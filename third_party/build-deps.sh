@@ -3,6 +3,7 @@
 #
 #   build-deps.sh                    build what is missing, then print the prefix
 #   build-deps.sh --print-prefix     print the prefix only
+#   build-deps.sh --print-sources    print the folder of the sources only
 #   build-deps.sh --check-toolchain  fail, and say what to install, where something must be built and the Rust for it is missing
 #
 # They lie outside of the checkout, in a cache folder whose name is a hash of the pins, the compilers and the processor, so that a second checkout
@@ -131,6 +132,10 @@ prefix=$cache/deps-$({
 case ${1:-} in
 --print-prefix)
     echo "$prefix"
+    exit
+    ;;
+--print-sources)
+    echo "$sources"
     exit
     ;;
 --check-toolchain)

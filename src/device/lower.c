@@ -37,6 +37,9 @@ static struct ggml_tensor *lower_product(struct ggml_context *c, const sp_spec_t
     if (t->params[0] == GGML_PREC_F32) {
         ggml_prec_set_acc(out, GGML_PREC_F32);
     }
+    if (t->op == SP_OP_MUL_MAT && t->params[1]) {
+        ggml_mul_mat_set_hint(out, GGML_HINT_SRC0_IS_HADAMARD);
+    }
     return out;
 }
 

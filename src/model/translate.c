@@ -60,7 +60,7 @@ static uint16_t plain(enum ggml_op op, int *words) {
         enum ggml_op from;
         uint16_t to;
         int words;
-    } table[] = {{GGML_OP_MUL_MAT, SP_OP_MUL_MAT, 1},
+    } table[] = {{GGML_OP_MUL_MAT, SP_OP_MUL_MAT, 2},
                  {GGML_OP_MUL_MAT_ID, SP_OP_MUL_MAT_ID, 1},
                  {GGML_OP_ADD, SP_OP_ADD, 0},
                  {GGML_OP_SUB, SP_OP_SUB, 0},

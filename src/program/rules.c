@@ -50,10 +50,12 @@ enum {
     "a's type; [a.ne0 / 2 without b, else a.ne0; a.ne1; a.ne2; a.ne3]; b has a's shape and type; without b, a.ne0 is even; with b, swapped is 0"
 
 static const sp_rule rules[] = {
-    [SP_OP_MUL_MAT] = {OP(MUL_MAT), .src = {{"a", T_MATRIX, L_ROWS}, {"b", T_FLOAT, L_ROWS}}, .params = {{"prec", P_PREC, 0, 0}},
+    [SP_OP_MUL_MAT] = {OP(MUL_MAT), .src = {{"a", T_MATRIX, L_ROWS}, {"b", T_FLOAT, L_ROWS}},
+                       .params = {{"prec", P_PREC, 0, 0}, {"hint", P_RANGE, 0, 1}},
                        .conds = {EQ(0, 0, 1, 0), MULTIPLE(1, 2, 0, 2), MULTIPLE(1, 3, 0, 3)}, .result_type = R_F32,
                        .result_ne = {DIM(0, 1), DIM(1, 1), DIM(1, 2), DIM(1, 3)}, .extra = sp_extra_mul_mat,
-                       .extra_text = "b is f32, or f16 or bf16 where a is"},
+                       .extra_text = "b is f32, or f16 or bf16 where a is; with hint 1 (a is the normalised Hadamard matrix, and a device may take "
+                                     "the transform's word for it) both are f32, and a is a square whose size is a power of 2"},
     [SP_OP_MUL_MAT_ID] = {OP(MUL_MAT_ID), .src = {{"as", T_MATRIX, L_ROWS}, {"b", T_F32, L_ROWS}, {"ids", T_I32, L_ROWS}},
                           .params = {{"prec", P_PREC, 0, 0}},
                           .conds = {EQ(0, 0, 1, 0), ONE(0, 3), ONE(1, 3), ONE(2, 2), ONE(2, 3), EQ(2, 1, 1, 2), MULTIPLE(2, 0, 1, 1)},

@@ -145,6 +145,12 @@ const char *sp_extra_binary(spec_build *build, const sp_spec_tensor *t) {
 
 const char *sp_extra_mul_mat(spec_build *build, const sp_spec_tensor *t) {
     const sp_spec_tensor *a = sp_build_source(build, t, 0), *b = sp_build_source(build, t, 1);
+    if (t->params[1]) {
+        const bool square = a->ne[0] == a->ne[1] && a->ne[2] == 1 && a->ne[3] == 1 && (a->ne[0] & (a->ne[0] - 1)) == 0;
+        return !square                                            ? "with hint 1, a must be a square matrix whose size is a power of 2"
+               : a->type != SP_TYPE_F32 || b->type != SP_TYPE_F32 ? "with hint 1, a and b must be f32"
+                                                                  : NULL;
+    }
     return b->type == a->type || b->type == SP_TYPE_F32 ? NULL : "b must be f32, or f16 or bf16 where a is";
 }
 

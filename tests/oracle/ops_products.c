@@ -55,7 +55,28 @@ static double dot(const double *a, const double *b, int64_t n) {
     return sum;
 }
 
+/* With the hint that a is the Hadamard matrix: whatever a holds. A device may use a all the same, so GPUs are not compared. */
+static void hadamard(const eval_call *call) {
+    const int64_t n = call->s[1]->ne[0], rows = call->s[1]->ne[1] * call->s[1]->ne[2] * call->s[1]->ne[3];
+    for (int64_t row = 0; row < rows; row++) {
+        const double *b = call->x[1] + row * n;
+        for (int64_t i = 0; i < n; i++) {
+            double sum = 0, magnitude = 0;
+            for (int64_t k = 0; k < n; k++) {
+                sum += __builtin_parityll((unsigned long long)(i & k)) ? -b[k] : b[k];
+                magnitude += fabs(b[k]);
+            }
+            call->out[row * n + i] = sum / sqrt((double)n);
+            call->tolerance[row * n + i] = call->loose ? NAN : magnitude / sqrt((double)n) * 0x1p-20 + (magnitude < 1e37 ? 0 : NAN);
+        }
+    }
+}
+
 void eval_mul_mat(const eval_call *call) {
+    if (call->t->params[1]) {
+        hadamard(call);
+        return;
+    }
     const int64_t *n = call->t->ne, *a = call->s[0]->ne, *b = call->s[1]->ne;
     for (int64_t i3 = 0, i = 0; i3 < n[3]; i3++) {
         for (int64_t i2 = 0; i2 < n[2]; i2++) {

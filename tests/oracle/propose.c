@@ -338,6 +338,11 @@ static void nudge(choices *c, gen_plan *plan) {
     if (op == SP_OP_ROPE_EXT) {
         nudge_rope(c, plan);
     }
+    if (op == SP_OP_MUL_MAT && (plan->params[1] = chance(c, 12))) {
+        const int64_t n = 1 << choose(c, 8);
+        fresh(plan, 0, n, n, 1, 1);
+        fresh(plan, 1, n, some_dim(c, false), some_dim(c, false), some_dim(c, false));
+    }
     nudge_recurrent(c, plan);
     if (plan->rule->shape && op != SP_OP_SSM_CONV && plan->n_src == 2 && !b->absent && !b->fixed) { /* the gated units, concat */
         memcpy(b->ne, a->ne, sizeof b->ne);

@@ -178,7 +178,7 @@ static void test_operations(void **state_) {
     FORMAT("number of sources", s.tensors[VIEW].n_src = 0; s.tensors[VIEW].src[0] = SP_PROGRAM_NONE);
     FORMAT("number of sources", s.tensors[PRODUCT].slot = 1);
     FORMAT("a source is missing", s.tensors[PRODUCT].src[0] = SP_PROGRAM_NONE);
-    FORMAT("does not take", s.tensors[PRODUCT].params[1] = 1);
+    FORMAT("does not take", s.tensors[PRODUCT].params[2] = 1);
     FORMAT("its operation takes", s.tensors[PRODUCT].type = 1);
     FORMAT("its operation takes", s.tensors[LAST].op = SP_OP_CAST; s.tensors[LAST].type = 5; s.tensors[LAST].params[0] = 0);
     FORMAT("its operation takes", memcpy(s.tensors[PRODUCT].ne, s.tensors[A].ne, 16));

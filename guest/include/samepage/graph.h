@@ -432,6 +432,10 @@ static inline sp_tensor sp_set_rows(sp_graph *g, sp_tensor a, sp_tensor b, sp_te
 static inline sp_tensor sp_add_id(sp_graph *g, sp_tensor a, sp_tensor b, sp_tensor ids) {
     return sp_graph_op3(g, SP_OP_ADD_ID, a, b, ids);
 }
+/* 1: a is a normalised Hadamard matrix. Of mul_mat. */
+static inline void sp_mul_mat_set_hint(sp_graph *g, sp_tensor t, uint32_t hint) {
+    *sp_graph_param(g, t, 1) = hint;
+}
 /* prec: 0 default, 10 f32. Of mul_mat and mul_mat_id. */
 static inline void sp_mul_mat_set_prec(sp_graph *g, sp_tensor t, uint32_t prec) {
     *sp_graph_param(g, t, 0) = prec;

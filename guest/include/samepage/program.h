@@ -110,7 +110,7 @@ enum {
 /*
  * Operations: X(id, NAME, name, sources at least, sources at most, params words).
  * Ids never change meaning; new ones are added at the end. Params are in the order of ggml's function:
- *   mul_mat, mul_mat_id: prec (0 default, 10 f32)         norm, rms_norm, l2_norm: eps (float)
+ *   mul_mat: prec, hint (1: a is a Hadamard matrix); mul_mat_id: prec (0 default, 10 f32)         norm, rms_norm, l2_norm: eps (float)
  *   scale: scale, bias (floats)                          clamp: min, max (floats)
  *   soft_max_ext(a, mask?, sinks?): scale, max_bias (floats)
  *   flash_attn_ext(q, k, v, mask?, sinks?): scale, max_bias, logit_softcap (floats), prec
@@ -125,7 +125,7 @@ enum {
  *   cont(a): ne optional (cont_1d to cont_4d)            get_rows(a, ids); set_rows(a destination, b rows, c ids); add_id(a, b, ids)
  */
 #define SP_OPS(X)                                                                                                                                    \
-    X(1, MUL_MAT, mul_mat, 2, 2, 1)                                                                                                                  \
+    X(1, MUL_MAT, mul_mat, 2, 2, 2)                                                                                                                  \
     X(2, MUL_MAT_ID, mul_mat_id, 3, 3, 1)                                                                                                            \
     X(3, ADD, add, 2, 2, 0)                                                                                                                          \
     X(4, SUB, sub, 2, 2, 0)                                                                                                                          \
