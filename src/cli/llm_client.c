@@ -9,10 +9,18 @@
 #include "base/error.h"
 #include "cli/embedded.h"
 #include "cli/progress.h"
-#include "samepage/program.h"
+#include "program/program.h"
 
-const sp_llm_settings sp_llm_defaults = {
-    .device = "cpu", .max_tokens = -1, .top_k = 40, .repeat_last_n = 64, .temperature = 0.8f, .top_p = 0.95f, .min_p = 0.05f, .repeat_penalty = 1};
+const sp_llm_settings sp_llm_defaults = {.device = "cpu",
+                                         .type_k = "f16",
+                                         .type_v = "f16",
+                                         .max_tokens = -1,
+                                         .top_k = 40,
+                                         .repeat_last_n = 64,
+                                         .temperature = 0.8f,
+                                         .top_p = 0.95f,
+                                         .min_p = 0.05f,
+                                         .repeat_penalty = 1};
 
 size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]) {
     const sp_option table[] = {
@@ -20,6 +28,8 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {0, "device", SP_OPT_TEXT, &s->device, 0, 0, "NAME", "cpu, vulkan:N, discrete, ...: see samepage devices (default: cpu)"},
         {'c', "ctx-size", SP_OPT_INT, &s->n_ctx, 0, 1 << 24, "N", "tokens of context (default: the model's, at most 4096)"},
         {'b', "batch-size", SP_OPT_INT, &s->n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
+        {0, "cache-type-k", SP_OPT_TEXT, &s->type_k, 0, 0, "TYPE", "of the cache's keys: f16, bf16, q8_0, q4_0, ... (default: f16)"},
+        {0, "cache-type-v", SP_OPT_TEXT, &s->type_v, 0, 0, "TYPE", "of its values (default: f16)"},
         {'t', "threads", SP_OPT_INT, &s->threads, 0, 512, "N", "CPU threads (default: all cores)"},
         {'n', "predict", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "tokens of an answer at most (default: -1, until it ends)"},
         {0, "max-tokens", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "the same"},
@@ -149,13 +159,24 @@ static sp_status parse_bias(const char *text, sp_llm_bias *out, sp_error *err) {
     return SP_OK;
 }
 
+/* The types that libllama lets a cache have. */
+static sp_status parse_type(const char *option, const char *text, uint32_t *out, sp_error *err) {
+    static const uint32_t types[] = {SP_TYPE_F16,  SP_TYPE_BF16, SP_TYPE_F32,  SP_TYPE_Q8_0,  SP_TYPE_Q4_0,
+                                     SP_TYPE_Q4_1, SP_TYPE_Q5_0, SP_TYPE_Q5_1, SP_TYPE_IQ4_NL};
+    for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
+        if (strcmp(sp_type_get(types[i])->name, text) == 0) {
+            *out = types[i];
+            return SP_OK;
+        }
+    }
+    return sp_fail(err, SP_ERR_ARGUMENT, "--%s %s: must be f16, bf16, f32, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl", option, text);
+}
+
 sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_error *err) {
     sp_llm_config config = {.kind = SP_LLM_CONFIG,
                             .n_ctx = (uint32_t)s->n_ctx,
                             .n_batch = (uint32_t)s->n_batch,
                             .max_tokens = s->max_tokens,
-                            .type_k = SP_TYPE_F16,
-                            .type_v = SP_TYPE_F16,
                             .temperature = s->temperature,
                             .top_k = s->top_k,
                             .top_p = s->top_p,
@@ -169,6 +190,10 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
                             .ignore_end = s->ignore_end,
                             .n_bias = (uint32_t)s->biases.n,
                             .n_stop = (uint32_t)s->stops.n};
+    if (parse_type("cache-type-k", s->type_k ? s->type_k : "f16", &config.type_k, err) != SP_OK ||
+        parse_type("cache-type-v", s->type_v ? s->type_v : "f16", &config.type_v, err) != SP_OK) {
+        return SP_ERR_ARGUMENT;
+    }
     size_t size = sizeof config + s->biases.n * sizeof(sp_llm_bias);
     for (size_t i = 0; i < s->stops.n; i++) {
         size += sizeof(uint32_t) + strlen(s->stops.items[i]);

@@ -11,7 +11,7 @@
 
 /* What a person can set; see sp_llm_options_table. */
 typedef struct sp_llm_settings {
-    const char *model, *device;
+    const char *model, *device, *type_k, *type_v;
     int32_t n_ctx, n_batch, threads, max_tokens, top_k, repeat_last_n;
     float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     sp_seed_option seed;
@@ -24,7 +24,7 @@ typedef struct sp_llm_settings {
 extern const sp_llm_settings sp_llm_defaults;
 
 /* Rows of a table of options for these settings, to be put before a command's own: fills `rows` and returns how many. */
-enum { SP_LLM_OPTION_ROWS = 20 + SP_LIMIT_OPTION_ROWS };
+enum { SP_LLM_OPTION_ROWS = 22 + SP_LIMIT_OPTION_ROWS };
 size_t sp_llm_option_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_OPTION_ROWS]);
 
 typedef struct sp_llm_client sp_llm_client;

@@ -131,6 +131,18 @@ static const char *store(const sp_option *o, const char *text) {
     return NULL;
 }
 
+/* llama.cpp's names of several letters behind one dash. */
+static void spell_out(const sp_option *table, int argc, char **argv) {
+    static char *const names[][2] = {{"-ctk", "--cache-type-k"}, {"-ctv", "--cache-type-v"}};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        for (const sp_option *o = table; o->name; o++) {
+            for (int at = 1; strcmp(o->name, names[i][1] + 2) == 0 && at < argc; at++) {
+                argv[at] = strcmp(argv[at], names[i][0]) == 0 ? names[i][1] : argv[at];
+            }
+        }
+    }
+}
+
 /* order: "+" ends the options at the first operand, "" does not. */
 static int parse(const sp_option *table, const char *command, const char *usage, const char *about, int argc, char **argv, const char *order) {
     struct option long_options[MAX_OPTIONS + 2] = {0};
@@ -150,6 +162,7 @@ static int parse(const sp_option *table, const char *command, const char *usage,
     long_options[n] = (struct option){"help", no_argument, NULL, 'h'};
     optind = 1;
     opterr = 0;
+    spell_out(table, argc, argv);
     for (int c; (c = getopt_long(argc, argv, letters, long_options, NULL)) != -1;) {
         if (c == 'h') {
             print_help(table, command, usage, about);
