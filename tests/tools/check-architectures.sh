@@ -1,29 +1,12 @@
 #!/usr/bin/env bash
-# Prints the table of architectures of docs/models.md. llama.cpp's test-llama-archs.cpp, compiled against the libllama that is in use, writes a tiny model
-# of each architecture (0.9 GB, removed afterwards); check-model compares each with libllama.
+# Prints the table of architectures of docs/models.md: a tiny model of each that llama.cpp's own test can make, compared with libllama.
 set -euo pipefail
 export LC_ALL=C
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 build=${BUILD_DIR:-build}
-deps=${DEPS:-$(third_party/build-deps.sh --print-prefix)}
-data=$(scripts/fetch-test-data.sh)
-llama=$(third_party/build-deps.sh --print-sources)/vendor/llama-cpp-sys-2/llama.cpp
 work=$(mktemp -d "$build/architectures.XXXXXX")
 trap 'rm -rf "$work"' EXIT
-
-# The dummy tensors are for an architecture that is not made; with tensors in the metadata, our libllama takes what is not listed for missing.
-sed '/^    for (uint32_t il = 0; il < n_layer; il++) {$/{N;/ggml_tensor t;/!b;:more;N;/\n    }$/!b more;d}' \
-    "$data/tests/test-llama-archs.cpp" >"$work/archs.cpp"
-libraries=()
-for name in llama-common llama-common-base llama cpp-httplib ggml ggml-cpu ggml-vulkan ggml-base; do
-    [ ! -e "$deps/lib/lib$name.a" ] || libraries+=("$deps/lib/lib$name.a")
-done
-vulkan=
-[ ! -e "$deps/lib/libggml-vulkan.a" ] || vulkan=-lvulkan
-"${CXX:-c++}" -std=c++17 -O1 -w -I"$llama/common" -I"$llama/src" -I"$deps/include" -I"$deps/include/llama-common" "$work/archs.cpp" -o "$work/archs" \
-    -Wl,--start-group "${libraries[@]}" -Wl,--end-group $vulkan -lpthread -lm -ldl
-mkdir "$work/models"
-"$work/archs" -s 1 -v 3 -o "$work/models" >"$work/log" 2>&1 || { tail -n 5 "$work/log" >&2 && exit 1; }
+tests/tools/make-architectures.sh "$work"
 
 check() {
     local name out status=0
@@ -42,7 +25,7 @@ check() {
 export -f check
 export CHECK=$build/tests/check-model
 # shellcheck disable=SC2016
-find "$work/models" -name '*.gguf' -print0 | xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$1"' check | sort >"$work/rows"
+find "$work" -name '*.gguf' -print0 | xargs -0 -n 1 -P "$(nproc)" bash -c 'check "$1"' check | sort >"$work/rows"
 
 echo "| architecture | kind | logits of 64 tokens prefilled and 32 decoded, compared with libllama's |"
 echo "| --- | --- | --- |"
