@@ -14,7 +14,9 @@ double sp_bench_median(double *values, int n);
 
 /* The embedded model as a file, which libllama can open too. */
 sp_status sp_bench_write_pocket(const char *path, sp_error *err);
-/* The synthetic Llama of 1.24 B parameters in a type of weights, unless the file is there. */
-sp_status sp_bench_write_synthetic(const char *path, uint32_t type, sp_error *err);
+/* A synthetic model of about 1 B parameters (sp_synthetic_1b's kinds) in a type of weights, unless the file is there. */
+sp_status sp_bench_write_synthetic(const char *path, const char *kind, uint32_t type, sp_error *err);
+/* Bytes per second that so many threads read from memory: the best of a few passes over 512 MiB. 0: no memory for it. */
+double sp_bench_bandwidth(int threads);
 
 #endif

@@ -14,17 +14,20 @@
 #include "cli/cmd.h"
 #include "cli/llm_client.h"
 #include "model/model.h"
+#include "samepage/program.h"
 
-enum { MAX_ROUNDS = 31, CONTEXT = 4096, DECODE_FROM = 8, PREFILL = 512, MAX_SUBJECTS = 3 };
+enum { MAX_ROUNDS = 31, CONTEXT = 4096, DECODE_FROM = 8, PREFILL = 512, MAX_SUBJECTS = 13 };
 
 typedef struct bench_options {
-    const char *model, *folder;
+    const char *model, *folder, *kind, *type;
     int32_t threads, rounds;
     bool json, small;
+    double bandwidth; /* bytes per second that the machine reads */
 } bench_options;
 
 typedef struct subject {
     const char *name, *type, *path;
+    const char *kind;  /* of a synthetic model that is written when its turn comes; NULL: the file is there */
     int decode_tokens; /* a measurement long enough to be one */
 } subject;
 
@@ -137,6 +140,28 @@ static sp_status measure(sp_llm_client *guest, sp_peer *peer, const char *text, 
     return status;
 }
 
+/* Bytes of weights that a token needs: all but the table of embeddings, unless it is the output's too, and of experts those that are used. */
+static double bytes_per_token(sp_llm_client *guest) {
+    const sp_weight_table *table = sp_model_weight_table(sp_llm_model(guest));
+    const char *value = NULL, *name = NULL;
+    char key[96];
+    double experts = 0, used = 0, bytes = 0;
+    sp_error err;
+    if (sp_model_meta(sp_llm_model(guest), "general.architecture", &name, &err) == SP_OK) {
+        snprintf(key, sizeof key, "%s.expert_count", name);
+        experts = sp_model_meta(sp_llm_model(guest), key, &value, &err) == SP_OK ? atof(value) : 0;
+        snprintf(key, sizeof key, "%s.expert_used_count", name);
+        used = sp_model_meta(sp_llm_model(guest), key, &value, &err) == SP_OK ? atof(value) : 0;
+    }
+    for (uint32_t i = 0; i < table->n; i++) {
+        const struct sp_weight_entry *e = &table->entries[i];
+        const sp_type_traits *type = sp_type_get(e->type);
+        const double size = type ? (double)e->ne[0] / type->block * type->size * (double)e->ne[1] * (double)e->ne[2] : 0;
+        bytes += e->ne[2] > 1 && experts > 0 ? size * used / experts : size;
+    }
+    return bytes;
+}
+
 static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject *s, const phase *what, const bench_options *options,
                              sp_llm_settings *settings, json_t *results, sp_error *err) {
     uint32_t n_tokens = what->prefill ? PREFILL : what->context ? what->context : DECODE_FROM;
@@ -165,12 +190,15 @@ static sp_status bench_phase(sp_llm_client *guest, sp_peer *peer, const subject 
     int n = options->rounds, context = what->prefill ? 0 : (int)n_tokens;
     double ratio = sp_bench_median(ratios, n), share = sp_bench_median(shares, n), us = sp_bench_median(guest_us, n),
            us_per_token = sp_bench_median(ours, n), peer_tps = sp_bench_median(theirs, n);
-    json_array_append_new(results, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model", s->name, "type", s->type, "phase",
-                                             what->name, "context", context, "samepage_tps", us_per_token, "libllama_tps", peer_tps, "ratio", ratio,
-                                             "ratio_min", ratios[0], "ratio_max", ratios[n - 1], "guest_us_per_step", us, "guest_share", share));
+    /* The share of the memory's bandwidth that reading every weight for each token takes. */
+    const double reached = what->prefill || options->bandwidth <= 0 ? 0 : us_per_token * bytes_per_token(guest) / options->bandwidth;
+    json_array_append_new(results, json_pack("{s:s, s:s, s:s, s:i, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "model", s->name, "type", s->type,
+                                             "phase", what->name, "context", context, "samepage_tps", us_per_token, "libllama_tps", peer_tps, "ratio",
+                                             ratio, "ratio_min", ratios[0], "ratio_max", ratios[n - 1], "guest_us_per_step", us, "guest_share", share,
+                                             "bandwidth_share", reached));
     if (!options->json) {
-        printf("%-12s %-6s %-8s %7d %10.1f %10.1f %7.3f  %.3f-%.3f %8.1f %7.2f %%\n", s->name, s->type, what->name, context, us_per_token, peer_tps,
-               ratio, ratios[0], ratios[n - 1], us, share * 100);
+        printf("%-12s %-6s %-8s %7d %10.1f %10.1f %7.3f  %.3f-%.3f %8.1f %7.2f %% %7.1f %%\n", s->name, s->type, what->name, context, us_per_token,
+               peer_tps, ratio, ratios[0], ratios[n - 1], us, share * 100, reached * 100);
         fflush(stdout);
     }
     return SP_OK;
@@ -197,38 +225,68 @@ static sp_status bench_subject(const subject *s, const bench_options *options, j
     return status;
 }
 
-/* The models to measure; those that are missing are written. */
+static const char *const kinds[] = {"dense", "mixture", "window", "hybrid"};
+static const struct {
+    const char *name;
+    uint32_t type;
+} types[] = {{"q4_0", SP_TYPE_Q4_0}, {"q4_K_M", SP_TYPE_Q4_K}, {"q8_0", SP_TYPE_Q8_0}};
+enum { N_KINDS = sizeof kinds / sizeof kinds[0], N_TYPES = sizeof types / sizeof types[0] };
+
+static bool wanted(const char *asked, const char *name, const char *usual) {
+    return asked ? strcmp(asked, "all") == 0 || strcmp(asked, name) == 0 : strstr(usual, name) != NULL;
+}
+
+/* The models to measure. */
 static sp_status choose(const bench_options *options, subject out[MAX_SUBJECTS], size_t *n, sp_error *err) {
     static char paths[MAX_SUBJECTS][4096];
     *n = 0;
     if (options->model) {
-        out[(*n)++] = (subject){"file", "", options->model, 64};
+        out[(*n)++] = (subject){.name = "file", .type = "", .path = options->model, .decode_tokens = 64};
         return SP_OK;
     }
-    snprintf(paths[0], sizeof paths[0], "%s/samepage-pocket.gguf", options->folder);
-    sp_status status = sp_bench_write_pocket(paths[0], err);
-    out[(*n)++] = (subject){"pocket", "q8_0", paths[0], 256};
-    if (status == SP_OK && !options->small) {
-        snprintf(paths[1], sizeof paths[1], "%s/samepage-llama-1b-q4_0.gguf", options->folder);
-        snprintf(paths[2], sizeof paths[2], "%s/samepage-llama-1b-q8_0.gguf", options->folder);
-        out[(*n)++] = (subject){"llama-1.24b", "q4_0", paths[1], 32};
-        out[(*n)++] = (subject){"llama-1.24b", "q8_0", paths[2], 32};
-        status = sp_bench_write_synthetic(paths[1], SP_TYPE_Q4_0, err);
-        status = status == SP_OK ? sp_bench_write_synthetic(paths[2], SP_TYPE_Q8_0, err) : status;
+    sp_status status = SP_OK;
+    if (!options->kind) {
+        snprintf(paths[0], sizeof paths[0], "%s/samepage-pocket.gguf", options->folder);
+        status = sp_bench_write_pocket(paths[0], err);
+        out[(*n)++] = (subject){.name = "pocket", .type = "q8_0", .path = paths[0], .decode_tokens = 256};
     }
-    return status;
+    for (int k = 0; k < N_KINDS && !options->small; k++) {
+        for (int t = 0; t < N_TYPES; t++) {
+            if (wanted(options->kind, kinds[k], "dense") && wanted(options->type, types[t].name, options->kind ? "q4_0 q4_K_M q8_0" : "q4_0 q8_0")) {
+                char *path = paths[*n];
+                /* The dense ones are the Llama of `bench state`. */
+                snprintf(path, sizeof paths[0], "%s/samepage-%s-1b-%s.gguf", options->folder, k == 0 ? "llama" : kinds[k], types[t].name);
+                out[(*n)++] = (subject){.name = kinds[k], .type = types[t].name, .path = path, .kind = kinds[k], .decode_tokens = 32};
+            }
+        }
+    }
+    return status == SP_OK && *n == 0
+               ? sp_fail(err, SP_ERR_ARGUMENT, "no such model: kinds are dense, mixture, window, hybrid and all; types q4_0, q4_K_M, q8_0 and all")
+               : status;
 }
 
-static sp_status bench_decode(const bench_options *options, json_t *results, sp_error *err) {
+static sp_status write_subject(const subject *s, sp_error *err) {
+    for (int t = 0; s->kind && t < N_TYPES; t++) {
+        if (strcmp(types[t].name, s->type) == 0) {
+            return sp_bench_write_synthetic(s->path, s->kind, types[t].type, err);
+        }
+    }
+    return SP_OK;
+}
+
+static sp_status bench_decode(bench_options *options, json_t *results, sp_error *err) {
     subject subjects[MAX_SUBJECTS];
     size_t n;
     sp_status status = choose(options, subjects, &n, err);
+    options->bandwidth = status == SP_OK ? sp_bench_bandwidth(options->threads) : 0;
     if (status == SP_OK && !options->json) {
-        printf("%-12s %-6s %-8s %7s %10s %10s %7s  %-11s %8s %9s\n", "model", "type", "phase", "context", "samepage", "libllama", "ratio", "spread",
-               "guest us", "share");
+        printf("reading memory: %.1f GB/s with %d threads\n", options->bandwidth * 1e-9, options->threads);
+        printf("%-12s %-6s %-8s %7s %10s %10s %7s  %-11s %8s %9s %9s\n", "model", "type", "phase", "context", "samepage", "libllama", "ratio",
+               "spread", "guest us", "share", "bandwidth");
     }
     for (size_t i = 0; status == SP_OK && i < n; i++) {
-        status = bench_subject(&subjects[i], options, results, err);
+        status = write_subject(&subjects[i], err);
+        status = status == SP_OK ? bench_subject(&subjects[i], options, results, err) : status;
     }
     return status;
 }
@@ -237,6 +295,8 @@ int sp_bench_decode(int argc, char **argv) {
     bench_options o = {.folder = "/tmp", .rounds = 5};
     const sp_option table[] = {
         {'m', "model", SP_OPT_TEXT, &o.model, 0, 0, "FILE", "measure this GGUF (default: pocket, and a synthetic Llama of 1.24 B in Q4_0 and Q8_0)"},
+        {0, "model-kind", SP_OPT_TEXT, &o.kind, 0, 0, "KIND", "synthetic models of about 1 B parameters: dense, mixture, window, hybrid or all"},
+        {0, "model-type", SP_OPT_TEXT, &o.type, 0, 0, "TYPE", "of their weights: q4_0, q4_K_M, q8_0 or all (default: with a kind, all)"},
         {'t', "threads", SP_OPT_INT, &o.threads, 1, 512, "N", "CPU threads of both sides (default: all cores)"},
         {0, "rounds", SP_OPT_INT, &o.rounds, 1, MAX_ROUNDS, "N", "measurements of each side, in turns (default: 5); medians are shown"},
         {0, "folder", SP_OPT_TEXT, &o.folder, 0, 0, "DIR", "where synthetic models are written and kept (default: /tmp; 2 GB)"},

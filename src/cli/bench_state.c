@@ -387,7 +387,7 @@ static sp_status choose_model(bench *b, char path[4096], sp_error *err) {
     snprintf(path, 4096, "%s/samepage-%s.gguf", o->folder, pocket ? "pocket" : "llama-1b-q4_0");
     snprintf(b->session, sizeof b->session, "%s/samepage-bench-%ld.session", o->folder, (long)getpid());
     snprintf(b->peer_file, sizeof b->peer_file, "%s/samepage-bench-%ld.state", o->folder, (long)getpid());
-    return pocket ? sp_bench_write_pocket(path, err) : synthetic ? sp_bench_write_synthetic(path, SP_TYPE_Q4_0, err) : SP_OK;
+    return pocket ? sp_bench_write_pocket(path, err) : synthetic ? sp_bench_write_synthetic(path, "dense", SP_TYPE_Q4_0, err) : SP_OK;
 }
 
 int sp_bench_state(int argc, char **argv) {

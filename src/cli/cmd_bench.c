@@ -38,12 +38,15 @@ sp_status sp_bench_write_pocket(const char *path, sp_error *err) {
     return ok ? SP_OK : sp_fail(err, SP_ERR_IO, "can't write %s: %s", path, strerror(errno));
 }
 
-sp_status sp_bench_write_synthetic(const char *path, uint32_t type, sp_error *err) {
+sp_status sp_bench_write_synthetic(const char *path, const char *kind, uint32_t type, sp_error *err) {
     if (access(path, R_OK) == 0) {
         return SP_OK;
     }
     fprintf(stderr, "writing %s\n", path);
-    sp_synthetic what = sp_synthetic_llama_1b(type);
+    sp_synthetic what;
+    if (!sp_synthetic_1b(kind, type, &what)) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "no kind of model \"%s\": dense, mixture, window or hybrid", kind);
+    }
     return sp_synthetic_write(&what, path, err);
 }
 

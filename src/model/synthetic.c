@@ -27,6 +27,22 @@ sp_synthetic sp_synthetic_llama_1b(uint32_t type) {
                           .seed = 1};
 }
 
+bool sp_synthetic_1b(const char *kind, uint32_t type, sp_synthetic *out) {
+    *out = sp_synthetic_llama_1b(type);
+    if (strcmp(kind, "mixture") == 0) {
+        out->architecture = "qwen3moe";
+        out->n_embd = 1024, out->n_head = 16, out->n_head_kv = 4, out->n_ff = 512, out->n_expert = 32, out->n_expert_used = 4;
+    } else if (strcmp(kind, "window") == 0) {
+        out->architecture = "gemma3";
+        out->n_layer = 26, out->n_embd = 1536, out->n_head = 6, out->n_head_kv = 2, out->head = 256, out->n_ff = 6144, out->n_window = 512;
+    } else if (strcmp(kind, "hybrid") == 0) {
+        out->architecture = "lfm2";
+    } else {
+        return strcmp(kind, "dense") == 0;
+    }
+    return true;
+}
+
 typedef struct builder {
     const sp_synthetic *what;
     struct gguf_context *gguf;
@@ -45,6 +61,36 @@ static void set_f32(builder *b, const char *suffix, float value) {
     gguf_set_val_f32(b->gguf, key, value);
 }
 
+enum { CONVOLUTION = 3, MAX_LAYERS = 128 };
+
+static uint32_t head_width(const sp_synthetic *w) {
+    return w->head ? w->head : w->n_embd / w->n_head;
+}
+
+static bool is_hybrid(const sp_synthetic *w) {
+    return strcmp(w->architecture, "lfm2") == 0;
+}
+
+/* Of a hybrid's layers every third attends; the others have a short convolution. */
+static bool attends(const sp_synthetic *w, uint32_t layer) {
+    return !is_hybrid(w) || layer % 3 == 2;
+}
+
+static void set_heads_kv(builder *b) {
+    const sp_synthetic *w = b->what;
+    uint32_t heads[MAX_LAYERS];
+    char key[96];
+    if (!is_hybrid(w) || w->n_layer > MAX_LAYERS) {
+        set_u32(b, "attention.head_count_kv", w->n_head_kv);
+        return;
+    }
+    for (uint32_t i = 0; i < w->n_layer; i++) {
+        heads[i] = attends(w, i) ? w->n_head_kv : 0;
+    }
+    snprintf(key, sizeof key, "%s.attention.head_count_kv", w->architecture);
+    gguf_set_arr_data(b->gguf, key, GGUF_TYPE_UINT32, heads, w->n_layer);
+}
+
 static void set_metadata(builder *b) {
     const sp_synthetic *w = b->what;
     gguf_set_val_str(b->gguf, "general.architecture", w->architecture);
@@ -54,8 +100,23 @@ static void set_metadata(builder *b) {
     set_u32(b, "block_count", w->n_layer);
     set_u32(b, "feed_forward_length", w->n_ff);
     set_u32(b, "attention.head_count", w->n_head);
-    set_u32(b, "attention.head_count_kv", w->n_head_kv);
-    set_u32(b, "rope.dimension_count", w->n_embd / w->n_head);
+    set_heads_kv(b);
+    set_u32(b, "rope.dimension_count", head_width(w));
+    if (w->head) {
+        set_u32(b, "attention.key_length", w->head);
+        set_u32(b, "attention.value_length", w->head);
+    }
+    if (w->n_expert) {
+        set_u32(b, "expert_count", w->n_expert);
+        set_u32(b, "expert_used_count", w->n_expert_used);
+        set_u32(b, "expert_feed_forward_length", w->n_ff);
+    }
+    if (w->n_window) {
+        set_u32(b, "attention.sliding_window", w->n_window);
+    }
+    if (is_hybrid(w)) {
+        set_u32(b, "shortconv.l_cache", CONVOLUTION);
+    }
     set_f32(b, "rope.freq_base", 500000);
     if (w->n_ctx_original) {
         set_u32(b, "rope.scaling.original_context_length", w->n_ctx_original);
@@ -141,47 +202,105 @@ static void add(builder *b, uint32_t type, int64_t ne0, int64_t ne1, const char 
     gguf_add_tensor(b->gguf, t);
 }
 
+static void add_experts(builder *b, int64_t ne0, int64_t ne1, const char *format, uint32_t layer) {
+    char name[GGML_MAX_NAME];
+    snprintf(name, sizeof name, format, layer);
+    struct ggml_tensor *t = ggml_new_tensor_3d(b->context, (enum ggml_type)b->what->type, ne0, ne1, b->what->n_expert);
+    ggml_set_name(t, name);
+    gguf_add_tensor(b->gguf, t);
+}
+
+/* The matrices that files called Q4_K_M have in Q6_K: half of the layers' values and outputs. */
+static uint32_t finer(const builder *b, uint32_t layer) {
+    return b->what->type == SP_TYPE_Q4_K && layer % 2 == 0 ? SP_TYPE_Q6_K : b->what->type;
+}
+
+static void add_attention(builder *b, uint32_t i) {
+    const sp_synthetic *w = b->what;
+    const bool qwen2 = strcmp(w->architecture, "qwen2") == 0, qwen3 = strncmp(w->architecture, "qwen3", 5) == 0;
+    const int64_t width = w->n_embd, head = head_width(w), q = head * w->n_head, kv = head * w->n_head_kv;
+    add(b, w->type, q, width, "blk.%u.attn_output.weight", i);
+    add(b, w->type, width, q, "blk.%u.attn_q.weight", i);
+    add(b, w->type, width, kv, "blk.%u.attn_k.weight", i);
+    add(b, finer(b, i), width, kv, "blk.%u.attn_v.weight", i);
+    if (qwen2) {
+        add(b, 0, q, 0, "blk.%u.attn_q.bias", i);
+        add(b, 0, kv, 0, "blk.%u.attn_k.bias", i);
+        add(b, 0, kv, 0, "blk.%u.attn_v.bias", i);
+    }
+    if (qwen3 || w->n_window || is_hybrid(w)) {
+        add(b, 0, head, 0, "blk.%u.attn_q_norm.weight", i);
+        add(b, 0, head, 0, "blk.%u.attn_k_norm.weight", i);
+    }
+}
+
+static void add_convolution(builder *b, uint32_t i) {
+    const int64_t width = b->what->n_embd;
+    add(b, SP_TYPE_F32, CONVOLUTION, width, "blk.%u.shortconv.conv.weight", i);
+    add(b, b->what->type, width, 3 * width, "blk.%u.shortconv.in_proj.weight", i);
+    add(b, b->what->type, width, width, "blk.%u.shortconv.out_proj.weight", i);
+}
+
+static void add_feed_forward(builder *b, uint32_t i) {
+    const sp_synthetic *w = b->what;
+    const int64_t width = w->n_embd, ff = w->n_ff;
+    if (w->n_expert) {
+        add(b, SP_TYPE_F32, width, w->n_expert, "blk.%u.ffn_gate_inp.weight", i);
+        add_experts(b, width, ff, "blk.%u.ffn_gate_exps.weight", i);
+        add_experts(b, width, ff, "blk.%u.ffn_up_exps.weight", i);
+        add_experts(b, ff, width, "blk.%u.ffn_down_exps.weight", i);
+        return;
+    }
+    add(b, w->type, width, ff, "blk.%u.ffn_gate.weight", i);
+    add(b, w->type, width, ff, "blk.%u.ffn_up.weight", i);
+    add(b, finer(b, i), ff, width, "blk.%u.ffn_down.weight", i);
+}
+
+/* Phi 3 has its products joined. */
+static void add_phi3(builder *b, uint32_t i) {
+    const sp_synthetic *w = b->what;
+    const int64_t width = w->n_embd, kv = (int64_t)head_width(w) * w->n_head_kv;
+    add(b, w->type, width, width, "blk.%u.attn_output.weight", i);
+    add(b, w->type, width, width + 2 * kv, "blk.%u.attn_qkv.weight", i);
+    add(b, w->type, width, 2 * (int64_t)w->n_ff, "blk.%u.ffn_up.weight", i);
+    add(b, w->type, w->n_ff, width, "blk.%u.ffn_down.weight", i);
+}
+
 /* What llama.cpp's architectures of these names want. */
 static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
+    static const char *const known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2"};
     const sp_synthetic *w = b->what;
-    bool qwen2 = strcmp(w->architecture, "qwen2") == 0, qwen3 = strcmp(w->architecture, "qwen3") == 0, phi3 = strcmp(w->architecture, "phi3") == 0;
-    if (!qwen2 && !qwen3 && !phi3 && strcmp(w->architecture, "llama") != 0) {
+    const bool phi3 = strcmp(w->architecture, "phi3") == 0;
+    bool found = false;
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++) {
+        found |= strcmp(known[i], w->architecture) == 0;
+    }
+    if (!found) {
         return sp_fail(err, SP_ERR_ARGUMENT, "no synthetic model of architecture %s", w->architecture);
     }
-    int64_t width = w->n_embd, head = w->n_embd / w->n_head, kv = head * w->n_head_kv, ff = w->n_ff;
-    add(b, w->type, width, n_vocab, "token_embd.weight", 0);
-    add(b, 0, width, 0, "output_norm.weight", 0);
+    const int64_t width = w->n_embd;
+    add(b, finer(b, 0), width, n_vocab, "token_embd.weight", 0);
+    add(b, 0, width, 0, is_hybrid(w) ? "token_embd_norm.weight" : "output_norm.weight", 0);
     if (phi3) {
         add(b, w->type, width, n_vocab, "output.weight", 0);
     }
     if (w->n_ctx_original) {
-        add(b, 0, head / 2, 0, "rope_factors_long.weight", 0);
-        add(b, 0, head / 2, 0, "rope_factors_short.weight", 0);
+        add(b, 0, head_width(w) / 2, 0, "rope_factors_long.weight", 0);
+        add(b, 0, head_width(w) / 2, 0, "rope_factors_short.weight", 0);
     }
     for (uint32_t i = 0; i < w->n_layer; i++) {
         add(b, 0, width, 0, "blk.%u.attn_norm.weight", i);
         add(b, 0, width, 0, "blk.%u.ffn_norm.weight", i);
-        add(b, w->type, width, width, "blk.%u.attn_output.weight", i);
-        add(b, w->type, ff, width, "blk.%u.ffn_down.weight", i);
+        if (w->n_window) {
+            add(b, 0, width, 0, "blk.%u.post_attention_norm.weight", i);
+            add(b, 0, width, 0, "blk.%u.post_ffw_norm.weight", i);
+        }
         if (phi3) {
-            add(b, w->type, width, width + 2 * kv, "blk.%u.attn_qkv.weight", i);
-            add(b, w->type, width, 2 * ff, "blk.%u.ffn_up.weight", i);
+            add_phi3(b, i);
             continue;
         }
-        add(b, w->type, width, width, "blk.%u.attn_q.weight", i);
-        add(b, w->type, width, kv, "blk.%u.attn_k.weight", i);
-        add(b, w->type, width, kv, "blk.%u.attn_v.weight", i);
-        add(b, w->type, width, ff, "blk.%u.ffn_gate.weight", i);
-        add(b, w->type, width, ff, "blk.%u.ffn_up.weight", i);
-        if (qwen2) {
-            add(b, 0, width, 0, "blk.%u.attn_q.bias", i);
-            add(b, 0, kv, 0, "blk.%u.attn_k.bias", i);
-            add(b, 0, kv, 0, "blk.%u.attn_v.bias", i);
-        }
-        if (qwen3) {
-            add(b, 0, head, 0, "blk.%u.attn_q_norm.weight", i);
-            add(b, 0, head, 0, "blk.%u.attn_k_norm.weight", i);
-        }
+        (attends(w, i) ? add_attention : add_convolution)(b, i);
+        add_feed_forward(b, i);
     }
     return SP_OK;
 }
@@ -194,9 +313,10 @@ static uint64_t next_random(uint64_t *state) { /* xorshift64*, Vigna 2016 */
 /* Rows of random values with a standard deviation of about 1 / sqrt(width), made in the type itself: quantising a billion floats would take minutes.
  */
 static void fill_matrix(uint8_t *out, size_t size, uint32_t type, int64_t ne0, uint64_t *state) {
-    float scale = 1 / sqrtf((float)ne0);
-    size_t block = type == SP_TYPE_Q4_0 ? 18 : type == SP_TYPE_Q8_0 ? 34 : 2;
-    ggml_fp16_t d = ggml_fp32_to_fp16(type == SP_TYPE_Q4_0 ? scale / 4.6f : scale / 74.0f);
+    const float scale = 1 / sqrtf((float)ne0);
+    const size_t block = ggml_type_size((enum ggml_type)type), d_at = type == SP_TYPE_Q6_K ? block - 2 : 0;
+    const float divisor = type == SP_TYPE_Q4_0 ? 4.6f : type == SP_TYPE_Q4_K ? 200 : type == SP_TYPE_Q6_K ? 1370 : 74;
+    const ggml_fp16_t d = ggml_fp32_to_fp16(scale / divisor), least = ggml_fp32_to_fp16(7.5f * scale / divisor);
     for (size_t at = 0; at + block <= size; at += block) {
         if (type == SP_TYPE_F16) {
             float uniform = (float)(next_random(state) >> 40) / (1 << 24) - 0.5f;
@@ -204,16 +324,19 @@ static void fill_matrix(uint8_t *out, size_t size, uint32_t type, int64_t ne0, u
             memcpy(out + at, &value, sizeof value);
             continue;
         }
-        memcpy(out + at, &d, sizeof d);
-        for (size_t i = 2; i < block; i += 8) {
+        for (size_t i = 0; i < block; i += 8) {
             uint64_t r = next_random(state);
             memcpy(out + at + i, &r, block - i < 8 ? block - i : 8);
+        }
+        memcpy(out + at + d_at, &d, sizeof d);
+        if (type == SP_TYPE_Q4_K) {
+            memcpy(out + at + 2, &least, sizeof least);
         }
     }
 }
 
 static void fill_vector(float *out, int64_t n, const char *name, uint64_t *state) {
-    bool bias = strstr(name, "bias") != NULL;
+    bool bias = strstr(name, "bias") || strstr(name, "gate_inp");
     for (int64_t i = 0; i < n; i++) {
         float uniform = (float)(next_random(state) >> 40) / (1 << 24) - 0.5f;
         out[i] = bias ? 0.1f * uniform : 1 + 0.2f * uniform;
@@ -231,7 +354,7 @@ static sp_status write_data(builder *b, FILE *file, sp_error *err) {
             return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
         }
         if (t->type == GGML_TYPE_F32) {
-            fill_vector((float *)bytes, t->ne[0], t->name, &state);
+            fill_vector((float *)bytes, ggml_nelements(t), t->name, &state);
         } else {
             fill_matrix(bytes, size, (uint32_t)t->type, t->ne[0], &state);
         }
@@ -265,8 +388,8 @@ static sp_status write_file(builder *b, const char *path, sp_error *err) {
 }
 
 sp_status sp_synthetic_write(const sp_synthetic *what, const char *path, sp_error *err) {
-    if (what->type != SP_TYPE_F16 && what->type != SP_TYPE_Q8_0 && what->type != SP_TYPE_Q4_0) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "synthetic models have matrices of type f16, q8_0 or q4_0");
+    if (what->type != SP_TYPE_F16 && what->type != SP_TYPE_Q8_0 && what->type != SP_TYPE_Q4_0 && what->type != SP_TYPE_Q4_K) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "synthetic models have matrices of type f16, q8_0, q4_0 or q4_K");
     }
     builder b = {.what = what, .gguf = gguf_init_empty()};
     b.context = ggml_init((struct ggml_init_params){.mem_size = ggml_tensor_overhead() * (what->n_layer * 16 + 16), .no_alloc = true});
