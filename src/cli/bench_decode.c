@@ -58,11 +58,15 @@ static char *text_of(const sp_model *model, uint32_t n, int32_t **tokens, sp_err
         if (count == n) {
             return text;
         }
-        if (count > n) { /* this word has more tokens than there is room for: take a single character instead */
-            length = before;
-            length += (size_t)snprintf(text + length, capacity - length, ".");
-            if (sp_model_tokenize(model, text, length, SP_TOKENIZE_ADD_SPECIAL, *tokens, n + 64, &count, err) == SP_OK && count == n) {
-                return text;
+        if (count > n) { /* this word has more tokens than there is room for: single characters instead */
+            for (length = before; length + 2 < capacity; length++) {
+                text[length] = '.', text[length + 1] = 0;
+                if (sp_model_tokenize(model, text, length + 1, SP_TOKENIZE_ADD_SPECIAL, *tokens, n + 64, &count, err) != SP_OK || count > n) {
+                    break;
+                }
+                if (count == n) {
+                    return text;
+                }
             }
             break;
         }
