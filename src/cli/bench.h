@@ -7,6 +7,7 @@
 /* A measurement: argv[0] is its name. Returns the exit code. */
 int sp_bench_decode(int argc, char **argv);
 int sp_bench_state(int argc, char **argv);
+int sp_bench_start(int argc, char **argv);
 
 uint64_t sp_bench_now_ns(void);
 /* Sorts the values. */
