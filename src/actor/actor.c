@@ -31,7 +31,7 @@ static wasmtime_error_t *on_deadline(wasmtime_context_t *context, void *user, ui
 }
 
 void sp_actor_interrupt(sp_actor *actor) {
-    atomic_store(&actor->interrupted, true);
+    atomic_store(&actor->interrupted, 1);
     wasmtime_engine_increment_epoch(actor->host->engine);
 }
 
