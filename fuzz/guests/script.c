@@ -68,7 +68,7 @@ static int32_t load(bool gather) {
 #define I (int32_t) argument()
 
 static void call(uint32_t what) {
-    switch (what % 24) {
+    switch (what % 30) {
     case 0:
         sp_region_open(A, argument());
         break;
@@ -134,6 +134,24 @@ static void call(uint32_t what) {
         break;
     case 21:
         ((uint32_t *)pages)[argument() % (length / 4)] = argument();
+        break;
+    case 23:
+        sp_grammar_open(I, argument() % 4, A, argument());
+        break;
+    case 24:
+        sp_grammar_close(I);
+        break;
+    case 25:
+        sp_grammar_accept(I, A, argument());
+        break;
+    case 26:
+        sp_grammar_allows(I, I);
+        break;
+    case 27:
+        sp_grammar_mask(I, A, argument());
+        break;
+    case 28:
+        sp_chat_parse(I, A, argument(), A, argument(), argument(), A, argument());
         break;
     case 22:
         load(next() & 1);

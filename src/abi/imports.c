@@ -221,7 +221,8 @@ static int64_t grammar_close(sp_actor *actor, raw v, sp_error *err) {
 }
 
 static int64_t grammar_accept(sp_actor *actor, raw v, sp_error *err) {
-    return sp_abi_grammar_accept(actor, v[0].i32, u(v, 1), u(v, 2), err);
+    bool fits = text_fits(actor, (uint64_t)u(v, 2) * sizeof(int32_t), err);
+    return fits ? sp_abi_grammar_accept(actor, v[0].i32, u(v, 1), u(v, 2), err) : SP_ERR_LIMIT;
 }
 
 static int64_t grammar_allows(sp_actor *actor, raw v, sp_error *err) {

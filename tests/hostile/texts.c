@@ -17,7 +17,7 @@ int32_t sp_step(void) {
     EXPECT(SP_E_LIMIT, sp_detokenize(0, tokens, 75001, 0, NULL, 0));
     EXPECT(1, sp_tokenize(0, text, 0, 0, NULL, 0) >= 0);
     memset(text, '[', sizeof text);
-    EXPECT(SP_E_FORMAT, sp_chat_format(0, text, 300000, 0, NULL, 0));
+    EXPECT(SP_E_LIMIT, sp_chat_format(0, text, 300000, 0, NULL, 0)); /* nested too deeply */
     EXPECT(SP_E_FORMAT, sp_chat_format(0, "", 0, 0, NULL, 0));
     EXPECT(SP_E_FORMAT, sp_chat_format(0, "{}", 2, 0, NULL, 0));
     EXPECT(SP_E_FORMAT, sp_chat_format(0, "[1]", 3, 0, NULL, 0));
