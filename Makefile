@@ -6,6 +6,7 @@
 #   make asan tsan     the unit tests under sanitizers
 #   make fuzz          each fuzzing target for FUZZ_SECONDS (60), with sanitizers; the figures at the end
 #   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
+#   make faults        every allocation and system call of ours fails once, at each position (half an hour)
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
@@ -16,7 +17,7 @@ FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
 SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.[ch]pp' ')')
 
-.PHONY: hostile demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
+.PHONY: faults hostile demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -54,6 +55,9 @@ fuzz: dependencies
 
 hostile: build
 	@ctest --test-dir build --output-on-failure --no-tests=error --verbose --tests-regex '^test_hostile_guests$$'
+
+faults: build
+	@FAULTS_EVERY=1 ctest --test-dir build --output-on-failure --no-tests=error --timeout 7200 --verbose --tests-regex '^test_faults$$'
 
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)

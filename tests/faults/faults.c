@@ -1,0 +1,379 @@
+/*
+ * Every allocation and every system call of the project's own code fails once, at each position of four runs: opening a host and loading a module;
+ * opening a model and tracing it; generating; and freezing, thawing, forking, exporting. Each time the run must end with an error that says what
+ * is wrong, or come to the same result without it (a cache that can't be written); then, in the same process, the same run must succeed and give the
+ * same bytes, and the session's file must have every commit that was acknowledged.
+ *
+ * The runs are done by a child process, so that a crash costs one position. FAULTS_EVERY=N in the environment tries each Nth position alone; `make
+ * faults` tries all.
+ */
+#include "faults/faults.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "samepage.h"
+#include "samepage/llm.h"
+
+/* What a run came to. */
+typedef struct outcome {
+    sp_status status;
+    sp_error err;
+    uint8_t bytes[4096]; /* what it generated */
+    size_t size;
+    uint64_t acknowledged; /* commits */
+} outcome;
+
+typedef struct bytes {
+    void *data;
+    size_t size;
+} bytes;
+
+/* What outlives the runs. */
+static struct {
+    char folder[64];
+    bytes llm, counter, pocket;
+    sp_host *host;
+    sp_device *device;
+    sp_model *model;
+    sp_module *module;
+} with;
+
+static bytes read_file(const char *variable, const char *name) {
+    char path[4096];
+    snprintf(path, sizeof path, "%s/%s", getenv(variable), name);
+    bytes b = {0};
+    FILE *file = fopen(path, "rb");
+    if (file) {
+        b.data = malloc(8 << 20);
+        b.size = fread(b.data, 1, 8 << 20, file);
+        fclose(file);
+    }
+    return b;
+}
+
+/* ---- the runs; each releases all that it made, whatever happens ---- */
+
+static void hear(void *user, const void *data, size_t size) {
+    outcome *o = user;
+    const uint32_t *kind = data;
+    if (*kind == SP_LLM_TOKEN && o->size + sizeof(int32_t) <= sizeof o->bytes) {
+        memcpy(o->bytes + o->size, &((const sp_llm_token *)data)->token, sizeof(int32_t));
+        o->size += sizeof(int32_t);
+    } else if (*kind == SP_LLM_ERROR) {
+        o->status = SP_ERR_GUEST;
+        snprintf(o->err.message, sizeof o->err.message, "%.*s", (int)(size - sizeof(sp_llm_text)), (const char *)data + sizeof(sp_llm_text));
+    }
+}
+
+#define STEP(o, call)                                                                                                                                \
+    do {                                                                                                                                             \
+        if ((o)->status == SP_OK) {                                                                                                                  \
+            (o)->status = (call);                                                                                                                    \
+        }                                                                                                                                            \
+    } while (0)
+
+static void ask(outcome *o, sp_actor *actor, const void *data, size_t size) {
+    sp_step_result result;
+    STEP(o, sp_actor_send(actor, data, size, &o->err));
+    sp_status said = o->status;
+    if (said == SP_OK) {
+        said = sp_actor_run(actor, &result, &o->err);
+    }
+    o->status = o->status == SP_OK ? said : o->status; /* what the guest complained of comes first */
+}
+
+static void configure(outcome *o, sp_actor *actor) {
+    sp_llm_config config = {.kind = SP_LLM_CONFIG, .n_ctx = 64, .max_tokens = 3, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
+    ask(o, actor, &config, sizeof config);
+}
+
+static void generate(outcome *o, sp_actor *actor, const char *text) {
+    uint8_t message[sizeof(sp_llm_text) + 32];
+    sp_llm_text head = {.kind = SP_LLM_COMPLETE, .length = (uint32_t)strlen(text)};
+    memcpy(message, &head, sizeof head);
+    memcpy(message + sizeof head, text, head.length);
+    ask(o, actor, message, sizeof head + head.length);
+}
+
+static sp_actor_options options_of(outcome *o, sp_model **model) {
+    return (sp_actor_options){.device = with.device, .models = model, .n_models = 1, .seed = 7, .on_message = hear, .on_message_user = o};
+}
+
+static void run_host(outcome *o) {
+    char cache[100], file[300];
+    snprintf(cache, sizeof cache, "%s/fresh", with.folder);
+    snprintf(file, sizeof file, "rm -rf %s", cache);
+    if (system(file) != 0) {
+        o->status = SP_ERR_IO;
+    }
+    sp_host_options options = {.cache_dir = cache};
+    for (int i = 0; i < 2; i++) { /* compiled; then from the cache */
+        sp_host *host = NULL;
+        sp_module *module = NULL;
+        sp_actor *actor = NULL;
+        sp_step_result result;
+        STEP(o, sp_host_open(&options, &host, &o->err));
+        STEP(o, sp_module_load(host, with.counter.data, with.counter.size, &module, &o->err));
+        sp_actor_options spawn = {.device = with.device, .seed = 7, .inherit_stdout = true};
+        STEP(o, sp_actor_spawn(host, module, &spawn, &actor, &o->err));
+        STEP(o, sp_actor_send(actor, "x", 1, &o->err));
+        STEP(o, sp_actor_run(actor, &result, &o->err));
+        sp_actor_close(actor);
+        sp_module_close(module);
+        sp_host_close(host);
+    }
+}
+
+static void run_model(outcome *o) {
+    sp_model *model = NULL;
+    sp_actor *actor = NULL;
+    STEP(o, sp_model_open_bytes(with.host, with.pocket.data, with.pocket.size, NULL, &model, &o->err));
+    sp_actor_options options = options_of(o, &model);
+    STEP(o, sp_actor_spawn(with.host, with.module, &options, &actor, &o->err));
+    if (o->status == SP_OK) {
+        configure(o, actor);
+    }
+    sp_actor_close(actor);
+    sp_model_close(model);
+}
+
+static void run_generate(outcome *o) {
+    sp_actor *actor = NULL;
+    sp_actor_options options = options_of(o, &with.model);
+    STEP(o, sp_actor_spawn(with.host, with.module, &options, &actor, &o->err));
+    if (o->status == SP_OK) {
+        configure(o, actor);
+        generate(o, actor, "Once upon a time");
+    }
+    sp_actor_close(actor);
+}
+
+static void freeze(outcome *o, sp_actor *actor, sp_session *session) {
+    sp_freeze_options named = {.name = "turn", .note = "note", .note_bytes = 4};
+    STEP(o, sp_actor_freeze(actor, session, &named, NULL, &o->err));
+    o->acknowledged += o->status == SP_OK;
+}
+
+static void paths(char path[6][100]) {
+    static const char *const names[] = {"a.session", "b.session", "c.session", "a.export", "d.session", "."};
+    for (int i = 0; i < 6; i++) {
+        snprintf(path[i], 100, "%s/store/%s", with.folder, names[i]);
+    }
+}
+
+static void run_sessions(outcome *o) {
+    char path[6][100], command[300];
+    paths(path);
+    snprintf(command, sizeof command, "rm -rf %s/store && mkdir -m 700 %s/store", with.folder, with.folder);
+    if (system(command) != 0) {
+        o->status = SP_ERR_IO;
+    }
+    sp_actor *actor = NULL, *child = NULL, *thawed = NULL;
+    sp_session *session = NULL;
+    sp_actor_options options = options_of(o, &with.model);
+    STEP(o, sp_actor_spawn(with.host, with.module, &options, &actor, &o->err));
+    if (o->status == SP_OK) {
+        configure(o, actor);
+        generate(o, actor, "One");
+    }
+    STEP(o, sp_session_create(path[0], with.module, &with.model, 1, &session, &o->err));
+    freeze(o, actor, session);
+    if (o->status == SP_OK) {
+        generate(o, actor, " two");
+    }
+    freeze(o, actor, session);
+    STEP(o, sp_actor_fork(actor, &options, &child, &o->err));
+    STEP(o, sp_actor_thaw(with.host, with.module, &options, session, 1, &thawed, &o->err));
+    if (o->status == SP_OK) {
+        generate(o, child, " three");
+        generate(o, thawed, " two");
+    }
+    STEP(o, sp_session_fork(session, 1, path[1], &o->err));
+    const sp_export_options small = {.compression = 1};
+    STEP(o, sp_session_export(session, path[3], &small, &o->err));
+    STEP(o, sp_session_import(path[3], path[4], NULL, NULL, NULL, &o->err));
+    STEP(o, sp_session_verify(session, &o->err));
+    STEP(o, sp_session_compact(session, &o->err));
+    STEP(o, sp_session_remove(path[4], &o->err));
+    sp_actor_close(thawed);
+    sp_actor_close(child);
+    sp_actor_close(actor);
+    sp_session_close(session);
+}
+
+/* After a fault: every commit that was acknowledged is there and whole, or, after a compaction, the head and what it was named. */
+static bool sessions_whole(const outcome *o, char *why, size_t capacity) {
+    char path[6][100];
+    paths(path);
+    sp_session *session = NULL;
+    sp_error err = {0};
+    if (o->acknowledged == 0) {
+        return true;
+    }
+    sp_status status = sp_session_open(path[0], false, &session, &err);
+    uint64_t count = status == SP_OK ? sp_session_count(session) : 0;
+    status = status == SP_OK ? sp_session_verify(session, &err) : status;
+    sp_session_close(session);
+    /* "turn" passes from commit to commit; a compaction keeps the last. */
+    bool enough = count >= o->acknowledged || count == 1;
+    snprintf(why, capacity, "%llu of %llu commits: %s", (unsigned long long)count, (unsigned long long)o->acknowledged, err.message);
+    return status == SP_OK && enough;
+}
+
+static const struct run {
+    const char *name;
+    void (*go)(outcome *o);
+    bool sessions;
+} runs[] = {
+    {"host and module", run_host, false}, {"model", run_model, false}, {"generate", run_generate, false}, {"freeze, thaw, fork", run_sessions, true}};
+enum { N_RUNS = sizeof runs / sizeof runs[0], N_KINDS = 3 };
+static const char *const kinds[N_KINDS] = {"once", "from then on", "in part"};
+
+/* ---- the child: tries positions and notes how it went ---- */
+
+typedef struct progress {
+    int run, kind;
+    uint64_t position; /* the one under way */
+    uint64_t tried[N_RUNS][N_KINDS], errors[N_RUNS][N_KINDS], wrong;
+    bool finished;
+} progress;
+
+static bool open_all(void) {
+    sp_error err = {0};
+    char cache[100];
+    snprintf(cache, sizeof cache, "%s/cache", with.folder);
+    sp_host_options options = {.cache_dir = cache};
+    with.llm = read_file("BUILD_DIR", "guest/llm.wasm");
+    with.counter = read_file("BUILD_DIR", "guest/counter.wasm");
+    with.pocket = read_file("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
+    sp_status status = sp_host_open(&options, &with.host, &err);
+    status = status ? status : sp_device_open("cpu", 1, &with.device, &err);
+    status = status ? status : sp_model_open_bytes(with.host, with.pocket.data, with.pocket.size, NULL, &with.model, &err);
+    status = status ? status : sp_module_load(with.host, with.llm.data, with.llm.size, &with.module, &err);
+    if (status != SP_OK) {
+        fprintf(stderr, "%s\n", err.message);
+    }
+    return status == SP_OK;
+}
+
+static void close_all(void) {
+    sp_module_close(with.module);
+    sp_model_close(with.model);
+    sp_device_close(with.device);
+    sp_host_close(with.host);
+    free(with.llm.data);
+    free(with.counter.data);
+    free(with.pocket.data);
+}
+
+static bool equal(const outcome *a, const outcome *b) {
+    return a->size == b->size && memcmp(a->bytes, b->bytes, a->size) == 0;
+}
+
+static bool check(const struct run *run, const outcome *clean, const outcome *o, char *why, size_t capacity) {
+    if (o->status == SP_OK && !equal(o, clean)) {
+        snprintf(why, capacity, "no error, and another result");
+        return false;
+    }
+    if (o->status != SP_OK && !o->err.message[0]) {
+        snprintf(why, capacity, "an error without a word");
+        return false;
+    }
+    if (run->sessions && !sessions_whole(o, why, capacity)) {
+        return false;
+    }
+    outcome again = {0};
+    run->go(&again);
+    if (again.status != SP_OK || !equal(&again, clean)) {
+        snprintf(why, capacity, "the next run, without a fault, fails or differs: %s", again.err.message);
+        return false;
+    }
+    return true;
+}
+
+static int work(progress *p, unsigned every) {
+    if (!open_all()) {
+        return 1;
+    }
+    for (; p->run < N_RUNS; p->run++, p->kind = 0) {
+        const struct run *run = &runs[p->run];
+        static outcome clean;
+        clean = (outcome){0};
+        run->go(&clean); /* once to fill caches */
+        for (; p->kind < N_KINDS; p->kind++, p->position = 0) {
+            clean = (outcome){0};
+            faults_arm(0, FAULT_FAIL);
+            run->go(&clean);
+            uint64_t calls = faults_disarm();
+            if (clean.status != SP_OK) {
+                fprintf(stderr, "%s, without a fault: %s\n", run->name, clean.err.message);
+                return 1;
+            }
+            for (p->position = p->position ? p->position : 1; p->position <= calls; p->position += every) {
+                static outcome o;
+                o = (outcome){0};
+                faults_arm(p->position, (fault_kind)p->kind);
+                run->go(&o);
+                faults_disarm();
+                char why[700] = "", failed[32];
+                snprintf(failed, sizeof failed, "%s", faults_failed() ? faults_failed() : "nothing");
+                if (!check(run, &clean, &o, why, sizeof why)) {
+                    fprintf(stderr, "NOT clean: %s, call %llu (%s) fails %s: %s [%s]\n", run->name, (unsigned long long)p->position, failed,
+                            kinds[p->kind], why, o.err.message);
+                    p->wrong++;
+                }
+                p->tried[p->run][p->kind]++;
+                p->errors[p->run][p->kind] += o.status != SP_OK;
+            }
+        }
+    }
+    close_all();
+    p->finished = true;
+    return 0;
+}
+
+int main(void) {
+    const char *wanted = getenv("FAULTS_EVERY");
+    unsigned every = wanted ? (unsigned)strtoul(wanted, NULL, 10) : 37;
+    progress *p = mmap(NULL, sizeof *p, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    snprintf(with.folder, sizeof with.folder, "/tmp/samepage-faults-XXXXXX");
+    if (p == MAP_FAILED || !mkdtemp(with.folder)) {
+        return 1;
+    }
+    uint64_t crashes = 0;
+    while (!p->finished && crashes < 50) {
+        fflush(NULL);
+        pid_t child = fork();
+        if (child == 0) {
+            _exit(work(p, every ? every : 1));
+        }
+        int status = 0;
+        waitpid(child, &status, 0);
+        if (WIFSIGNALED(status)) {
+            fprintf(stderr, "CRASH: %s, call %llu, %s: signal %d\n", runs[p->run].name, (unsigned long long)p->position, kinds[p->kind],
+                    WTERMSIG(status));
+            crashes++;
+            p->position += every;
+        } else if (!p->finished) {
+            break;
+        }
+    }
+    uint64_t tried = 0;
+    for (int r = 0; r < N_RUNS; r++) {
+        for (int k = 0; k < N_KINDS; k++) {
+            printf("%-20s calls fail %-12s: %5llu positions, %5llu errors, the others came to the same result without it\n", runs[r].name, kinds[k],
+                   (unsigned long long)p->tried[r][k], (unsigned long long)p->errors[r][k]);
+            tried += p->tried[r][k];
+        }
+    }
+    printf("%llu positions tried, %llu crashes, %llu not clean%s\n", (unsigned long long)tried, (unsigned long long)crashes,
+           (unsigned long long)p->wrong, p->finished ? "" : "; NOT finished");
+    char command[100];
+    snprintf(command, sizeof command, "rm -rf %s", with.folder);
+    return system(command) != 0 || !p->finished || crashes || p->wrong;
+}
