@@ -50,7 +50,7 @@ asan tsan: dependencies
 fuzz: dependencies
 	@mkdir -p build-fuzz
 	@cmake --preset fuzz >build-fuzz/configure.log 2>&1 || { cat build-fuzz/configure.log; exit 1; }
-	@cmake --build --preset fuzz
+	@cmake --build --preset fuzz --target fuzzers
 	@scripts/fuzz.sh $(FUZZ_SECONDS)
 
 hostile: build

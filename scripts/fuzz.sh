@@ -46,7 +46,7 @@ mkdir -p "$logs" build-fuzz/faults
 fuzz_one() {
     local name=$1
     mkdir -p "build-fuzz/corpus/$name" "fuzz/corpus/$name"
-    local TIMEFORMAT='cpu_seconds: %U'
+    local TIMEFORMAT='cpu_seconds: %U %S'
     # shellcheck disable=SC2046
     { time "build-fuzz/fuzz/fuzz_$name" -max_total_time="$seconds" -print_final_stats=1 -rss_limit_mb=4096 -timeout=60 \
         -artifact_prefix="build-fuzz/faults/$name-" $(options "$name") "build-fuzz/corpus/$name" "fuzz/corpus/$name"; } >"$logs/$name.txt" 2>&1 ||
@@ -70,10 +70,10 @@ failed=0
 printf '%-20s %14s %12s %12s %8s %7s\n' target executions cpu-minutes a-second corpus faults
 for name in "${targets[@]}"; do
     count=$(value "$name" number_of_executed_units)
-    cpu=$(value "$name" cpu_seconds)
+    cpu=$(value "$name" cpu_seconds | awk '{ print $1 + $2 }') # in the program and in the system for it
     faults=$(value "$name" faults)
     awk -v name="$name" -v count="${count:-0}" -v cpu="${cpu:-0}" -v faults="${faults:-0}" -v corpus="$(find "build-fuzz/corpus/$name" -type f | wc -l)" \
-        'BEGIN { printf "%-20s %14d %12.1f %12d %8d %7d\n", name, count, cpu / 60, cpu > 0 ? count / cpu : 0, corpus, faults }'
+        'BEGIN { printf "%-20s %14d %12.1f %12d %8d %7d\n", name, count, cpu / 60, (cpu > 0 ? count / cpu : 0), corpus, faults }'
     if [ "${faults:-0}" != 0 ]; then
         failed=1
         echo "  $(grep -m 1 -E 'ERROR: |runtime error|does not hold|SUMMARY' "$logs/$name.txt" || echo "see $logs/$name.txt")"

@@ -1,7 +1,7 @@
 /*
  * Generates programs, runs those that are accepted on devices, and compares every result with the evaluator; refused ones must be refused with the
  * reason of the rule that was broken.
- *   check-programs [--count N] [--seed S] [--device NAME]... [--threads N] [--op NAME] [--broken N] [--json]
+ *   check-programs [--count N] [--seed S] [--device NAME]... [--threads N] [--op NAME] [--broken N] [--json] [--save FOLDER]
  * N programs are run and compared on each device (default: 1,000 on cpu and discrete), and as many with a broken rule are checked. Exit code 1, with
  * the seed that shows it again, if anything is wrong. --seed S --count 1 repeats one.
  */
@@ -28,6 +28,7 @@ typedef struct settings {
     int n_devices, threads;
     uint16_t only_op;
     bool json, keep_going;
+    const char *save;
 } settings;
 
 static double seconds(void) {
@@ -55,8 +56,21 @@ static void count_ops(totals *sum, const generated *p, const eval_result *result
     sum->worst_by_op[result->worst_op] = fmax(sum->worst_by_op[result->worst_op], result->worst);
 }
 
+/* The bytes, and those behind them that the target of the fuzzer takes for values of symbols. */
+static void save_program(const generated *p, const char *folder, uint64_t seed) {
+    char path[4096];
+    static const uint8_t values[32];
+    snprintf(path, sizeof path, "%s/program-%llu", folder, (unsigned long long)seed);
+    FILE *file = fopen(path, "wb");
+    const sp_program_header *header = sp_program_get_header(p->program);
+    if (!file || fwrite(header, header->size, 1, file) != 1 || fwrite(values, sizeof values, 1, file) != 1 || fclose(file) != 0) {
+        fprintf(stderr, "check-programs: can't write %s\n", path);
+        exit(1);
+    }
+}
+
 /* One program with seed `seed` on one device. False, said on standard error, if it is not right. */
-static bool check_one(runner *r, const char *device, const gen_options *options, uint64_t seed, totals *sum) {
+static bool check_one(runner *r, const settings *s, const char *device, const gen_options *options, uint64_t seed, totals *sum) {
     choices c = {.state = seed};
     generated p;
     if (!generate(&c, options, &p)) {
@@ -72,6 +86,9 @@ static bool check_one(runner *r, const char *device, const gen_options *options,
         sum->compared++;
         sum->wild += run.wild;
         count_ops(sum, &p, &result);
+        if (s->save) {
+            save_program(&p, s->save, seed);
+        }
         if (p.spec->n_indices && chance(&c, 4)) {
             sum->bad_ids++;
             right = runner_refuses_bad_ids(r, &p, seed, &err);
@@ -146,7 +163,7 @@ static bool run_device(const settings *s, const char *device) {
     const double start = seconds();
     bool right = true;
     for (uint64_t i = 0; (right || s->keep_going) && sum.compared < s->count && i < 4 * s->count + 100; i++) {
-        right &= check_one(r, device, &options, s->seed + i, &sum);
+        right &= check_one(r, s, device, &options, s->seed + i, &sum);
     }
     runner_close(r);
     report(s, device, &sum, seconds() - start);
@@ -164,9 +181,9 @@ static uint16_t op_by_name(const char *name) {
 }
 
 static settings read_settings(int argc, char **argv) {
-    static const struct option names[] = {{"count", 1, NULL, 'n'}, {"seed", 1, NULL, 's'},       {"device", 1, NULL, 'd'},
-                                          {"op", 1, NULL, 'o'},    {"broken", 1, NULL, 'b'},     {"threads", 1, NULL, 't'},
-                                          {"json", 0, NULL, 'j'},  {"keep-going", 0, NULL, 'k'}, {NULL, 0, NULL, 0}};
+    static const struct option names[] = {{"count", 1, NULL, 'n'},  {"seed", 1, NULL, 's'},    {"device", 1, NULL, 'd'}, {"op", 1, NULL, 'o'},
+                                          {"broken", 1, NULL, 'b'}, {"threads", 1, NULL, 't'}, {"json", 0, NULL, 'j'},   {"keep-going", 0, NULL, 'k'},
+                                          {"save", 1, NULL, 'S'},   {NULL, 0, NULL, 0}};
     settings s = {.count = 1000, .seed = 1, .broken = UINT64_MAX, .threads = 1};
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (option) {
@@ -184,6 +201,9 @@ static settings read_settings(int argc, char **argv) {
             break;
         case 't':
             s.threads = atoi(optarg);
+            break;
+        case 'S':
+            s.save = optarg;
             break;
         case 'j':
             s.json = true;
