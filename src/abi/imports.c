@@ -329,6 +329,10 @@ static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_
     }
     sp_error err = {0};
     int64_t result = it->call(actor, values, &err);
+    if (actor->overran) {
+        actor->last_error = err;
+        return wasmtime_trap_new("a run took too long", strlen("a run took too long"));
+    }
     if (it->long_result) {
         values[0].i64 = result;
         return NULL;

@@ -131,6 +131,9 @@ static sp_status need_device(sp_actor *actor, sp_error *err) {
     }
     if (status == SP_OK && !actor->workspace) {
         status = sp_workspace_open(actor->device, actor->limits.temporary_bytes, &actor->workspace, err);
+        if (status == SP_OK) {
+            sp_workspace_limit_time(actor->workspace, actor->limits.run_ms);
+        }
     }
     return status;
 }
@@ -269,7 +272,9 @@ static sp_status execute(sp_actor *actor, const sp_loaded *loaded, sp_executable
     actor->stats.device_ns += took;
     actor->step_device_ns += took;
     actor->stats.runs++;
-    return status;
+    /* A device that can't be stopped, or an operation of a CPU that takes that long: the guest may not go on with such runs. */
+    actor->overran = took / 2000000 > actor->limits.run_ms;
+    return actor->overran ? sp_limit_reached(&actor->limits, SP_LIMIT_run_ms, took / 1000000, err) : status;
 }
 
 int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, uint32_t n_symbols, bool submit, sp_error *err) {

@@ -76,6 +76,9 @@ static sp_status guest_failed(sp_actor *actor, wasmtime_error_t *error, wasm_tra
     if (actor->stopped == SP_ERR_INTERRUPTED) {
         return sp_fail(err, SP_ERR_INTERRUPTED, "the guest was interrupted");
     }
+    if (actor->overran) {
+        return sp_fail(err, SP_ERR_LIMIT, "%s", actor->last_error.message);
+    }
     if (actor->stopped == SP_ERR_LIMIT) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_step_ms, (sp_now_ns() - actor->step_started - actor->step_device_ns) / 1000000, err);
     }

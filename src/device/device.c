@@ -105,6 +105,7 @@ static sp_status open_cpu(sp_device *device, int threads, sp_error *err) {
     ggml_backend_cpu_set_n_threads(device->backend, threads);
     struct ggml_threadpool_params params = ggml_threadpool_params_default(threads);
     device->pool = ggml_threadpool_new(&params);
+    device->threads = threads;
     if (!device->pool) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "can't start %d threads", threads);
     }
@@ -169,6 +170,7 @@ static const sp_device_ops ggml_ops = {
     .workspace_open = sp_ggml_workspace_open,
     .workspace_close = sp_ggml_workspace_close,
     .workspace_bytes = sp_ggml_workspace_bytes,
+    .workspace_limit_time = sp_ggml_workspace_limit_time,
     .prepare = sp_ggml_prepare,
     .execute = sp_ggml_execute,
     .executable_bytes = sp_ggml_executable_bytes,

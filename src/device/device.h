@@ -63,6 +63,8 @@ typedef struct sp_slot_binding {
 typedef struct sp_workspace sp_workspace;
 sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err);
 void sp_workspace_close(sp_workspace *workspace);
+/* The longest that a run may take, waiting for its turn left out; 0: any time. What sp_device_execute does about it, it says. */
+void sp_workspace_limit_time(sp_workspace *workspace, uint64_t milliseconds);
 uint64_t sp_workspace_bytes(const sp_workspace *workspace);
 
 typedef struct sp_executable sp_executable;
@@ -78,6 +80,8 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
 /*
  * Copies index tensors out of the host's pages and checks them (SP_ERR_RANGE: nothing ran), computes, returns when done. Index tensors are always
  * read from the host's pages: they need no sync.
+ * SP_ERR_LIMIT: it took longer than the workspace allows. A CPU stops between two operations; other devices can't be stopped and have run to the end.
+ * Either way nothing is known of what it writes.
  */
 sp_status sp_device_execute(sp_executable *executable, sp_error *err);
 /* What it holds on host and device, temporaries left out. */

@@ -18,6 +18,7 @@ struct sp_device {
     ggml_backend_dev_t dev;
     ggml_backend_t backend;
     struct ggml_threadpool *pool;               /* CPU devices */
+    int threads;                                /* in it */
     bool separate;                              /* regions have a buffer beside them */
     bool upload_weights;                        /* weights are copied to the device instead of used from the mapping */
     ggml_backend_buffer_type_t packed_types[8]; /* faster layouts of weights; ends with NULL */
@@ -37,6 +38,8 @@ struct sp_workspace {
     const sp_device_ops *ops;
     sp_device *device;
     uint64_t limit;
+    uint64_t run_ms;   /* 0: any time */
+    uint64_t deadline; /* of the run under way, for the CPU's callback */
     ggml_gallocr_t allocator;
     uint64_t bytes;
     uint64_t generation; /* counts the times that the allocator's buffer moved */
@@ -54,6 +57,7 @@ sp_status sp_ggml_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_
 sp_status sp_ggml_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err);
 void sp_ggml_workspace_close(sp_workspace *workspace);
 uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace);
+void sp_ggml_workspace_limit_time(sp_workspace *workspace, uint64_t milliseconds);
 sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                           uint32_t n_weights, sp_executable **out, sp_error *err);
 sp_status sp_ggml_execute(sp_executable *executable, sp_error *err);

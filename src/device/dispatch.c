@@ -55,6 +55,12 @@ void sp_workspace_close(sp_workspace *workspace) {
     }
 }
 
+void sp_workspace_limit_time(sp_workspace *workspace, uint64_t milliseconds) {
+    if (ops_of(workspace)->workspace_limit_time) {
+        ops_of(workspace)->workspace_limit_time(workspace, milliseconds);
+    }
+}
+
 uint64_t sp_workspace_bytes(const sp_workspace *workspace) {
     return ops_of(workspace)->workspace_bytes(workspace);
 }

@@ -37,7 +37,8 @@ struct sp_executable {
     struct ggml_tensor **temporaries; /* those that the allocator placed */
     uint32_t n_temporaries;
     uint64_t generation;
-    uint64_t bytes; /* what it holds, temporaries left out */
+    uint64_t scratch; /* what ggml's CPU code takes for itself while it computes */
+    uint64_t bytes;   /* what it holds, temporaries left out */
 };
 
 /* What lowering needs by the way. */
@@ -73,6 +74,10 @@ void sp_ggml_workspace_close(sp_workspace *workspace) {
         ggml_gallocr_free(workspace->allocator);
         free(workspace);
     }
+}
+
+void sp_ggml_workspace_limit_time(sp_workspace *workspace, uint64_t milliseconds) {
+    workspace->run_ms = milliseconds;
 }
 
 uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace) {
@@ -289,9 +294,11 @@ static sp_status allocate(sp_executable *x, sp_error *err) {
         workspace->generation++;
     }
     x->generation = workspace->generation;
-    return bytes <= workspace->limit ? SP_OK
-                                     : sp_fail(err, SP_ERR_LIMIT, "the program needs %llu bytes of temporaries; the limit is %llu",
-                                               (unsigned long long)bytes, (unsigned long long)workspace->limit);
+    uint64_t all;
+    return sp_add_u64(bytes, x->scratch, &all) && all <= workspace->limit
+               ? SP_OK
+               : sp_fail(err, SP_ERR_LIMIT, "the program needs %llu bytes of temporaries and %llu of work space; the limit is %llu",
+                         (unsigned long long)bytes, (unsigned long long)x->scratch, (unsigned long long)workspace->limit);
 }
 
 /* Remembers what the allocator will place: every node that has no place yet, views among them. */
@@ -333,6 +340,10 @@ static sp_status prepare(lowering *l, sp_error *err) {
     }
     if (status == SP_OK) {
         status = collect_temporaries(x, err);
+    }
+    struct ggml_threadpool *pool = x->workspace->device->pool;
+    if (status == SP_OK && pool) {
+        x->scratch = ggml_graph_plan(x->graph, x->workspace->device->threads, pool).work_size;
     }
     return status == SP_OK ? allocate(x, err) : status;
 }
@@ -395,6 +406,11 @@ static uint64_t now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
+/* Asked between two operations. */
+static bool is_late(void *workspace) {
+    return now_ns() > ((const sp_workspace *)workspace)->deadline;
+}
+
 sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     sp_status status = x->generation == x->workspace->generation ? SP_OK : allocate(x, err);
     if (status == SP_OK) {
@@ -406,9 +422,18 @@ sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     sp_device *device = x->workspace->device;
     char why[300] = "";
     sp_turns_enter(&device->turns, &x->workspace->turn);
-    uint64_t start = now_ns();
+    uint64_t start = now_ns(), limit = x->workspace->run_ms < UINT64_C(1) << 40 ? x->workspace->run_ms * 1000000 : 0;
+    x->workspace->deadline = start + limit;
+    if (device->pool) {
+        ggml_backend_cpu_set_abort_callback(device->backend, limit ? is_late : NULL, x->workspace);
+    }
     bool done = sp_shim_compute(device->backend, x->graph, why, sizeof why);
-    sp_turns_leave(&device->turns, &x->workspace->turn, now_ns() - start);
+    uint64_t took = now_ns() - start;
+    sp_turns_leave(&device->turns, &x->workspace->turn, took);
+    if (limit && took > limit) {
+        return sp_fail(err, SP_ERR_LIMIT, "the run took %llu ms on %s; the limit is %llu", (unsigned long long)took / 1000000, device->info.name,
+                       (unsigned long long)x->workspace->run_ms);
+    }
     return done ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "%s failed: %s", device->info.name, why);
 }
 
