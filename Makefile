@@ -7,6 +7,7 @@
 #   make fuzz          each fuzzing target for FUZZ_SECONDS (60), with sanitizers; the figures at the end
 #   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
 #   make faults        every allocation and system call of ours fails once, at each position (half an hour)
+#   make coverage      lines and branches that the unit tests take, of the code that reads untrusted bytes; COVERAGE_TESTS: which tests
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
@@ -17,7 +18,7 @@ FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
 SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.[ch]pp' ')')
 
-.PHONY: faults hostile demo test build dependencies asan tsan fuzz check-darwin check-format format tidy install clean help
+.PHONY: faults hostile demo test build dependencies asan tsan fuzz coverage check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,12 @@ hostile: build
 faults: build
 	@FAULTS_EVERY=1 ctest --test-dir build --output-on-failure --no-tests=error --timeout 7200 --verbose --tests-regex '^test_faults$$'
 
+coverage: dependencies
+	@mkdir -p build-coverage
+	@cmake --preset coverage >build-coverage/configure.log 2>&1 || { cat build-coverage/configure.log; exit 1; }
+	@cmake --build --preset coverage
+	@scripts/coverage.sh $(COVERAGE_TESTS)
+
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)
 	@echo "check-format: $(words $(SOURCES)) files are formatted"
@@ -76,4 +83,4 @@ install: build
 	cmake --install build --prefix $(PREFIX)
 
 clean:
-	rm -rf build build-debug build-asan build-tsan build-fuzz
+	rm -rf build build-debug build-asan build-tsan build-fuzz build-coverage

@@ -4,18 +4,12 @@
 #include "base/checked.h"
 #include "program/program_impl.h"
 
-bool sp_row_bytes(uint32_t type, int64_t n, uint64_t *out) {
-    const sp_type_traits *traits = sp_type_get(type);
-    return traits && n > 0 && n % traits->block == 0 && sp_mul_u64((uint64_t)n / traits->block, traits->size, out);
-}
-
-bool sp_contiguous_strides(sp_spec_tensor *t) {
+void sp_contiguous_strides(sp_spec_tensor *t) {
     const sp_type_traits *traits = sp_type_get(t->type);
-    if (!traits || !sp_row_bytes(t->type, t->ne[0], &t->nb[1])) {
-        return false;
-    }
     t->nb[0] = traits->size;
-    return sp_mul_u64(t->nb[1], (uint64_t)t->ne[1], &t->nb[2]) && sp_mul_u64(t->nb[2], (uint64_t)t->ne[2], &t->nb[3]);
+    t->nb[1] = (uint64_t)t->ne[0] / traits->block * traits->size;
+    t->nb[2] = t->nb[1] * (uint64_t)t->ne[1]; /* no product is larger than the tensor, which is at most SP_MAX_BYTES */
+    t->nb[3] = t->nb[2] * (uint64_t)t->ne[2];
 }
 
 /* ggml_is_contiguous_m_n: no gaps beyond dimension m; dimensions of size 1 beyond it may have any stride. */
@@ -40,7 +34,8 @@ static bool is_contiguous_beyond(const sp_spec_tensor *t, int m) {
 
 static bool is_packed(const sp_spec_tensor *t) {
     sp_spec_tensor dense = *t;
-    return sp_contiguous_strides(&dense) && memcmp(dense.nb, t->nb, sizeof t->nb) == 0;
+    sp_contiguous_strides(&dense);
+    return memcmp(dense.nb, t->nb, sizeof t->nb) == 0;
 }
 
 bool sp_has_layout(const sp_spec_tensor *t, unsigned layout) {
@@ -80,10 +75,11 @@ const char *sp_check_shape(const sp_spec_tensor *t) {
     if (!sp_mul_u64(rows, (uint64_t)t->ne[3], &rows) || rows > (uint64_t)SP_MAX_ROWS) {
         return "it has too many rows (at most 2^31-2^20-1)";
     }
-    if (!sp_row_bytes(t->type, t->ne[0], &bytes)) {
+    const sp_type_traits *traits = sp_type_get(t->type);
+    if (t->ne[0] % traits->block) {
         return "ne0 must be a multiple of the type's block";
     }
-    if (!sp_mul_u64(bytes, rows, &bytes) || bytes > SP_MAX_BYTES) {
+    if (!sp_mul_u64((uint64_t)t->ne[0] / traits->block * traits->size, rows, &bytes) || bytes > SP_MAX_BYTES) {
         return "it is larger than 2^40 bytes";
     }
     return NULL;
@@ -94,9 +90,10 @@ bool sp_extent(const sp_spec_tensor *t, uint64_t *out) {
     uint64_t last = traits->size;
     for (int i = 0; i < 4; i++) {
         uint64_t steps = (uint64_t)(i == 0 ? t->ne[0] / traits->block : t->ne[i]) - 1, bytes;
-        if (!sp_mul_u64(steps, t->nb[i], &bytes) || !sp_add_u64(last, bytes, &last)) {
+        if (!sp_mul_u64(steps, t->nb[i], &bytes) || bytes > SP_MAX_BYTES) {
             return false;
         }
+        last += bytes;
     }
     *out = last;
     return last <= SP_MAX_BYTES;

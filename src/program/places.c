@@ -45,11 +45,10 @@ const char *sp_place_leaf(spec_build *build, sp_spec_tensor *t) {
 
 static const char *place_view(spec_build *build, sp_spec_tensor *t) {
     spec_place *place = &build->places[build->index];
-    uint64_t end;
     *place = build->places[t->src[0]];
     t->alias = build->spec->tensors[t->src[0]].alias;
-    if (!sp_add_u64(place->start, t->offset, &place->start) || !sp_extent(t, &place->extent) || !sp_add_u64(place->start, place->extent, &end) ||
-        end > build->places[place->root].extent) {
+    place->start += t->offset; /* at most SP_MAX_BYTES and 2^63 - 1 */
+    if (!sp_extent(t, &place->extent) || place->start + place->extent > build->places[place->root].extent) {
         return "the view reaches out of the tensor that it is a view of";
     }
     return NULL;
@@ -73,11 +72,10 @@ static const char *place_write(spec_build *build, sp_spec_tensor *t, uint32_t ta
     return NULL;
 }
 
-/* Does tensor `source` lie exactly where window `dst` does, element on element? */
+/* Does tensor `source`, which lies in window `dst` (and so has its type), lie exactly where that does, element on element? */
 static bool is_exactly(const spec_build *build, uint32_t source, uint32_t dst) {
     const sp_spec_tensor *s = &build->spec->tensors[source], *d = &build->spec->tensors[dst];
-    return build->places[source].root == dst && build->places[source].start == 0 && s->type == d->type && sp_same_shape(s, d) &&
-           sp_has_layout(s, L_PACKED);
+    return build->places[source].start == 0 && sp_same_shape(s, d) && sp_has_layout(s, L_PACKED);
 }
 
 /*
@@ -98,9 +96,7 @@ static const char *place_result(spec_build *build, sp_spec_tensor *t, const sp_r
     *place = (spec_place){.root = build->index, .no_nan = t->op == SP_OP_CLAMP && t->dst == SP_PROGRAM_NONE};
     place->no_nan |= t->op == SP_OP_CONT && t->dst == SP_PROGRAM_NONE && build->places[t->src[0]].no_nan;
     t->alias = build->index;
-    if (!sp_extent(t, &place->extent)) {
-        return "it is larger than 2^40 bytes";
-    }
+    sp_extent(t, &place->extent); /* it is contiguous, and its shape was checked */
     if (t->dst == SP_PROGRAM_NONE) {
         return NULL;
     }
@@ -158,12 +154,14 @@ const char *sp_place_operation(spec_build *build, sp_spec_tensor *t) {
 
 /* ---- row ids ---- */
 
-/* Do rows of `view` lie within rows of `root`, so that what differs within a row there differs within a row here? */
+/*
+ * Do rows of `view` lie within rows of `root`, so that what differs within a row there differs within a row here? For ids of two dimensions whose
+ * rows lie side by side, as those of operations whose ids must differ are by their rule.
+ */
 static bool keeps_rows(const spec_build *build, uint32_t view, const sp_spec_tensor *root) {
     const sp_spec_tensor *t = &build->spec->tensors[view];
     const uint64_t row = root->nb[1], length = (uint64_t)t->ne[0] * t->nb[0];
-    return t->nb[0] == root->nb[0] && (t->ne[1] == 1 || t->nb[1] % row == 0) && t->ne[2] == 1 && t->ne[3] == 1 &&
-           build->places[view].start % row + length <= row;
+    return (t->ne[1] == 1 || t->nb[1] % row == 0) && build->places[view].start % row + length <= row;
 }
 
 /* argsort and top_k give positions in a row of their source, each once, whatever the source holds. */

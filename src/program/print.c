@@ -51,7 +51,7 @@ static void print_operation(const sp_program *p, const sp_program_tensor *t, FIL
     fprintf(out, "%s(", sp_op_name(t->op));
     for (int i = 0; i < t->n_src; i++) {
         if (t->src[i] == SP_PROGRAM_NONE) {
-            fprintf(out, "%s-", i ? ", " : "");
+            fputs(", -", out); /* never the first */
         } else {
             fprintf(out, "%s%%%" PRIu32, i ? ", " : "", t->src[i]);
         }

@@ -107,7 +107,7 @@ typedef struct sp_rule {
     struct {
         uint8_t source; /* 0: none. Holds row ids of */
         uint8_t of, dim;
-        bool distinct;
+        bool distinct; /* its ids have two dimensions, and differ within a row */
     } index;
     /* Computes type, ne, nb and offset where the fields above do not say it; NULL on success, else the broken rule in words. */
     const char *(*shape)(struct spec_build *build, sp_spec_tensor *t);
@@ -155,10 +155,8 @@ const char *sp_place_leaf(spec_build *build, sp_spec_tensor *t);
 /* Checks a source of row ids and notes what a run must check. NULL, or the broken rule in words. */
 const char *sp_index_note(spec_build *build, uint32_t tensor, int64_t bound, bool distinct);
 
-/* Bytes of a row; false when n is no multiple of the block, or on overflow. */
-bool sp_row_bytes(uint32_t type, int64_t n, uint64_t *out);
-/* Fills nb for a contiguous tensor; false on overflow or a row that is no whole blocks. */
-bool sp_contiguous_strides(sp_spec_tensor *t);
+/* Fills nb for a contiguous tensor, whose shape was checked. */
+void sp_contiguous_strides(sp_spec_tensor *t);
 bool sp_has_layout(const sp_spec_tensor *t, unsigned layout);
 bool sp_same_shape(const sp_spec_tensor *a, const sp_spec_tensor *b);
 /* ne within bounds, rows of whole blocks, bytes within bounds. NULL, or the broken rule in words. */
@@ -167,7 +165,7 @@ const char *sp_check_shape(const sp_spec_tensor *t);
 const char *sp_check_strides(const sp_spec_tensor *t);
 /* Number of elements; ne was checked, so it fits. */
 int64_t sp_elements(const sp_spec_tensor *t);
-/* Bytes from the first to one past the last; false on overflow. */
+/* Bytes from the first to one past the last; false if they are more than SP_MAX_BYTES. */
 bool sp_extent(const sp_spec_tensor *t, uint64_t *out);
 
 #endif

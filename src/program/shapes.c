@@ -50,7 +50,10 @@ const char *sp_shape_cont(spec_build *build, sp_spec_tensor *t) {
 
 const char *sp_shape_reshape(spec_build *build, sp_spec_tensor *t) {
     const char *reason = take_given_shape(build, t);
-    return reason ? reason : sp_contiguous_strides(t) ? NULL : "it is too large";
+    if (!reason) {
+        sp_contiguous_strides(t);
+    }
+    return reason;
 }
 
 const char *sp_shape_view(spec_build *build, sp_spec_tensor *t) {
@@ -60,9 +63,7 @@ const char *sp_shape_view(spec_build *build, sp_spec_tensor *t) {
     if (reason) {
         return reason;
     }
-    if (!sp_contiguous_strides(t)) {
-        return "it is too large";
-    }
+    sp_contiguous_strides(t);
     for (int i = 0; build->has_nb && i < 3; i++) {
         t->nb[i + 1] = (uint64_t)build->nb[i]; /* a negative one is too large for sp_check_strides */
     }
@@ -229,7 +230,8 @@ const char *sp_extra_copy(spec_build *build, const sp_spec_tensor *t) {
 
 const char *sp_extra_cast(spec_build *build, const sp_spec_tensor *t) {
     sp_spec_tensor to = *t; /* its strides are not set yet */
-    return sp_contiguous_strides(&to) ? check_copy(sp_build_source(build, t, 0), &to) : "ne0 must be a multiple of the type's block";
+    sp_contiguous_strides(&to);
+    return check_copy(sp_build_source(build, t, 0), &to);
 }
 
 const char *sp_extra_clamp(spec_build *build, const sp_spec_tensor *t) {

@@ -54,9 +54,7 @@ static const char *build_window(spec_build *b, sp_spec_tensor *t) {
     if (reason) {
         return reason;
     }
-    if (!sp_contiguous_strides(t)) {
-        return "it is too large";
-    }
+    sp_contiguous_strides(t);
     for (int i = 0; b->has_nb && i < 3; i++) {
         t->nb[i + 1] = (uint64_t)b->nb[i]; /* a negative one is too large for sp_check_strides */
     }
@@ -69,7 +67,11 @@ static const char *build_weight(spec_build *b, sp_spec_tensor *t, const sp_weigh
     t->weight = info->index;
     memcpy(t->ne, info->ne, sizeof t->ne);
     const char *reason = sp_check_shape(t);
-    return reason ? reason : sp_contiguous_strides(t) ? sp_place_leaf(b, t) : "it is too large";
+    if (reason) {
+        return reason;
+    }
+    sp_contiguous_strides(t);
+    return sp_place_leaf(b, t);
 }
 
 static const char *build_operation(spec_build *b, sp_spec_tensor *t) {

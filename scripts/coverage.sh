@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Runs the unit tests of build-coverage and prints which lines and branches of the code that reads untrusted bytes they took; build-coverage/html shows them.
+#   scripts/coverage.sh [TESTS]      a regular expression of ctest (default: all unit tests)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+out=build-coverage
+rm -rf $out/profiles
+mkdir -p $out/profiles
+LLVM_PROFILE_FILE=$PWD/$out/profiles/%m-%p.profraw ctest --test-dir $out --label-regex unit ${1:+--tests-regex "$1"} --output-on-failure --no-tests=error >$out/tests.txt 2>&1 ||
+    { tail -40 $out/tests.txt; exit 1; }
+llvm-profdata-16 merge -sparse $out/profiles/*.profraw -o $out/all.profdata
+
+# What guests, files and clients hand in: programs, sessions, modules and arguments of imports.
+mapfile -t sources < <(find src/program src/snapshot src/abi -name '*.c' | sort)
+mapfile -t binaries < <(find $out/tests $out/fuzz -maxdepth 1 -type f -perm -u+x)
+objects=("${binaries[0]}")
+for binary in "${binaries[@]:1}"; do
+    objects+=(-object "$binary")
+done
+
+llvm-cov-16 report -show-branch-summary -instr-profile=$out/all.profdata "${objects[@]}" "${sources[@]}" 2>/dev/null >$out/report.txt
+llvm-cov-16 show -format=html -show-branches=count -output-dir=$out/html -instr-profile=$out/all.profdata "${objects[@]}" "${sources[@]}" 2>/dev/null
+
+# Columns: name, regions (3), functions (3), lines (3), branches (3).
+awk 'BEGIN { printf "%-36s %7s %8s %9s %8s\n", "file", "lines", "covered", "branches", "covered" }
+     NF == 13 && $1 != "Filename" { name = $1; total = name == "TOTAL"
+         printf "%-36s %7d %8s %9d %8s\n", total ? "all" : name, $8, $10, $11, $13 }' $out/report.txt
+echo "each branch: $out/html/index.html"
