@@ -145,6 +145,8 @@ static void attend_values(const attention *at, double *out, double *tolerance) {
     for (int64_t i = 0; i < at->n_kv; i++) {
         sum += at->logits[i] = most == -INFINITY ? 0 : exp(at->logits[i] - most);
     }
+    /* A query that may see no key: 0 on a CPU, anything on a GPU. */
+    const double unknown = most == -INFINITY && call->loose ? NAN : 0;
     sum += call->s[4] && most > -INFINITY ? exp(call->x[4][at->head] - most) : 0;
     for (int64_t d = 0; d < v[0]; d++) {
         double total = 0, magnitude = 0;
@@ -158,8 +160,8 @@ static void attend_values(const attention *at, double *out, double *tolerance) {
         magnitude = sum > 0 ? magnitude / sum : 0;
         /* Weights off by a factor of e^slip each; the sum over v is kept in halves where v is, one rounding for each key. */
         const double kept = call->s[2]->type == SP_TYPE_F16 || call->loose ? 0x1p-10 * (2 + sqrt((double)at->n_kv)) : 0x1p-18;
-        tolerance[d] = magnitude * (2 * expm1(at->slip > 50 ? 50 : at->slip) + kept) +
-                       0x1p-25 * (2 + (double)at->n_kv); /* sums of halves: each addition rounds, the least half is 2^-24 */
+        tolerance[d] = magnitude * (2 * expm1(at->slip > 50 ? 50 : at->slip) + kept) + 0x1p-25 * (2 + (double)at->n_kv) +
+                       unknown; /* sums of halves: each addition rounds, the least half is 2^-24 */
     }
 }
 

@@ -1,29 +1,33 @@
 /*
  * Generates programs, runs those that are accepted on devices, and compares every result with the evaluator; refused ones must be refused with the
  * reason of the rule that was broken.
- *   check-programs [--count N] [--seed S] [--device NAME]... [--threads N] [--op NAME] [--broken N] [--json] [--save FOLDER]
+ *   check-programs [--count N] [--seed S] [--device NAME]... [--threads N] [--op NAME] [--broken N] [--json] [--save FOLDER] [--batch N]
  * N programs are run and compared on each device (default: 1,000 on cpu and discrete), and as many with a broken rule are checked. Exit code 1, with
  * the seed that shows it again, if anything is wrong. --seed S --count 1 repeats one.
+ * --batch N has each N programs run in a process of its own.
  */
 #include <getopt.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "oracle/run.h"
 
 enum { MAX_DEVICES = 4, MAX_OPS = 256 };
 
 typedef struct totals {
-    uint64_t compared, operations, unsupported, wild, bad_ids, empty;
+    uint64_t next_seed, compared, operations, unsupported, wild, bad_ids, empty;
     uint64_t by_op[MAX_OPS];
     double worst_by_op[MAX_OPS];
 } totals;
 
 typedef struct settings {
-    uint64_t count, broken, seed;
+    uint64_t count, broken, seed, batch;
     const char *devices[MAX_DEVICES];
     int n_devices, threads;
     uint16_t only_op;
@@ -149,24 +153,55 @@ static void report(const settings *s, const char *device, const totals *sum, dou
         worst ? sp_op_name(worst) : "none", took);
 }
 
-static bool run_device(const settings *s, const char *device) {
+/* Up to `count` programs more on one device, from seed sum->next_seed on. */
+static bool run_some(const settings *s, const char *device, uint64_t count, totals *sum) {
     sp_error err = {0};
     runner *r = runner_open(device, s->threads, &err);
     if (!r) {
         fprintf(stderr, "check-programs: %s\n", err.message);
-        return false;
+        exit(1);
     }
-    static totals sum;
-    memset(&sum, 0, sizeof sum);
     gen_options options = {.ops = 6, .alignment = runner_alignment(r), .only_op = s->only_op};
     options.weights = weight_pool(&options.n_weights);
-    const double start = seconds();
     bool right = true;
-    for (uint64_t i = 0; (right || s->keep_going) && sum.compared < s->count && i < 4 * s->count + 100; i++) {
-        right &= check_one(r, s, device, &options, s->seed + i, &sum);
+    const uint64_t until = sum->compared + count, last = sum->next_seed + 4 * count + 100;
+    while ((right || s->keep_going) && sum->compared < until && sum->next_seed < last) {
+        right &= check_one(r, s, device, &options, sum->next_seed++, sum);
     }
     runner_close(r);
-    report(s, device, &sum, seconds() - start);
+    return right;
+}
+
+/* The same in a process of its own, which may be ended by a fault of a driver's. */
+static bool run_apart(const settings *s, const char *device, uint64_t count, totals *sum) {
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+        exit(run_some(s, device, count, sum) ? 0 : 1);
+    }
+    int status = 0;
+    waitpid(child, &status, 0);
+    if (WIFSIGNALED(status)) {
+        fprintf(stderr, "%s: seed %llu, or one before it in its process: ended by signal %d\n", device, (unsigned long long)sum->next_seed - 1,
+                WTERMSIG(status));
+    }
+    return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+static bool run_device(const settings *s, const char *device) {
+    totals *sum = mmap(NULL, sizeof *sum, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (sum == MAP_FAILED) {
+        return false;
+    }
+    sum->next_seed = s->seed;
+    const double start = seconds();
+    bool right = true;
+    for (uint64_t last = s->seed + 8 * s->count + 100; (right || s->keep_going) && sum->compared < s->count && sum->next_seed < last;) {
+        const uint64_t left = s->count - sum->compared;
+        right &= s->batch ? run_apart(s, device, left < s->batch ? left : s->batch, sum) : run_some(s, device, left, sum);
+    }
+    report(s, device, sum, seconds() - start);
+    munmap(sum, sizeof *sum);
     return right;
 }
 
@@ -183,7 +218,7 @@ static uint16_t op_by_name(const char *name) {
 static settings read_settings(int argc, char **argv) {
     static const struct option names[] = {{"count", 1, NULL, 'n'},  {"seed", 1, NULL, 's'},    {"device", 1, NULL, 'd'}, {"op", 1, NULL, 'o'},
                                           {"broken", 1, NULL, 'b'}, {"threads", 1, NULL, 't'}, {"json", 0, NULL, 'j'},   {"keep-going", 0, NULL, 'k'},
-                                          {"save", 1, NULL, 'S'},   {NULL, 0, NULL, 0}};
+                                          {"save", 1, NULL, 'S'},   {"batch", 1, NULL, 'B'},   {NULL, 0, NULL, 0}};
     settings s = {.count = 1000, .seed = 1, .broken = UINT64_MAX, .threads = 1};
     for (int option; (option = getopt_long(argc, argv, "", names, NULL)) != -1;) {
         switch (option) {
@@ -204,6 +239,9 @@ static settings read_settings(int argc, char **argv) {
             break;
         case 'S':
             s.save = optarg;
+            break;
+        case 'B':
+            s.batch = strtoull(optarg, NULL, 10);
             break;
         case 'j':
             s.json = true;
