@@ -223,7 +223,7 @@ static sp_status bench_all(sp_host *host, const check_options *o, json_t *result
     for (size_t i = 0; status == SP_OK && i < (o->small ? 1 : sizeof models / sizeof models[0]); i++) {
         char path[4096];
         snprintf(path, sizeof path, "%s/%s", o->folder, models[i].file);
-        status = models[i].synthetic ? sp_bench_write_synthetic(path, models[i].synthetic, err) : sp_bench_write_pocket(path, err);
+        status = models[i].synthetic ? sp_bench_write_synthetic(path, "dense", models[i].synthetic, err) : sp_bench_write_pocket(path, err);
         status = status ? status : bench_one(host, &models[i], path, o, results, err);
     }
     return status;

@@ -161,7 +161,7 @@ static void test_sources_are_kept(void **state_) {
     setup s = open_device(UINT64_C(1) << 30);
     sp_error err = {0};
     bench bench_ = new_bench(), *b = &bench_;
-    sp_tensor a = f32(b, 32, 1, 1, 2), chosen = ids(b, 1, 1), out = state(b, SP_TYPE_F32, 32, 1, 1, 2);
+    sp_tensor a = f32(b, 32, 2, 1, 1), chosen = ids(b, 2, 1), out = state(b, SP_TYPE_F32, 32, 2, 1, 1);
     sp_cpy(G, sp_add_id(G, a, sp_neg(G, a), chosen), out);
     const float *in = numbers(&s, IN, 64);
     must(run(&s, b, &err), &err);

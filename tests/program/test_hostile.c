@@ -116,6 +116,12 @@ static void test_experts(void **state_) {
     HOSTILE(ABORT, "ids.ne0", sp_add_id(G, f32(b, 64, 2, 3, 1), f32(b, 64, 8, 1, 1), ids(b, 1, 3)));
 }
 
+static void test_more_than_devices_do(void **state_) {
+    (void)state_;
+    HOSTILE(KIN, "a.ne3 is 2; it must be 1",
+            sp_add_id(G, f32(b, 64, 2, 3, 2), f32(b, 64, 8, 1, 1), ids(b, 2, 3))); /* ggml-vulkan leaves half of it */
+}
+
 static void test_element_by_element(void **state_) {
     (void)state_;
     HOSTILE(ABORT, "a.ne0 is 64; it must be a multiple of b.ne0", sp_add(G, f32(b, 64, 4, 1, 1), f32(b, 48, 4, 1, 1)));
@@ -433,6 +439,7 @@ int main(void) {
         cmocka_unit_test(test_views),
         cmocka_unit_test(test_matrix_products),
         cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_more_than_devices_do),
         cmocka_unit_test(test_element_by_element),
         cmocka_unit_test(test_norms_and_sums),
         cmocka_unit_test(test_rope),
