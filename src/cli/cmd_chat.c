@@ -371,12 +371,16 @@ static int pipe_loop(chat *c) {
         if (!take_line(c, line, &exit_code)) {
             break;
         }
-        if (ferror(stdout)) { /* nobody reads the answers */
-            exit_code = SP_EXIT_FAILED;
+        if (ferror(stdout)) { /* nobody reads the answers: main says so */
+            exit_code = SP_EXIT_OK;
             break;
         }
     }
     free(line);
+    if (ferror(stdin) && !sp_llm_stop_asked) {
+        fputs("samepage: standard input can't be read: chat takes its messages from there\n", stderr);
+        exit_code = SP_EXIT_FAILED;
+    }
     return exit_code;
 }
 

@@ -13,6 +13,9 @@ int sp_cmd_devices(int argc, char **argv) {
     if (at < 0) {
         return -1 - at;
     }
+    if (at < argc) {
+        return sp_usage_error("devices", "%s: devices takes no operands", argv[at]);
+    }
     sp_device_info infos[32];
     size_t count = 0;
     sp_error err;

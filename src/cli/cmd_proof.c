@@ -140,5 +140,8 @@ int sp_cmd_proof(int argc, char **argv) {
                                {0, "json", SP_OPT_FLAG, &json, 0, 0, NULL, "as JSON"},
                                {0}};
     int at = sp_options_parse(table, "proof", "[--device NAME] [--json]", "Shows that guest and device have one set of pages.", argc, argv);
-    return at < 0 ? -1 - at : prove(device, json);
+    if (at < 0) {
+        return -1 - at;
+    }
+    return at < argc ? sp_usage_error("proof", "%s: proof takes no operands", argv[at]) : prove(device, json);
 }

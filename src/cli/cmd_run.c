@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/error.h"
 #include "cli/cmd.h"
 #include "cli/limit_options.h"
 #include "cli/llm_client.h"
@@ -61,7 +62,11 @@ static int run(const run_options *o, int n_args, char **args) {
     char *bytes = sp_read_file(args[0], &size, &err);
     sp_status status = bytes ? sp_host_open(&host_options, &host, &err) : err.status;
     if (status == SP_OK) {
-        status = sp_module_load(host, bytes, size, &module, &err);
+        sp_error why;
+        status = sp_module_load(host, bytes, size, &module, &why);
+        if (status != SP_OK) {
+            sp_fail(&err, status, "%s: %s", args[0], why.message);
+        }
     }
     if (status == SP_OK) {
         status = sp_device_open(o->device, o->threads, &device, &err);

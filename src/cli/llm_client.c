@@ -1,6 +1,7 @@
 /* See llm_client.h. */
 #include "cli/llm_client.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -133,6 +134,11 @@ sp_status sp_llm_ask_bytes(sp_llm_client *client, const void *bytes, size_t size
 
 sp_status sp_llm_ask(sp_llm_client *client, uint32_t kind, const char *text, size_t length, const sp_llm_events *events, sp_llm_done *done,
                      sp_error *err) {
+    json_t *utf8 = text ? json_stringn(text, length) : NULL;
+    if (text && !utf8) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "the text is not UTF-8");
+    }
+    json_decref(utf8);
     sp_llm_text *message = malloc(sizeof *message + length);
     if (!message) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");

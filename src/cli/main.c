@@ -1,8 +1,11 @@
 /* The commands, and what they share. */
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "cli/cmd.h"
@@ -56,7 +59,7 @@ char *sp_read_file(const char *path, size_t *size, sp_error *err) {
     }
     if (!bytes || failed) {
         free(bytes);
-        sp_fail(err, SP_ERR_IO, "%s: can't be read", path);
+        sp_fail(err, SP_ERR_IO, "%s: can't be read", file == stdin ? "standard input" : path);
         return NULL;
     }
     bytes[length] = 0;
@@ -88,6 +91,9 @@ int sp_cmd_version(int argc, char **argv) {
     if (at < 0) {
         return -1 - at;
     }
+    if (at < argc) {
+        return sp_usage_error("version", "%s: version takes no operands", argv[at]);
+    }
     printf(json ? "{\"version\": \"%s\", \"build\": \"%s\"}\n" : "samepage %s (%s)\n", sp_version(), sp_build_info());
     return SP_EXIT_OK;
 }
@@ -111,7 +117,19 @@ static int dispatch(const char *name, int argc, char **argv) {
     return SP_EXIT_USAGE;
 }
 
-int main(int argc, char **argv) {
+/*
+ * A standard stream that is closed would be given to the next file that is opened, and that file taken for it. It gets one instead on which each read,
+ * or each write, fails.
+ */
+static void keep_standard_streams(void) {
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+        if (fcntl(fd, F_GETFD) < 0 && errno == EBADF && open("/dev/null", fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) != fd) {
+            exit(SP_EXIT_FAILED);
+        }
+    }
+}
+
+static int run(int argc, char **argv) {
     if (argc < 2) {
         print_commands();
         return SP_EXIT_USAGE;
@@ -125,4 +143,15 @@ int main(int argc, char **argv) {
         return dispatch("version", 1, argv);
     }
     return dispatch(name, argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv) {
+    keep_standard_streams();
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error of write, as a full disk is */
+    int exit_code = run(argc, argv);
+    if ((fflush(stdout) != 0 || ferror(stdout)) && exit_code == SP_EXIT_OK) {
+        fputs("samepage: standard output can't be written\n", stderr);
+        return SP_EXIT_FAILED;
+    }
+    return exit_code;
 }
