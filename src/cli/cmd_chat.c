@@ -150,12 +150,12 @@ static void on_turn(void *user, const void *bytes, size_t size) {
     }
 }
 
-/* As they stood on the screen; a long one from its end. */
-static void print_last(chat *c) {
+/* Learns where the conversation is; on a terminal shows its end as it stood on the screen, a long message from its end. */
+static void look(chat *c) {
     last_turns last = {0};
     sp_llm_simple tell = {.kind = SP_LLM_HISTORY};
     sp_llm_events events = {.on_other = on_turn, .user = &last};
-    if (sp_llm_ask_bytes(c->client, &tell, sizeof tell, &events, &c->last, NULL) == SP_OK) {
+    if (sp_llm_ask_bytes(c->client, &tell, sizeof tell, &events, &c->last, NULL) == SP_OK && c->terminal) {
         if (last.n > LAST_TURNS) {
             printf("... %zu messages before\n", last.n - LAST_TURNS);
         }
@@ -198,8 +198,11 @@ static sp_status number_of(const char *text, uint32_t usual, uint32_t *out, sp_e
 /* After the actor was put back: sampling as this command line has it, and where the conversation is now. */
 static sp_status show_place(chat *c, sp_error *err) {
     sp_status status = sp_llm_configure(c->client, &c->settings, err);
-    if (status == SP_OK && c->terminal) {
-        print_last(c);
+    if (status != SP_OK) {
+        return status;
+    }
+    look(c);
+    if (c->terminal) {
         const sp_commit *at = sp_session_get(sp_kept_session(c->kept), 0);
         printf("[commit %llu, %u tokens]\n", (unsigned long long)(at ? at->number : 0), c->last.n_past);
     }
@@ -393,7 +396,9 @@ static int talk(chat *c, const char *system, const char *session, bool is_new) {
     }
     if (c->terminal && session) {
         printf("session %s, %s\n", session, is_new ? "new" : "continued");
-        print_last(c);
+    }
+    if (session) {
+        look(c);
     }
     return c->terminal ? terminal_loop(c) : pipe_loop(c);
 }
