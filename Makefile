@@ -8,6 +8,7 @@
 #   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
 #   make faults        every allocation and system call of ours fails once, at each position (half an hour)
 #   make coverage      lines and branches that the unit tests take, of the code that reads untrusted bytes; COVERAGE_TESTS: which tests
+#   make kill          kill a chat KILLS (10000) times at random moments, and look whether every acknowledged turn is there
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
@@ -65,6 +66,10 @@ coverage: dependencies
 	@cmake --preset coverage >build-coverage/configure.log 2>&1 || { cat build-coverage/configure.log; exit 1; }
 	@cmake --build --preset coverage
 	@scripts/coverage.sh $(COVERAGE_TESTS)
+
+KILLS ?= 10000
+kill: build
+	@SAMEPAGE=$(CURDIR)/build/samepage SOURCE_DIR=$(CURDIR) SAMEPAGE_KILLS=$(KILLS) tests/cli/test_kill.sh
 
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)

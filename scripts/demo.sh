@@ -22,9 +22,32 @@ for i in "${!questions[@]}"; do
     printf '  you     %s\n  pocket  %s\n' "${questions[i]}" "${answers[i]:?chat gave no answer}"
 done
 
+title "A conversation is a file: another process goes on with it, and takes it back (samepage chat --session)"
+store=$(mktemp -d)
+trap 'rm -rf "$store"' EXIT
+# said PROCESS MESSAGE...: a chat of its own with these messages; commands of the chat have no answer
+said() {
+    local process=$1 answer
+    shift
+    mapfile -t answers < <(printf '%s\n' "$@" | "$samepage" chat --store "$store" --session demo --temp 0)
+    answer=0
+    for message in "$@"; do
+        printf '  %-9s %s\n' "$process" "$message"
+        case $message in
+        /*) ;;
+        *) printf '  pocket    %s\n' "${answers[answer++]:?chat gave no answer}" ;;
+        esac
+    done
+}
+said "first" "My name is Ada."
+said "second" "What is my name?" "The red key is in the attic."
+said "third" "/undo" "Where is the red key?" "What is my name?"
+"$samepage" sessions --store "$store"
+
 title "Try next"
 cat <<TEXT
   $samepage chat                        talk to it yourself; tell it facts about people, things and places, and ask for them
+  $samepage chat --session NAME         a conversation that stays: leave, come back, /undo, /log, /goto, /fork
   $samepage chat -m MODEL.gguf          talk to a model of yours (llama, qwen2, qwen3, phi3, and others with a plain attention cache)
   $samepage generate -p "Once upon a time" --json
   $samepage run build/guest/gemm.wasm   the product of two matrices, on the guest's own pages

@@ -5,14 +5,17 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/error.h"
 #include "cli/cmd.h"
-#include "cli/llm_client.h"
+#include "cli/kept.h"
 
 typedef struct generation {
     bool json, chat;
     char *text;
     size_t length;
     json_t *tokens;
+    const char *session, *store;
+    sp_kept *kept; /* NULL: nothing is kept */
 } generation;
 
 static void on_token(void *user, const sp_llm_token *token, const char *text) {
@@ -20,9 +23,7 @@ static void on_token(void *user, const sp_llm_token *token, const char *text) {
     if (!g->json) {
         fwrite(text, 1, token->length, stdout);
         fflush(stdout);
-        return;
-    }
-    if (token->token >= 0) {
+    } else if (token->token >= 0) {
         json_array_append_new(g->tokens, json_integer(token->token));
     }
     char *grown = realloc(g->text, g->length + token->length + 1);
@@ -30,6 +31,7 @@ static void on_token(void *user, const sp_llm_token *token, const char *text) {
         memcpy(grown + g->length, text, token->length);
         g->text = grown;
         g->length += token->length;
+        g->text[g->length] = 0;
     }
 }
 
@@ -45,42 +47,77 @@ static void print_json(const generation *g, const sp_llm_settings *s, sp_llm_cli
     json_decref(root);
 }
 
-static int generate(generation *g, const sp_llm_settings *s, const char *prompt, size_t length) {
-    sp_llm_client *client;
-    sp_error err;
-    sp_status status = sp_llm_open(s, &client, &err);
-    if (status != SP_OK) {
-        return status == SP_ERR_ARGUMENT ? (fprintf(stderr, "samepage: %s\n", err.message), SP_EXIT_USAGE) : sp_failed(&err);
+static sp_status open_client(generation *g, const sp_kept_line *line, sp_llm_client **out, sp_error *err) {
+    *out = NULL;
+    if (!g->session) {
+        return sp_llm_open(line->settings, out, err);
     }
+    sp_status status = sp_kept_open(g->store, g->session, &g->kept, err);
+    return status ? status : sp_kept_start(g->kept, line, out, err);
+}
+
+static sp_status keep(generation *g, sp_llm_client *client, const char *prompt, const sp_llm_done *done, sp_error *err) {
+    if (!g->kept) {
+        return SP_OK;
+    }
+    sp_kept_turn turn = {.kind = "turn", .user = prompt, .answer = g->text ? g->text : "", .tokens = done->n_past};
+    sp_error why;
+    sp_status status = sp_kept_commit(g->kept, client, &turn, &why);
+    return status ? sp_fail(err, status, "this is not saved: %s", why.message) : SP_OK;
+}
+
+/* The text's last line ends when it is kept. */
+static sp_status answer(generation *g, const sp_llm_settings *s, sp_llm_client *client, const char *prompt, size_t length, sp_error *err) {
     sp_llm_catch_interrupts(client);
     sp_llm_events events = {.on_token = on_token, .user = g};
     sp_llm_done done;
-    status = sp_llm_ask(client, g->chat ? SP_LLM_USER : SP_LLM_COMPLETE, prompt, length, &events, &done, &err);
-    if (status == SP_OK && g->json) {
+    bool chat = g->chat || g->kept;
+    sp_status status = sp_llm_ask(client, chat ? SP_LLM_USER : SP_LLM_COMPLETE, prompt, length, &events, &done, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    status = keep(g, client, prompt, &done, err);
+    if (g->json) {
         print_json(g, s, client, &done);
-    } else if (status == SP_OK) {
+    } else {
         putchar('\n');
     }
-    if (status == SP_OK && done.reason == SP_LLM_END_CONTEXT) {
+    if (done.reason == SP_LLM_END_CONTEXT) {
         fprintf(stderr, "samepage: the context of %u tokens is full: the text ends here\n", sp_llm_ready_info(client)->n_ctx);
     }
-    sp_llm_close(client);
-    if (fflush(stdout) != 0) {
-        snprintf(err.message, sizeof err.message, "standard output can't be written");
-        status = SP_ERR_IO;
+    return status;
+}
+
+static int generate(generation *g, const sp_kept_line *line, const char *prompt, size_t length) {
+    sp_llm_client *client;
+    sp_error err;
+    sp_status status = open_client(g, line, &client, &err);
+    int exit_code = status == SP_ERR_ARGUMENT ? SP_EXIT_USAGE : SP_EXIT_FAILED;
+    if (status == SP_OK) {
+        status = answer(g, line->settings, client, prompt, length, &err);
+        exit_code = SP_EXIT_FAILED;
     }
-    return status == SP_OK ? SP_EXIT_OK : sp_failed(&err);
+    sp_llm_close(client);
+    sp_kept_close(g->kept);
+    if (status != SP_OK) {
+        sp_failed(&err);
+        return exit_code;
+    }
+    return SP_EXIT_OK;
 }
 
 int sp_cmd_generate(int argc, char **argv) {
     generation g = {0};
     sp_llm_settings settings = sp_llm_defaults;
     const char *prompt = NULL, *file = NULL;
-    sp_option table[SP_LLM_OPTION_ROWS + 6] = {0};
+    sp_option table[SP_LLM_OPTION_ROWS + 8] = {0};
     size_t n = sp_llm_option_rows(&settings, table);
     table[n++] = (sp_option){'p', "prompt", SP_OPT_TEXT, &prompt, 0, 0, "TEXT", "the text to continue (default: standard input)"};
     table[n++] = (sp_option){'f', "file", SP_OPT_TEXT, &file, 0, 0, "FILE", "a file with the text"};
     table[n++] = (sp_option){0, "chat", SP_OPT_FLAG, &g.chat, 0, 0, NULL, "the text is a message in a chat, in the model's format"};
+    table[n++] = (sp_option){0, "session", SP_OPT_TEXT, &g.session,
+                             0, 0,         "NAME",      "the text is the next message of this session (see: samepage help sessions)"};
+    table[n++] = (sp_option){0, "store", SP_OPT_TEXT, &g.store, 0, 0, "DIR", "folder of sessions (default: XDG_DATA_HOME/samepage/sessions)"};
     table[n++] = (sp_option){0, "json", SP_OPT_FLAG, &g.json, 0, 0, NULL, "text, token ids, counts and times as JSON"};
     int at = sp_options_parse(table, "generate", "[OPTION...]", "Continues a text.", argc, argv);
     if (at < 0) {
@@ -92,6 +129,9 @@ int sp_cmd_generate(int argc, char **argv) {
     if (prompt && file) {
         return sp_usage_error("generate", "--prompt and --file exclude each other");
     }
+    if (g.store && !g.session) {
+        return sp_usage_error("generate", "--store needs --session NAME");
+    }
     sp_error err;
     char *read = NULL;
     size_t length = prompt ? strlen(prompt) : 0;
@@ -102,7 +142,8 @@ int sp_cmd_generate(int argc, char **argv) {
         }
     }
     g.tokens = json_array();
-    int exit_code = generate(&g, &settings, prompt ? prompt : read, length);
+    sp_kept_line line = {.table = table, .argc = argc, .argv = argv, .settings = &settings};
+    int exit_code = generate(&g, &line, prompt ? prompt : read, length);
     json_decref(g.tokens);
     free(g.text);
     free(read);

@@ -118,8 +118,8 @@ static int dispatch(const char *name, int argc, char **argv) {
 }
 
 /*
- * A standard stream that is closed would be given to the next file that is opened, and that file taken for it. It gets one instead on which each read,
- * or each write, fails.
+ * A standard stream that is closed would be given to the next file that is opened, and that file taken for it. It gets one instead on which each
+ * read, or each write, fails.
  */
 static void keep_standard_streams(void) {
     for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Kills a chat at random moments. SAMEPAGE_KILLS says how often: a few here; the record is KILLS=10000 make kill.
+# Kills a chat at random moments. SAMEPAGE_KILLS says how often: a few here; the record is make kill.
 set -euo pipefail
 store=$(mktemp -d)
 trap 'rm -rf "$store"' EXIT

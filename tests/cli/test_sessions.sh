@@ -114,6 +114,14 @@ exec 3>&-
 wait "$holder"
 chat a </dev/null || fail "the lock stays when its holder is gone"
 
+# One message from a script.
+generate() { "$SAMEPAGE" generate -t 1 --store "$store" --session "$@" >"$out" 2>"$err"; }
+generate one --temp 0 -p "My name is Ada." || fail "generate begins a session"
+generate one -p "What is my name?" --json || fail "generate goes on"
+[ "$(field '["text"]')" = "Your name is Ada." ] || fail "generate knows nothing"
+chat one <<<$'/log\n/undo\nWhat is my name?' || fail "chat goes on where generate was"
+expect "What is my name? -> Your name is Ada." "$out"
+
 # A model that moved: named by what is in it, found again with -m.
 cp "$pocket" "$store/m.gguf"
 chat moved -m "$store/m.gguf" <<<"My name is Ada." || fail "another model's path"
