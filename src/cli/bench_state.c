@@ -313,9 +313,9 @@ static sp_status run_all(bench *b, sp_error *err) {
     settings.model = b->path;
     settings.threads = b->options->threads;
     settings.n_ctx = (int32_t)b->n_ctx;
-    sp_llm_client *into = NULL; /* where commits are thawed: the same model, as another conversation of it has it */
+    sp_llm_client *into = NULL; /* where commits are thawed: another conversation with the same model in one process */
     sp_status status = sp_llm_open(&settings, &b->guest, err);
-    status = status ? status : sp_llm_prepare(&settings, &into, err);
+    status = status ? status : sp_llm_prepare_beside(b->guest, &into, err);
     status = status ? status : sp_peer_open(b->path, b->n_ctx, b->options->threads, &b->peer, err);
     b->n_vocab = status ? 1 : sp_llm_ready_info(b->guest)->n_vocab;
     for (uint32_t i = 0; status == SP_OK && i < b->n_ctx; i++) {

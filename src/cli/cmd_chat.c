@@ -27,20 +27,26 @@ typedef struct chat {
     size_t answer_length;
 } chat;
 
+/* On a terminal control characters stay out: a model, or a file from elsewhere, would command it. With no terminal an answer is one line. */
+static void put_text(const chat *c, const char *text, size_t length) {
+    for (size_t i = 0; i < length; i++) {
+        unsigned char byte = (unsigned char)text[i];
+        if (!c->terminal && (byte == '\n' || byte == '\\')) {
+            fputs(byte == '\n' ? "\\n" : "\\\\", stdout);
+        } else if (c->terminal && (byte < 0x20 || byte == 0x7f) && byte != '\n' && byte != '\t') {
+            putchar('?');
+        } else {
+            putchar(byte);
+        }
+    }
+}
+
 static void on_token(void *user, const sp_llm_token *token, const char *text) {
     chat *c = user;
     for (uint32_t i = 0; i < token->length && c->answer_length < sizeof c->answer - 1; i++) {
         c->answer[c->answer_length++] = text[i];
     }
-    for (uint32_t i = 0; i < token->length; i++) {
-        if (!c->terminal && text[i] == '\n') {
-            fputs("\\n", stdout);
-        } else if (!c->terminal && text[i] == '\\') {
-            fputs("\\\\", stdout);
-        } else {
-            putchar(text[i]);
-        }
-    }
+    put_text(c, text, token->length);
     if (c->terminal) {
         fflush(stdout);
     }
@@ -165,7 +171,9 @@ static void look(chat *c) {
             while (from && from < length && ((unsigned char)text[from] & 0xc0) == 0x80) {
                 from++;
             }
-            printf("%s%s%s\n", last.role[i % LAST_TURNS] == 1 ? "> " : "", from ? "..." : "", text + from);
+            printf("%s%s", last.role[i % LAST_TURNS] == 1 ? "> " : "", from ? "..." : "");
+            put_text(c, text + from, length - from);
+            putchar('\n');
         }
     }
     for (size_t i = 0; i < LAST_TURNS; i++) {
@@ -201,6 +209,7 @@ static sp_status show_place(chat *c, sp_error *err) {
     if (status != SP_OK) {
         return status;
     }
+    c->unsaved = false;
     look(c);
     if (c->terminal) {
         const sp_commit *at = sp_session_get(sp_kept_session(c->kept), 0);
@@ -212,7 +221,7 @@ static sp_status show_place(chat *c, sp_error *err) {
 static sp_status undo(chat *c, const char *argument, sp_error *err) {
     uint32_t n = 0;
     sp_status status = number_of(argument, 1, &n, err);
-    status = status ? status : sp_kept_undo(c->kept, c->client, n, err);
+    status = status ? status : sp_kept_undo(c->kept, c->client, c->unsaved ? n - 1 : n, err); /* the last step may have no commit */
     return status ? status : show_place(c, err);
 }
 
@@ -259,8 +268,13 @@ static bool session_command(chat *c, const char *line, sp_error *err, sp_status 
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++) {
         const char *argument = argument_of(line, commands[i].name);
         if (argument) {
-            *status = c->kept ? commands[i].run(c, argument, err)
-                              : sp_fail(err, SP_ERR_STATE, "%s needs a session: begin one with samepage chat --session NAME", commands[i].name);
+            if (!c->kept) {
+                *status = sp_fail(err, SP_ERR_STATE, "%s needs a session: begin one with samepage chat --session NAME", commands[i].name);
+            } else if (!sp_kept_session(c->kept)) {
+                *status = sp_fail(err, SP_ERR_STATE, "the session's file is not open since it could not be synced; the next turn tries again");
+            } else {
+                *status = commands[i].run(c, argument, err);
+            }
             return true;
         }
     }

@@ -241,6 +241,13 @@ static void name_note(sp_kept *kept) {
     note->commit = sp_session_count(kept->session) + 1;
 }
 
+/* After a failed sync what is on the disk is unknown until it is read anew. */
+static sp_status reopen(sp_kept *kept, sp_error *err) {
+    sp_session_close(kept->session);
+    kept->session = NULL;
+    return sp_session_open(kept->path, false, &kept->session, err);
+}
+
 static sp_status freeze(sp_kept *kept, sp_llm_client *client, const char *note, sp_error *err) {
     sp_freeze_options options = {.note = note, .note_bytes = strlen(note)};
     return sp_actor_freeze(sp_llm_actor(client), kept->session, &options, NULL, err);
@@ -248,6 +255,10 @@ static sp_status freeze(sp_kept *kept, sp_llm_client *client, const char *note, 
 
 sp_status sp_kept_commit(sp_kept *kept, sp_llm_client *client, const sp_kept_turn *turn, sp_error *err) {
     sp_note before = kept->note, *note = &kept->note;
+    sp_status status = kept->session ? SP_OK : reopen(kept, err);
+    if (status != SP_OK) {
+        return status;
+    }
     name_note(kept);
     snprintf(note->kind, sizeof note->kind, "%s", turn->kind);
     note->turns = strcmp(turn->kind, "turn") == 0 ? note->turns + 1 : strcmp(turn->kind, "regenerate") == 0 ? note->turns : 0;
@@ -264,10 +275,9 @@ sp_status sp_kept_commit(sp_kept *kept, sp_llm_client *client, const sp_kept_tur
         *note = before;
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    sp_status status = freeze(kept, client, text, err);
-    if (status == SP_ERR_STATE) { /* an earlier sync failed: what is on the disk must be read anew */
-        sp_session_close(kept->session);
-        status = sp_session_open(kept->path, false, &kept->session, err);
+    status = freeze(kept, client, text, err);
+    if (status == SP_ERR_STATE) {
+        status = reopen(kept, err);
         status = status ? status : freeze(kept, client, text, err);
     }
     free(text);

@@ -14,6 +14,7 @@ typedef struct sp_kept sp_kept;
 sp_status sp_kept_open(const char *store, const char *name, sp_kept **out, sp_error *err);
 void sp_kept_close(sp_kept *kept);
 bool sp_kept_is_new(const sp_kept *kept);
+/* NULL: it is new, or was lost: a sync failed, and the file can't be opened again. The next commit tries to. */
 sp_session *sp_kept_session(sp_kept *kept);
 
 /* A command line that was parsed once: what it says about sampling is put over what the session had, so that what it does not say stays. */
@@ -37,7 +38,8 @@ typedef struct sp_kept_turn {
 } sp_kept_turn;
 sp_status sp_kept_commit(sp_kept *kept, sp_llm_client *client, const sp_kept_turn *turn, sp_error *err);
 
-/* Back to a commit, or by n steps; what came after stays reachable. SP_ERR_NOT_FOUND, SP_ERR_ARGUMENT; the actor stays on failure. */
+/* Back to a commit, or by n steps (0: to the head, which leaves what could not be committed); what came after stays reachable. SP_ERR_NOT_FOUND,
+ * SP_ERR_ARGUMENT; the actor stays on failure. */
 sp_status sp_kept_goto(sp_kept *kept, sp_llm_client *client, uint64_t number, sp_error *err);
 sp_status sp_kept_undo(sp_kept *kept, sp_llm_client *client, uint32_t n, sp_error *err);
 /* A new session in the same store that begins with the head, or a commit (0: the head). */

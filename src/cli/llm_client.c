@@ -63,6 +63,7 @@ struct sp_llm_client {
     const sp_llm_events *events;
     sp_llm_done done;
     bool finished, refused;
+    bool beside; /* all but the actor is another client's */
     char problem[480];
     sp_progress_line progress;
 };
@@ -262,6 +263,17 @@ sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, s
     return SP_OK;
 }
 
+sp_status sp_llm_prepare_beside(const sp_llm_client *other, sp_llm_client **out, sp_error *err) {
+    *out = calloc(1, sizeof **out);
+    if (!*out) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    **out = *other;
+    (*out)->actor = NULL;
+    (*out)->beside = true;
+    return SP_OK;
+}
+
 static sp_actor_options actor_options(sp_llm_client *client) {
     return (sp_actor_options){.device = client->device,
                               .models = &client->model,
@@ -319,10 +331,12 @@ void sp_llm_close(sp_llm_client *client) {
     if (client) {
         interruptible = interruptible == client->actor ? NULL : interruptible;
         sp_actor_close(client->actor);
-        sp_module_close(client->module);
-        sp_model_close(client->model);
-        sp_device_close(client->device);
-        sp_host_close(client->host);
+        if (!client->beside) {
+            sp_module_close(client->module);
+            sp_model_close(client->model);
+            sp_device_close(client->device);
+            sp_host_close(client->host);
+        }
         free(client);
     }
 }

@@ -42,6 +42,8 @@ void sp_llm_close(sp_llm_client *client);
 
 /* The two halves of opening: everything but the actor, and a new actor that is configured. */
 sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err);
+/* The same for another actor beside that of `other`, which must outlive it: host, device, model and module are other's. */
+sp_status sp_llm_prepare_beside(const sp_llm_client *other, sp_llm_client **out, sp_error *err);
 sp_status sp_llm_spawn(sp_llm_client *client, const sp_llm_settings *settings, sp_error *err);
 /* An actor as it was at a commit (0: the head), in place of the client's own, which stays on failure. It is not configured anew. */
 sp_status sp_llm_thaw(sp_llm_client *client, sp_session *session, uint64_t number, sp_error *err);

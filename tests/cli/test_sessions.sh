@@ -114,6 +114,14 @@ exec 3>&-
 wait "$holder"
 chat a </dev/null || fail "the lock stays when its holder is gone"
 
+# On another device, and back.
+chat device --temp 0 <<<"My name is Ada." || fail "cpu"
+chat device --device discrete <<<$'What is my name?\nThe code is 4711.' || fail "discrete"
+expect "Your name is Ada." "$out"
+chat device <<<$'What is the code?\n/undo 2\nWhat is the code?' || fail "cpu again"
+[ "$(sed -n 1p "$out")" = "The code is 4711." ] || fail "what discrete wrote is not there"
+[ "$(sed -n 2p "$out")" != "The code is 4711." ] || fail "what was undone is known"
+
 # One message from a script.
 generate() { "$SAMEPAGE" generate -t 1 --store "$store" --session "$@" >"$out" 2>"$err"; }
 generate one --temp 0 -p "My name is Ada." || fail "generate begins a session"

@@ -7,9 +7,9 @@ terminal() { tmux -S "$work/tmux" -f /dev/null "$@"; }
 trap 'terminal kill-server 2>/dev/null; rm -rf "$work"' EXIT
 export XDG_STATE_HOME=$work/state XDG_DATA_HOME=$work/data TERM=xterm-256color
 
-screen() { terminal capture-pane -p -J -S -200 -t chat | sed 's, *$,,'; }
+screen() { terminal capture-pane -p -J -S -200 -t "$window" | sed 's, *$,,'; }
 fail() { echo "test_terminal: $*"; screen; exit 1; }
-keys() { terminal send-keys -t chat "$@"; }
+keys() { terminal send-keys -t "$window" "$@"; }
 say() { keys -l -- "$1" && keys Enter; }
 # see TEXT [SECONDS]: waits until the screen has it
 see() {
@@ -36,14 +36,18 @@ fresh_line() {
     done
     prompt
 }
+windows=0
+# open COMMAND: in a terminal of its own
+open() {
+    windows=$((windows + 1))
+    window=window$windows
+    terminal new-session -d -s "$window" -x 110 -y 50 "$1; echo exit code \$?; sleep 1000"
+}
 start() {
-    terminal kill-session -t chat 2>/dev/null
-    terminal new-session -d -s chat -x 110 -y 50 "$SAMEPAGE chat -t 1 --temp 0 $*; echo exit code \$?; sleep 1000"
+    open "$SAMEPAGE chat -t 1 --temp 0 $*"
     see "/help lists the commands"
     prompt
 }
-
-terminal new-session -d -s keeper "sleep 10000" # so that the server stays between chats
 
 # Without a session.
 start
@@ -145,7 +149,7 @@ see "exit code 0"
 start --session s --ignore-eos
 say "Tell me all."
 sleep 1
-pkill -KILL -f "samepage chat -t 1 --temp 0 --session s --ignore-eos" -P "$(terminal display -p -t chat '#{pane_pid}')" || fail "nobody to kill"
+pkill -KILL -f "samepage chat -t 1 --temp 0 --session s --ignore-eos" -P "$(terminal display -p -t "$window" '#{pane_pid}')" || fail "nobody to kill"
 see "exit code 137"
 start --session s
 see "> What is the code?"
@@ -154,21 +158,18 @@ say "/exit"
 see "exit code 0"
 
 # A passphrase is asked for, and not shown.
-terminal kill-session -t chat
-terminal new-session -d -s chat -x 110 -y 50 "$SAMEPAGE sessions export -e s $work/s.out; echo exit code \$?; sleep 1000"
+open "$SAMEPAGE sessions export -e s $work/s.out"
 see "Passphrase:"
 say "secret"
 see "Once more:"
 say "secret"
 see "exit code 0"
 screen | grep -q secret && fail "the passphrase was shown"
-terminal kill-session -t chat
-terminal new-session -d -s chat -x 110 -y 50 "$SAMEPAGE sessions import $work/s.out in; echo exit code \$?; sleep 1000"
+open "$SAMEPAGE sessions import $work/s.out in"
 see "Passphrase:"
 keys C-c
 see "exit code 1"
-terminal kill-session -t chat
-terminal new-session -d -s chat -x 110 -y 50 "$SAMEPAGE sessions import $work/s.out in; $SAMEPAGE sessions rm in; echo exit code \$?; sleep 1000"
+open "$SAMEPAGE sessions import $work/s.out in; $SAMEPAGE sessions rm in"
 see "Passphrase:"
 say "secret"
 see "Remove session in for good? [y/N]"
