@@ -21,7 +21,7 @@
 #include "cli/plot.h"
 #include "memory/os.h"
 
-enum { MAX_CONTEXTS = SP_PLOT_POINTS, MAX_ROUNDS = 15, REAL = 64, TURN = 32, PREFILL_MOST = 1024, CELL_STEP = 256 };
+enum { MAX_CONTEXTS = SP_PLOT_POINTS, MAX_ROUNDS = 15, REAL = 64, TURN = 32, STEPS = 5, PREFILL_MOST = 1024, CELL_STEP = 256 };
 
 typedef struct state_options {
     const char *model, *folder, *plot, *contexts;
@@ -178,7 +178,7 @@ static sp_status thaw_round(bench *b, uint32_t context, sp_llm_client *into, dou
 }
 
 static sp_status measure_guest(bench *b, uint32_t context, sp_llm_client *into, figures *f, sp_error *err) {
-    double freeze[MAX_ROUNDS], commit[MAX_ROUNDS], commit_cold[MAX_ROUNDS], decode[MAX_ROUNDS], thaw[2][MAX_ROUNDS], first[2][MAX_ROUNDS];
+    double freeze[MAX_ROUNDS], commit[MAX_ROUNDS], commit_cold[MAX_ROUNDS], decode[MAX_ROUNDS * STEPS], thaw[2][MAX_ROUNDS], first[2][MAX_ROUNDS];
     int n = b->options->rounds;
     sp_status status = SP_OK;
     for (int round = 0; status == SP_OK && round < n; round++) {
@@ -189,17 +189,16 @@ static sp_status measure_guest(bench *b, uint32_t context, sp_llm_client *into, 
             status = status || !cold ? status : drop_cache(b->session, err);
             status = status ? status : thaw_round(b, context, into, &thaw[cold][round], &first[cold][round], err);
         }
-        uint64_t start = sp_bench_now_ns();
-        status = status ? status : evaluate(into, b->tokens + context + 1, 1, false, err);
-        decode[round] = ms_since(start);
-        for (int cold = 0; status == SP_OK && cold < 2; cold++) {
-            first[cold][round] -= decode[round];
+        for (int step = 0; status == SP_OK && step < STEPS; step++) {
+            uint64_t start = sp_bench_now_ns();
+            status = evaluate(into, b->tokens + context + 1 + step, 1, false, err);
+            decode[round * STEPS + step] = ms_since(start);
         }
     }
     if (status == SP_OK) {
         f->freeze = sp_bench_median(freeze, n), f->commit = sp_bench_median(commit, n), f->commit_cold = sp_bench_median(commit_cold, n);
-        f->thaw = sp_bench_median(thaw[0], n), f->thaw_cold = sp_bench_median(thaw[1], n), f->decode = sp_bench_median(decode, n);
-        f->first = sp_bench_median(first[0], n), f->first_cold = sp_bench_median(first[1], n);
+        f->thaw = sp_bench_median(thaw[0], n), f->thaw_cold = sp_bench_median(thaw[1], n), f->decode = sp_bench_median(decode, n * STEPS);
+        f->first = sp_bench_median(first[0], n) - f->decode, f->first_cold = sp_bench_median(first[1], n) - f->decode;
     }
     return status;
 }
