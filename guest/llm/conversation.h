@@ -29,8 +29,26 @@ typedef struct prompt {
     uint32_t n;
 } prompt;
 
-/* Renders the conversation for the assistant's turn and tokenises it. NULL, or what is wrong. out->tokens is malloc'ed. */
+/* What is wrong, with the host's words; valid until the next call. */
+const char *host_error(const char *what);
+
+/* Renders the conversation for the assistant's turn and tokenises it. NULL, or
+ * what is wrong. out->tokens is malloc'ed. */
 const char *conversation_prompt(prompt *out);
+/* The same for a whole request, as sp_chat_format takes it. */
+const char *request_prompt(const char *json, uint32_t length, prompt *out);
+/* Texts that end an answer in the format of the last prompt, each with a NUL
+ * behind it. */
+extern char *format_stops;
+extern uint32_t format_stops_length;
+
+/*
+ * An answer to a request as a JSON message: content, reasoning_content,
+ * tool_calls; all of it as content, and why, where its form is not the
+ * format's. Malloc'ed; NULL: no memory.
+ */
+char *request_answer(const char *json, uint32_t length, const char *answer, uint32_t answer_length, bool partial, uint32_t *size);
+
 /* Tokens of raw text. */
 const char *text_prompt(const char *text, uint32_t length, prompt *out);
 

@@ -1,5 +1,6 @@
 /*
- * The language-model actor. One batch a step: between any two tokens it is at rest, and everything that it is lies in this memory.
+ * The language-model actor. One batch a step: between any two tokens it is at
+ * rest, and everything that it is lies in this memory.
  *
  *              CONFIG, USER, COMPLETE, ...        more prompt
  *   IDLE ----------------------------------> PROMPT <-----+
@@ -13,85 +14,13 @@
 
 #include "conversation.h"
 #include "engine.h"
+#include "grammar.h"
 #include "samepage/llm.h"
-#include "sampler.h"
-#include "text.h"
+#include "settings.h"
+#include "state.h"
 
-enum { IDLE, PROMPT, ANSWER, EVAL };
-
-/* A message that came in the middle of an answer. */
-typedef struct waiting {
-    struct waiting *next;
-    uint32_t size;
-    uint8_t bytes[];
-} waiting;
-
-static struct {
-    int doing;
-    int32_t *context; /* tokens in the cache */
-    uint32_t n_past;
-    int32_t *todo; /* tokens to evaluate */
-    uint32_t n_todo, at, batch, each;
-    uint32_t n_cached, n_answer;
-    int32_t next; /* sampled, not evaluated yet */
-    bool chatting, stop_asked, has_logits;
-    uint64_t started, answer_started;
-    waiting *queue;
-} actor;
-
-static sampler sampling;
-static text_stream answer;
-static uint8_t *config_bytes; /* the last CONFIG, with what follows it */
-static uint32_t config_size;
-static const char *stops[64];
-static uint32_t stop_lengths[64];
-
-/* ---- sending ---- */
-
-static void send_with_text(void *head, uint32_t head_size, const char *text, uint32_t length) {
-    uint8_t *bytes = malloc(head_size + length);
-    if (bytes) {
-        memcpy(bytes, head, head_size);
-        memcpy(bytes + head_size, text, length);
-        sp_send(bytes, head_size + length);
-        free(bytes);
-    }
-}
-
-static void send_error(const char *text) {
-    sp_llm_text head = {.kind = SP_LLM_ERROR, .length = (uint32_t)strlen(text)};
-    send_with_text(&head, sizeof head, text, head.length);
-}
-
-static void send_done(uint32_t reason) {
-    uint64_t now = sp_clock();
-    sp_llm_done done = {.kind = SP_LLM_DONE,
-                        .reason = reason,
-                        .n_prompt = actor.n_todo,
-                        .n_cached = actor.n_cached,
-                        .n_answer = actor.n_answer,
-                        .n_past = actor.n_past};
-    if (reason == SP_LLM_END_NOTHING && !actor.started) {
-        sp_send(&done, sizeof done);
-        return;
-    }
-    done.prompt_ns = (actor.answer_started ? actor.answer_started : now) - actor.started;
-    done.answer_ns = actor.answer_started ? now - actor.answer_started : 0;
-    sp_send(&done, sizeof done);
-}
-
-/* Streams what is ready of the answer. True: a stop string ended it. */
-static bool stream(int32_t token, float logprob, bool last) {
-    bool stopped;
-    size_t ready = text_ready(&answer, stops, stop_lengths, sampling.config.n_stop, last, &stopped);
-    ready = ready > answer.sent ? ready : answer.sent;
-    sp_llm_token head = {.kind = SP_LLM_TOKEN, .token = token, .logprob = logprob, .length = (uint32_t)(ready - answer.sent)};
-    if (!last || head.length) {
-        send_with_text(&head, sizeof head, answer.bytes + answer.sent, head.length);
-    }
-    answer.sent = ready;
-    return stopped;
-}
+actor_state actor;
+text_stream answer;
 
 /* ---- requests ---- */
 
@@ -102,11 +31,15 @@ static void to_idle(void) {
     actor.n_todo = actor.at = actor.batch = 0;
 }
 
-static int32_t finish(uint32_t reason) {
+int32_t finish(uint32_t reason) {
     if (actor.doing == ANSWER || actor.doing == PROMPT) {
         stream(-1, 0, true);
         if (actor.chatting && actor.doing == ANSWER) {
             conversation_add(ROLE_ASSISTANT, answer.bytes ? answer.bytes : "", answer.length);
+        }
+        if (actor.request) {
+            bool whole = reason == SP_LLM_END_TOKEN || reason == SP_LLM_END_STOP_STRING;
+            send_message(!whole);
         }
     }
     send_done(reason);
@@ -114,7 +47,7 @@ static int32_t finish(uint32_t reason) {
     return SP_AGAIN;
 }
 
-static int32_t fail(const char *why) {
+int32_t fail(const char *why) {
     send_error(why);
     if (actor.chatting && n_turns && turns[n_turns - 1].role == ROLE_USER && actor.doing != ANSWER) {
         conversation_cut(n_turns - 1); /* as it was before the request */
@@ -127,23 +60,36 @@ static int32_t submit_batch(void) {
     uint32_t left = actor.n_todo - actor.at;
     actor.batch = left < engine_n_batch() ? left : engine_n_batch();
     uint32_t n_outputs = actor.doing == EVAL && actor.each ? actor.batch : 1;
+    if (actor.doing == SCORE && actor.at + actor.batch > actor.from) {
+        n_outputs = actor.at > actor.from ? actor.batch : actor.at + actor.batch - actor.from;
+    }
     const char *wrong = engine_submit(actor.todo + actor.at, actor.batch, actor.n_past, n_outputs);
     return wrong ? fail(wrong) : SP_AGAIN;
 }
 
-/* Keeps as much of the cache as the prompt begins with, and starts on the rest. The last token is always evaluated: its logits are wanted. */
+/* Keeps as much of the cache as the prompt begins with, and starts on the rest.
+ * The last token is always evaluated: its logits are wanted. */
 static int32_t start_prompt(prompt p, bool chatting) {
     actor.chatting = chatting;
     actor.n_answer = 0;
     actor.answer_started = 0;
     actor.started = sp_clock();
+    settings_add_stops(format_stops, chatting || actor.request ? format_stops_length : 0);
+    const char *refused = grammar_begin(actor.request, actor.request_length);
+    if (refused) {
+        free(p.tokens);
+        return fail(refused);
+    }
     if (p.n == 0) {
         free(p.tokens);
         return fail("the prompt has no tokens");
     }
     if (p.n > engine_n_ctx()) {
         char why[160];
-        snprintf(why, sizeof why, "the prompt has %u tokens; the context has room for %u (a larger -c, if the model allows)", p.n, engine_n_ctx());
+        snprintf(why, sizeof why,
+                 "the prompt has %u tokens; the context has room for %u (a larger "
+                 "-c, if the model allows)",
+                 p.n, engine_n_ctx());
         free(p.tokens);
         return fail(why);
     }
@@ -162,8 +108,44 @@ static int32_t start_prompt(prompt p, bool chatting) {
     return submit_batch();
 }
 
+static void forget_request(void) {
+    free(actor.request);
+    actor.request = NULL;
+    actor.request_length = 0;
+}
+
+static int32_t start_request(void) {
+    prompt p;
+    const char *wrong = request_prompt(actor.request, actor.request_length, &p);
+    actor.chatting = false;
+    return wrong ? fail(wrong) : start_prompt(p, false);
+}
+
+static int32_t answer_request(const uint8_t *bytes, uint32_t size) {
+    sp_llm_chat head;
+    if (size < sizeof head) {
+        return fail("the message is cut");
+    }
+    memcpy(&head, bytes, sizeof head);
+    if (head.length == 0 || head.length > size - sizeof head) {
+        return fail("the request is empty or cut");
+    }
+    char *json = malloc(head.length);
+    if (!json) {
+        return fail("out of memory");
+    }
+    memcpy(json, bytes + sizeof head, head.length);
+    conversation_cut(0);
+    forget_request();
+    actor.request = json;
+    actor.request_length = head.length;
+    actor.partial = head.partial;
+    return start_request();
+}
+
 static int32_t start_chat(void) {
     prompt p;
+    forget_request();
     const char *wrong = conversation_prompt(&p);
     actor.chatting = true;
     return wrong ? fail(wrong) : start_prompt(p, true);
@@ -177,6 +159,9 @@ static int32_t answer_user(const char *text, uint32_t length) {
 }
 
 static int32_t regenerate(void) {
+    if (actor.request) {
+        return start_request();
+    }
     if (n_turns && turns[n_turns - 1].role == ROLE_ASSISTANT) {
         conversation_cut(n_turns - 1);
     }
@@ -189,6 +174,7 @@ static int32_t regenerate(void) {
 
 static int32_t complete(const char *text, uint32_t length) {
     conversation_cut(0);
+    forget_request();
     prompt p;
     const char *wrong = text_prompt(text, length, &p);
     actor.chatting = false;
@@ -214,13 +200,29 @@ static int32_t set_system(const char *text, uint32_t length) {
 static int32_t tell_history(void) {
     sampling.config.n_ctx = engine_n_ctx(); /* what was asked for may have been 0 */
     sampling.config.n_batch = engine_n_batch();
-    memcpy(config_bytes, &sampling.config, sizeof sampling.config);
-    sp_send(config_bytes, config_size);
+    uint32_t size;
+    const uint8_t *config = settings_bytes(&size);
+    sp_send(config, size);
     for (uint32_t i = 0; i < n_turns; i++) {
         sp_llm_turn head = {.kind = SP_LLM_TURN, .role = turns[i].role, .length = turns[i].length};
         send_with_text(&head, sizeof head, turns[i].text, turns[i].length);
     }
     return nothing_to_do();
+}
+
+static int32_t start_evaluation(const int32_t *tokens, uint32_t n, int doing) {
+    forget_request();
+    actor.todo = malloc(n * sizeof *actor.todo);
+    if (!actor.todo) {
+        return fail("out of memory");
+    }
+    memcpy(actor.todo, tokens, n * sizeof *actor.todo);
+    actor.n_todo = n;
+    actor.at = actor.n_cached = actor.n_answer = 0;
+    actor.started = sp_clock();
+    actor.answer_started = 0;
+    actor.doing = doing;
+    return submit_batch();
 }
 
 static int32_t evaluate(const uint8_t *bytes, uint32_t size) {
@@ -238,68 +240,49 @@ static int32_t evaluate(const uint8_t *bytes, uint32_t size) {
         actor.n_past += head.n_tokens;
         return nothing_to_do();
     }
-    actor.todo = malloc(head.n_tokens * sizeof *actor.todo);
-    if (!actor.todo) {
-        return fail("out of memory");
-    }
-    memcpy(actor.todo, bytes + sizeof head, head.n_tokens * sizeof *actor.todo);
-    actor.n_todo = head.n_tokens;
-    actor.at = actor.n_cached = actor.n_answer = 0;
     actor.each = head.each;
-    actor.started = sp_clock();
-    actor.answer_started = 0;
-    actor.doing = EVAL;
-    return submit_batch();
+    return start_evaluation((const int32_t *)(bytes + sizeof head), head.n_tokens, EVAL);
+}
+
+static int32_t score(const uint8_t *bytes, uint32_t size) {
+    sp_llm_score head;
+    memcpy(&head, bytes, sizeof head);
+    actor.chatting = false;
+    if (head.n_tokens < 2 || head.n_tokens > (size - sizeof head) / sizeof(int32_t)) {
+        return fail("there are fewer than two tokens, or fewer than the message says");
+    }
+    if (head.n_tokens > engine_n_ctx()) {
+        return fail("the tokens do not fit the context");
+    }
+    actor.n_past = 0;
+    actor.from = head.from;
+    return start_evaluation((const int32_t *)(bytes + sizeof head), head.n_tokens, SCORE);
+}
+
+static int32_t set_grammar(const uint8_t *bytes, uint32_t size) {
+    sp_llm_grammar head;
+    memcpy(&head, bytes, sizeof head);
+    if (head.length > size - sizeof head || head.grammar > SP_GRAMMAR_JSON_SCHEMA) {
+        return fail("the grammar is cut, or of a kind that is not known");
+    }
+    const char *wrong = grammar_set(head.grammar, (const char *)(bytes + sizeof head), head.length);
+    return wrong ? fail(wrong) : nothing_to_do();
 }
 
 /* ---- configuration ---- */
 
-static const char *take_stops(const uint8_t *at, const uint8_t *end) {
-    if (sampling.config.n_stop > sizeof stops / sizeof stops[0]) {
-        return "at most 64 stop strings";
-    }
-    for (uint32_t i = 0; i < sampling.config.n_stop; i++) {
-        uint32_t length;
-        if (end - at < (ptrdiff_t)sizeof length) {
-            return "a stop string is missing";
-        }
-        memcpy(&length, at, sizeof length);
-        at += sizeof length;
-        if (length > (size_t)(end - at)) {
-            return "a stop string is cut";
-        }
-        stops[i] = (const char *)at;
-        stop_lengths[i] = length;
-        at += length;
-    }
-    return NULL;
-}
-
 static int32_t configure(const uint8_t *bytes, uint32_t size) {
-    sp_llm_config config;
-    if (size < sizeof config) {
-        return fail("the configuration is cut");
+    sampler before = sampling;
+    const char *wrong = settings_take(bytes, size);
+    if (wrong) {
+        return fail(wrong);
     }
-    memcpy(&config, bytes, sizeof config);
-    if (config.n_bias > (size - sizeof config) / sizeof(sp_llm_bias)) {
-        return fail("a logit bias is missing");
-    }
-    uint8_t *kept = malloc(size);
-    if (!kept) {
-        return fail("out of memory");
-    }
-    memcpy(kept, bytes, size);
-    free(config_bytes);
-    config_bytes = kept;
-    config_size = size;
+    sp_llm_config config = sampling.config;
     bool first = !engine_is_open(), reseed = first || config.has_seed;
     if (!reseed) { /* the seed that was given stays, and so does the generator */
-        config.has_seed = sampling.config.has_seed;
-        config.seed = sampling.config.seed;
+        sampling.config.has_seed = before.config.has_seed;
+        sampling.config.seed = before.config.seed;
     }
-    sampling.config = config;
-    sampling.biases = (const sp_llm_bias *)(config_bytes + sizeof config);
-    const char *wrong = take_stops(config_bytes + sizeof config + config.n_bias * sizeof(sp_llm_bias), config_bytes + size);
     if (!wrong && first) {
         wrong = engine_open(config.n_ctx, config.n_batch, config.type_k, config.type_v);
     }
@@ -346,12 +329,19 @@ static int32_t handle(const uint8_t *bytes, uint32_t size) {
         return regenerate();
     case SP_LLM_RESET:
         conversation_cut(conversation_start());
+        forget_request();
         actor.n_past = 0;
         return nothing_to_do();
     case SP_LLM_EVAL:
         return size < sizeof(sp_llm_eval) ? fail("the message is cut") : evaluate(bytes, size);
     case SP_LLM_HISTORY:
         return tell_history();
+    case SP_LLM_CHAT:
+        return answer_request(bytes, size);
+    case SP_LLM_SCORE:
+        return size < sizeof(sp_llm_score) ? fail("the message is cut") : score(bytes, size);
+    case SP_LLM_GRAMMAR:
+        return size < sizeof(sp_llm_grammar) ? fail("the message is cut") : set_grammar(bytes, size);
     case SP_LLM_STOP:
         return SP_AGAIN; /* nothing to stop */
     default:
@@ -359,7 +349,8 @@ static int32_t handle(const uint8_t *bytes, uint32_t size) {
     }
 }
 
-/* Takes every message that has come: a stop counts at once, the others wait for their turn. */
+/* Takes every message that has come: a stop counts at once, the others wait for
+ * their turn. */
 static void take_messages(void) {
     waiting **end = &actor.queue;
     while (*end) {
@@ -400,45 +391,6 @@ static int32_t next_message(void) {
     return result;
 }
 
-/* ---- answering ---- */
-
-static int32_t emit(int32_t token, float logprob) {
-    char piece[512];
-    int32_t n = sp_detokenize(0, &token, 1, 0, piece, sizeof piece);
-    if (n > 0) {
-        text_append(&answer, piece, (size_t)n < sizeof piece ? (size_t)n : sizeof piece);
-    }
-    actor.n_answer++;
-    bool stopped = stream(token, logprob, false);
-    if (stopped) {
-        return finish(SP_LLM_END_STOP_STRING);
-    }
-    if (sampling.config.max_tokens >= 0 && actor.n_answer >= (uint32_t)sampling.config.max_tokens) {
-        return finish(SP_LLM_END_MAX_TOKENS);
-    }
-    if (actor.n_past >= engine_n_ctx()) {
-        return finish(SP_LLM_END_CONTEXT);
-    }
-    actor.next = token;
-    const char *wrong = engine_submit(&actor.next, 1, actor.n_past, 1);
-    return wrong ? fail(wrong) : SP_AGAIN;
-}
-
-static int32_t sample(void) {
-    actor.doing = ANSWER;
-    if (sampling.config.max_tokens == 0) {
-        return finish(SP_LLM_END_MAX_TOKENS);
-    }
-    float logprob = 0;
-    int32_t token =
-        sampler_pick(&sampling, engine_logits(0), llm_model.n_vocab, actor.context, actor.n_past, sampling.config.logprobs ? &logprob : NULL);
-    actor.answer_started = actor.answer_started ? actor.answer_started : sp_clock();
-    if (!sampling.config.ignore_end && sp_token_is_end(0, token) == 1) {
-        return finish(SP_LLM_END_TOKEN);
-    }
-    return emit(token, logprob);
-}
-
 static void send_logits(uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         sp_llm_logits head = {.kind = SP_LLM_LOGITS, .position = actor.n_past - n + i, .n_vocab = llm_model.n_vocab};
@@ -446,9 +398,26 @@ static void send_logits(uint32_t n) {
     }
 }
 
+/* The logprob of each token behind those whose logits there are. */
+static void send_logprobs(void) {
+    uint32_t first = actor.at > actor.from ? actor.at : actor.from, end = actor.at + actor.batch;
+    uint32_t last = end < actor.n_todo ? end : actor.n_todo - 1; /* nothing comes behind the last token */
+    static float values[MAX_BATCH];
+    sp_llm_logprobs head = {.kind = SP_LLM_LOGPROBS, .position = first, .n = last > first ? last - first : 0};
+    for (uint32_t i = 0; i < head.n; i++) {
+        values[i] = sampler_logprob(engine_logits(i), llm_model.n_vocab, actor.todo[first + i + 1]);
+    }
+    if (head.n) {
+        send_with_text(&head, sizeof head, (const char *)values, head.n * (uint32_t)sizeof *values);
+    }
+}
+
 /* A batch of the prompt is done. */
 static int32_t after_batch(void) {
     memcpy(actor.context + actor.n_past, actor.todo + actor.at, actor.batch * sizeof *actor.context);
+    if (actor.doing == SCORE) {
+        send_logprobs();
+    }
     actor.n_past += actor.batch;
     actor.at += actor.batch;
     bool whole = actor.at == actor.n_todo;
@@ -459,16 +428,11 @@ static int32_t after_batch(void) {
         return finish(SP_LLM_END_INTERRUPTED);
     }
     if (whole) {
-        return actor.doing == EVAL ? finish(SP_LLM_END_NOTHING) : sample();
+        return actor.doing == PROMPT ? first_token() : finish(SP_LLM_END_NOTHING);
     }
     sp_llm_progress progress = {.kind = SP_LLM_PROGRESS, .done = actor.at, .total = actor.n_todo};
     sp_send(&progress, sizeof progress);
     return submit_batch();
-}
-
-static int32_t after_token(void) {
-    actor.context[actor.n_past++] = actor.next;
-    return actor.stop_asked ? finish(SP_LLM_END_INTERRUPTED) : sample();
 }
 
 int32_t sp_step(void) {

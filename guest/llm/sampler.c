@@ -14,7 +14,8 @@ typedef struct candidate {
     float logit;
 } candidate;
 
-/* Candidates after the first cut; more than this many are never needed: what is left out has a probability below exp(-30). */
+/* Candidates after the first cut; more than this many are never needed: what is
+ * left out has a probability below exp(-30). */
 enum { MAX_CANDIDATES = 4096 };
 static candidate candidates[MAX_CANDIDATES];
 
@@ -74,7 +75,7 @@ static uint32_t next_at_least(const float *logits, uint32_t from, uint32_t n, fl
     return i;
 }
 
-static float logprob_of(const float *logits, uint32_t n, int32_t token) {
+float sampler_logprob(const float *logits, uint32_t n, int32_t token) {
     float most = largest(logits, n);
     double sum = 0;
     for (uint32_t i = 0; i < n; i++) {
@@ -83,8 +84,8 @@ static float logprob_of(const float *logits, uint32_t n, int32_t token) {
     return logits[token] - most - (float)log(sum);
 }
 
-/* As llama.cpp: a repeated token's logit is divided (multiplied where negative) by the repeat penalty, and lowered by frequency times count plus
- * presence. */
+/* As llama.cpp: a repeated token's logit is divided (multiplied where negative)
+ * by the repeat penalty, and lowered by frequency times count plus presence. */
 static void penalise(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent) {
     const sp_llm_config *c = &s->config;
     bool off = c->repeat_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0;
@@ -115,7 +116,8 @@ static int by_logit(const void *a, const void *b) {
     return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit) : x->token - y->token;
 }
 
-/* Puts the k likeliest into candidates, sorted, by a heap whose smallest is on top. */
+/* Puts the k likeliest into candidates, sorted, by a heap whose smallest is on
+ * top. */
 static uint32_t likeliest(const float *logits, uint32_t n, uint32_t k) {
     uint32_t count = 0;
     float least = largest(logits, n) - 30;
@@ -185,35 +187,38 @@ static int32_t draw(sampler *s, uint32_t count) {
     return candidates[count - 1].token;
 }
 
-int32_t sampler_pick(sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent, float *logprob) {
-    const sp_llm_config *c = &s->config;
-    float *before = NULL;
-    if (logprob) {
-        before = malloc(n * sizeof *before);
-        if (before) {
-            memcpy(before, logits, n * sizeof *before);
-        }
-    }
-    for (uint32_t i = 0; i < c->n_bias; i++) {
+void sampler_adjust(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent) {
+    for (uint32_t i = 0; i < s->config.n_bias; i++) {
         if (s->biases[i].token >= 0 && (uint32_t)s->biases[i].token < n) {
             logits[s->biases[i].token] += s->biases[i].bias;
         }
     }
     penalise(s, logits, n, recent, n_recent);
-    int32_t token;
+}
+
+int32_t sampler_choose(sampler *s, const float *logits, uint32_t n) {
+    const sp_llm_config *c = &s->config;
+    float most = largest(logits, n);
+    if (most == -INFINITY) {
+        return -1;
+    }
     if (c->temperature <= 0) {
-        uint32_t i = next_at_least(logits, 0, n, largest(logits, n));
-        token = i < n ? (int32_t)i : 0;
-    } else {
-        uint32_t k = c->top_k > 0 && c->top_k < MAX_CANDIDATES ? (uint32_t)c->top_k : MAX_CANDIDATES;
-        uint32_t count = likeliest(logits, n, k < n ? k : n);
-        count = count && c->top_p < 1 ? cut_top_p(count, c->top_p) : count;
-        count = count && c->min_p > 0 ? cut_min_p(count, c->min_p) : count;
-        token = count ? draw(s, count) : 0;
+        uint32_t i = next_at_least(logits, 0, n, most);
+        return i < n ? (int32_t)i : 0;
     }
-    if (before) {
-        *logprob = logprob_of(before, n, token);
-        free(before);
+    uint32_t k = c->top_k > 0 && c->top_k < MAX_CANDIDATES ? (uint32_t)c->top_k : MAX_CANDIDATES;
+    uint32_t count = likeliest(logits, n, k < n ? k : n);
+    count = count && c->top_p < 1 ? cut_top_p(count, c->top_p) : count;
+    count = count && c->min_p > 0 ? cut_min_p(count, c->min_p) : count;
+    return count ? draw(s, count) : 0;
+}
+
+uint32_t sampler_top(const float *logits, uint32_t n, uint32_t most, sp_llm_likely *out) {
+    most = most < SP_LLM_MAX_TOP ? most : SP_LLM_MAX_TOP;
+    uint32_t count = most ? likeliest(logits, n, most < n ? most : n) : 0;
+    float base = count ? sampler_logprob(logits, n, candidates[0].token) - candidates[0].logit : 0;
+    for (uint32_t i = 0; i < count; i++) {
+        out[i] = (sp_llm_likely){.token = candidates[i].token, .logprob = candidates[i].logit + base};
     }
-    return token;
+    return count;
 }

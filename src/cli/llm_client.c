@@ -8,9 +8,12 @@
 #include <string.h>
 
 #include "base/error.h"
+#include "cli/cmd.h"
 #include "cli/embedded.h"
 #include "cli/progress.h"
 #include "program/program.h"
+#include "samepage/abi.h"
+#include "samepage/program.h"
 
 const sp_llm_settings sp_llm_defaults = {.device = "cpu",
                                          .type_k = "f16",
@@ -21,7 +24,8 @@ const sp_llm_settings sp_llm_defaults = {.device = "cpu",
                                          .temperature = 0.8f,
                                          .top_p = 0.95f,
                                          .min_p = 0.05f,
-                                         .repeat_penalty = 1};
+                                         .repeat_penalty = 1,
+                                         .n_top = -1};
 
 size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]) {
     const sp_option table[] = {
@@ -45,6 +49,12 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {'s', "seed", SP_OPT_SEED, &s->seed, 0, 0, "N", "seed of chance (default: -1, a random one)"},
         {'l', "logit-bias", SP_OPT_LIST, &s->biases, 0, 0, "ID(+/-)X", "add X to a token's logit, such as 15043+1; may be repeated"},
         {'r', "stop", SP_OPT_LIST, &s->stops, 0, 0, "TEXT", "end the answer before TEXT; may be repeated"},
+        {0, "grammar", SP_OPT_TEXT, &s->grammar, 0, 0, "GBNF", "answers follow this grammar"},
+        {0, "grammar-file", SP_OPT_TEXT, &s->grammar_file, 0, 0, "FILE", "answers follow the grammar in FILE"},
+        {'j', "json-schema", SP_OPT_TEXT, &s->schema, 0, 0, "SCHEMA", "answers are JSON that this schema describes; {}: any object"},
+        {0, "json-schema-file", SP_OPT_TEXT, &s->schema_file, 0, 0, "FILE", "answers are JSON that the schema in FILE describes"},
+        {0, "prompt-lookup", SP_OPT_INT, &s->n_lookup, 0, 32, "N",
+         "draft up to N tokens from what the context said before, and verify them in one batch; 0: off (default: 0)"},
         {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
     };
     memcpy(rows, table, sizeof table);
@@ -179,6 +189,35 @@ static sp_status parse_type(const char *option, const char *text, uint32_t *out,
     return sp_fail(err, SP_ERR_ARGUMENT, "--%s %s: must be f16, bf16, f32, q8_0, q4_0, q4_1, q5_0, q5_1 or iq4_nl", option, text);
 }
 
+/* Tells the grammar, if one is given. */
+static sp_status set_grammar(sp_llm_client *client, const sp_llm_settings *s, sp_error *err) {
+    const char *file = s->grammar_file ? s->grammar_file : s->schema_file, *text = s->grammar ? s->grammar : s->schema;
+    int given = (s->grammar != NULL) + (s->grammar_file != NULL) + (s->schema != NULL) + (s->schema_file != NULL);
+    if (given > 1) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "--grammar, --grammar-file, --json-schema and --json-schema-file exclude each other");
+    }
+    if (!given) {
+        return SP_OK;
+    }
+    char *read = NULL;
+    size_t length = text ? strlen(text) : 0;
+    if (file && !(read = sp_read_file(file, &length, err))) {
+        return err ? err->status : SP_ERR_IO;
+    }
+    sp_llm_grammar head = {.kind = SP_LLM_GRAMMAR, .grammar = s->schema || s->schema_file ? SP_GRAMMAR_JSON_SCHEMA : SP_GRAMMAR_GBNF};
+    uint8_t *message = malloc(sizeof head + length);
+    sp_status status = message ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    if (message) {
+        head.length = (uint32_t)length;
+        memcpy(message, &head, sizeof head);
+        memcpy(message + sizeof head, read ? read : text, length);
+        status = sp_llm_ask_bytes(client, message, sizeof head + length, NULL, NULL, err);
+    }
+    free(message);
+    free(read);
+    return status;
+}
+
 sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_error *err) {
     sp_llm_config config = {.kind = SP_LLM_CONFIG,
                             .n_ctx = (uint32_t)s->n_ctx,
@@ -196,7 +235,10 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
                             .seed = s->seed.value,
                             .ignore_end = s->ignore_end,
                             .n_bias = (uint32_t)s->biases.n,
-                            .n_stop = (uint32_t)s->stops.n};
+                            .n_stop = (uint32_t)s->stops.n,
+                            .logprobs = s->n_top >= 0,
+                            .n_top = s->n_top > 0 ? (uint32_t)s->n_top : 0,
+                            .n_lookup = (uint32_t)s->n_lookup};
     if (parse_type("cache-type-k", s->type_k ? s->type_k : "f16", &config.type_k, err) != SP_OK ||
         parse_type("cache-type-v", s->type_v ? s->type_v : "f16", &config.type_v, err) != SP_OK) {
         return SP_ERR_ARGUMENT;
@@ -227,7 +269,7 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
         status = sp_llm_ask_bytes(client, bytes, size, NULL, NULL, err);
     }
     free(bytes);
-    return status;
+    return status == SP_OK ? set_grammar(client, s, err) : status;
 }
 
 /* ---- opening ---- */

@@ -17,6 +17,8 @@ typedef struct sp_llm_settings {
     sp_seed_option seed;
     sp_option_list biases, stops;
     bool ignore_end;
+    int32_t n_lookup, n_top; /* n_top: -1: no logprobs */
+    const char *grammar, *grammar_file, *schema, *schema_file;
     sp_limit_settings limits;
 } sp_llm_settings;
 
@@ -24,7 +26,7 @@ typedef struct sp_llm_settings {
 extern const sp_llm_settings sp_llm_defaults;
 
 /* Rows of a table of options for these settings, to be put before a command's own: fills `rows` and returns how many. */
-enum { SP_LLM_OPTION_ROWS = 22 + SP_LIMIT_OPTION_ROWS };
+enum { SP_LLM_OPTION_ROWS = 27 + SP_LIMIT_OPTION_ROWS };
 size_t sp_llm_option_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_OPTION_ROWS]);
 
 typedef struct sp_llm_client sp_llm_client;

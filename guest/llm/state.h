@@ -1,0 +1,63 @@
+/* state: what the actor is doing, and what its parts share: main.c takes
+ * messages, answer.c samples, send.c tells. */
+#ifndef LLM_STATE_H
+#define LLM_STATE_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "lookup.h"
+#include "text.h"
+
+enum { IDLE, PROMPT, ANSWER, EVAL, SCORE };
+
+/* A message that came in the middle of an answer. */
+typedef struct waiting {
+    struct waiting *next;
+    uint32_t size;
+    uint8_t bytes[];
+} waiting;
+
+typedef struct actor_state {
+    int doing;
+    int32_t *context; /* tokens in the cache */
+    uint32_t n_past;
+    int32_t *todo; /* tokens to evaluate */
+    uint32_t n_todo, at, batch, each, from;
+    uint32_t n_cached, n_answer;
+    int32_t next[1 + MAX_DRAFT]; /* sampled, not evaluated yet; behind it a draft
+                                    of what may follow */
+    uint32_t n_draft;
+    char *request; /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw
+                      text */
+    uint32_t request_length;
+    bool partial; /* tell the message after each token */
+    bool chatting, stop_asked, has_logits;
+    uint64_t started, answer_started;
+    waiting *queue;
+} actor_state;
+extern actor_state actor;
+/* The text of the answer. */
+extern text_stream answer;
+
+/* ---- send.c ---- */
+/* Sends a message that is a struct and bytes behind it. */
+void send_with_text(void *head, uint32_t head_size, const char *text, uint32_t length);
+void send_error(const char *text);
+void send_done(uint32_t reason);
+/* The answer so far, as a message (SP_LLM_CHAT). */
+void send_message(bool partial);
+/* Streams what is ready of the answer. True: a stop string ended it. */
+bool stream(int32_t token, float logprob, bool last);
+
+/* ---- main.c; each returns what the step returns ---- */
+int32_t fail(const char *why);
+int32_t finish(uint32_t reason);
+
+/* ---- answer.c; the same ---- */
+/* The prompt is evaluated. */
+int32_t first_token(void);
+/* The token that was sampled last, and a draft behind it, are evaluated. */
+int32_t after_token(void);
+
+#endif
