@@ -16,6 +16,33 @@ struct grammar_free {
     }
 };
 
+/* Where a text stands in the middle of a character: how many bytes are missing, and what the next one may be. */
+struct utf8_state {
+    int missing = 0;
+    uint8_t low = 0x80, high = 0xbf;
+
+    bool take(uint8_t byte) {
+        if (missing > 0) {
+            const bool fits = byte >= low && byte <= high;
+            missing--, low = 0x80, high = 0xbf;
+            return fits;
+        }
+        missing = byte < 0x80 ? 0 : byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+        low = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80;  /* no overlong forms */
+        high = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf; /* no surrogates, nothing beyond U+10FFFF */
+        return byte < 0x80 || (byte >= 0xc2 && byte <= 0xf4);
+    }
+
+    bool take(const std::string &text) {
+        for (const char c : text) {
+            if (!take(static_cast<uint8_t>(c))) {
+                return false;
+            }
+        }
+        return true;
+    }
+};
+
 struct sp_grammar {
     const llama_vocab *vocab;
     std::string text;
@@ -23,6 +50,7 @@ struct sp_grammar {
     std::vector<std::string> patterns;
     std::vector<llama_token> trigger_tokens;
     std::unique_ptr<llama_grammar, grammar_free> state;
+    utf8_state utf8;                /* llama.cpp lets halves of surrogates and the like pass as characters */
     bool failed = false;            /* a token did not fit: its state is lost */
     std::deque<llama_token> recent; /* while a trigger is awaited */
 };
@@ -171,6 +199,8 @@ bool sp_shim_grammar_accept(sp_grammar *grammar, const int32_t *tokens, size_t c
                 llama_grammar_accept_impl(*grammar->state, tokens[i]);
                 if (grammar->state->awaiting_trigger) {
                     await_trigger(grammar, tokens[i]);
+                } else if (!llama_vocab_is_eog(grammar->vocab, tokens[i]) && !grammar->utf8.take(piece_of(grammar->vocab, tokens[i]))) {
+                    throw std::runtime_error("a character is broken");
                 }
                 check_stacks(grammar);
             }
@@ -180,6 +210,12 @@ bool sp_shim_grammar_accept(sp_grammar *grammar, const int32_t *tokens, size_t c
     return ok;
 }
 
+/* What the grammar lets pass must also go on as UTF-8. */
+static bool is_text(const sp_grammar *g, llama_token token) {
+    utf8_state after = g->utf8;
+    return g->state->awaiting_trigger || llama_vocab_is_eog(g->vocab, token) || after.take(piece_of(g->vocab, token));
+}
+
 bool sp_shim_grammar_allows(const sp_grammar *grammar, int32_t token, bool *allows, char *why, size_t capacity) {
     return !grammar->failed && sp_shim_guarded(
                                    sp_shim_grammar_work,
@@ -187,7 +223,7 @@ bool sp_shim_grammar_allows(const sp_grammar *grammar, int32_t token, bool *allo
                                        llama_token_data one = {token, 0, 0};
                                        llama_token_data_array array = {&one, 1, -1, false};
                                        llama_grammar_apply_impl(*grammar->state, &array);
-                                       *allows = one.logit == 0;
+                                       *allows = one.logit == 0 && is_text(grammar, token);
                                    },
                                    why, capacity);
 }
@@ -207,7 +243,7 @@ bool sp_shim_grammar_mask(const sp_grammar *grammar, float *logits, size_t count
                                        llama_token_data_array array = {candidates.data(), candidates.size(), -1, false};
                                        llama_grammar_apply_impl(*grammar->state, &array);
                                        for (const llama_token_data &c : candidates) {
-                                           if (c.logit != 0) {
+                                           if (c.logit != 0 || !is_text(grammar, c.id)) {
                                                logits[c.id] = never;
                                            }
                                        }
