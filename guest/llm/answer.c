@@ -8,12 +8,10 @@
 #include "settings.h"
 #include "state.h"
 
-/* What was sampled joins the answer. False: the answer ended, and *result is
- * what the step returns. */
+/* What was sampled joins the answer. False: the answer ended, and *result is what the step returns. */
 static bool emit(int32_t token, float logprob, int32_t *result) {
     char piece[512];
-    /* A tool call is often framed by control tokens: the parser wants to see
-     * them. */
+    /* A tool call is often framed by control tokens: the parser wants to see them. */
     int32_t n = sp_detokenize(0, &token, 1, actor.request ? SP_DETOKENIZE_SPECIAL : 0, piece, sizeof piece);
     if (n > 0) {
         text_append(&answer, piece, (size_t)n < sizeof piece ? (size_t)n : sizeof piece);
@@ -58,8 +56,7 @@ static int32_t pick(float *logits) {
     return token;
 }
 
-/* Samples from output i. False: the answer ended, and *result is what the step
- * returns. */
+/* Samples from output i. False: the answer ended, and *result is what the step returns. */
 static bool sample(uint32_t i, int32_t *token, int32_t *result) {
     float *logits = engine_logits(i), *raw = NULL, logprob = 0;
     uint32_t n = llm_model.n_vocab;
@@ -90,15 +87,13 @@ static bool sample(uint32_t i, int32_t *token, int32_t *result) {
     return emit(*token, logprob, result);
 }
 
-/* Submits the token that was sampled and, behind it, a draft of what may
- * follow. */
+/* Submits the token that was sampled and, behind it, a draft of what may follow. */
 static int32_t submit_next(int32_t token) {
     uint32_t room = engine_n_ctx() - actor.n_past - 1, most = sampling.config.n_lookup < MAX_DRAFT ? sampling.config.n_lookup : MAX_DRAFT;
     most = most < room ? most : room;
     most = most < engine_n_batch() - 1 ? most : engine_n_batch() - 1;
     actor.next[0] = token;
-    /* What is not confirmed is taken back; where the state can't go back, nothing
-     * is drafted. */
+    /* What is not confirmed is taken back; where the state can't go back, nothing is drafted. */
     bool can_go_back = most && engine_keep(actor.n_past + 1 + most, actor.n_past + 1) == actor.n_past + 1;
     actor.n_draft = can_go_back ? lookup_draft(actor.context, actor.n_past, token, most, actor.next + 1) : 0;
     const char *wrong = engine_submit(actor.next, 1 + actor.n_draft, actor.n_past, 1 + actor.n_draft);
@@ -114,8 +109,7 @@ int32_t first_token(void) {
     return sample(0, &token, &result) ? submit_next(token) : result;
 }
 
-/* The token and the draft behind it are evaluated: each token of the draft that
- * is what would have been sampled counts. */
+/* The token and the draft behind it are evaluated: each token of the draft that is what would have been sampled counts. */
 int32_t after_token(void) {
     int32_t token, result;
     for (uint32_t i = 0;; i++) {

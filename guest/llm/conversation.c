@@ -91,8 +91,7 @@ static char *to_json(size_t *length) {
 }
 
 static const char *tokenise(const char *text, uint32_t length, uint32_t flags, prompt *out) {
-    uint32_t most = length + 16; /* a token is at least a byte, but for those that
-                                    the vocabulary adds */
+    uint32_t most = length + 16; /* a token is at least a byte, but for those that the vocabulary adds */
     out->tokens = malloc(most * sizeof *out->tokens);
     if (!out->tokens) {
         return "out of memory";
@@ -104,8 +103,7 @@ static const char *tokenise(const char *text, uint32_t length, uint32_t flags, p
         return host_error("the text can't be tokenised");
     }
     out->n = (uint32_t)n;
-    /* Templates often write the first token out, and the vocabulary adds it as
-     * well. */
+    /* Templates often write the first token out, and the vocabulary adds it as well. */
     if (n > 1 && llm_model.token_bos >= 0 && out->tokens[0] == llm_model.token_bos && out->tokens[1] == llm_model.token_bos) {
         memmove(out->tokens, out->tokens + 1, (size_t)--out->n * sizeof *out->tokens);
     }

@@ -32,13 +32,11 @@ typedef struct prompt {
 /* What is wrong, with the host's words; valid until the next call. */
 const char *host_error(const char *what);
 
-/* Renders the conversation for the assistant's turn and tokenises it. NULL, or
- * what is wrong. out->tokens is malloc'ed. */
+/* Renders the conversation for the assistant's turn and tokenises it. NULL, or what is wrong. out->tokens is malloc'ed. */
 const char *conversation_prompt(prompt *out);
 /* The same for a whole request, as sp_chat_format takes it. */
 const char *request_prompt(const char *json, uint32_t length, prompt *out);
-/* Texts that end an answer in the format of the last prompt, each with a NUL
- * behind it. */
+/* Texts that end an answer in the format of the last prompt, each with a NUL behind it. */
 extern char *format_stops;
 extern uint32_t format_stops_length;
 

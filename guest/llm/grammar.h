@@ -9,12 +9,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The grammar of the answers from now on (SP_GRAMMAR_*); length 0: none. NULL,
- * or what is wrong with it. */
+/* The grammar of the answers from now on (SP_GRAMMAR_*); length 0: none. NULL, or what is wrong with it. */
 const char *grammar_set(uint32_t kind, const char *text, uint32_t length);
 
-/* An answer begins. request: the conversation, whose tools may want a grammar,
- * or NULL; it must stay until the answer ends. NULL, or what is wrong. */
+/* An answer begins. request: the conversation, whose tools may want a grammar, or NULL; it must stay until the answer ends. NULL, or what is wrong.
+ */
 const char *grammar_begin(const char *request, uint32_t length);
 /* Whether this answer is constrained. */
 bool grammar_active(void);

@@ -5,8 +5,7 @@
 
 enum { LONGEST = 4, SHORTEST = 2 };
 
-/* Where the last place begins behind which `tail`, of `length` tokens, stood
- * before; 0: nowhere. */
+/* Where the last place begins behind which `tail`, of `length` tokens, stood before; 0: nowhere. */
 static uint32_t find(const int32_t *context, uint32_t n, const int32_t *tail, uint32_t length) {
     for (uint32_t end = n; end >= length; end--) {
         if (context[end - 1] == tail[length - 1] && memcmp(context + end - length, tail, length * sizeof *tail) == 0) {

@@ -1,5 +1,4 @@
-/* lookup: drafts of what comes next, from what the context itself said after
- * the same words. Pure. */
+/* lookup: drafts of what comes next, from what the context itself said after the same words. Pure. */
 #ifndef LLM_LOOKUP_H
 #define LLM_LOOKUP_H
 

@@ -67,8 +67,7 @@ static int32_t submit_batch(void) {
     return wrong ? fail(wrong) : SP_AGAIN;
 }
 
-/* Keeps as much of the cache as the prompt begins with, and starts on the rest.
- * The last token is always evaluated: its logits are wanted. */
+/* Keeps as much of the cache as the prompt begins with, and starts on the rest. The last token is always evaluated: its logits are wanted. */
 static int32_t start_prompt(prompt p, bool chatting) {
     actor.chatting = chatting;
     actor.n_answer = 0;
@@ -349,8 +348,7 @@ static int32_t handle(const uint8_t *bytes, uint32_t size) {
     }
 }
 
-/* Takes every message that has come: a stop counts at once, the others wait for
- * their turn. */
+/* Takes every message that has come: a stop counts at once, the others wait for their turn. */
 static void take_messages(void) {
     waiting **end = &actor.queue;
     while (*end) {

@@ -14,8 +14,7 @@ typedef struct candidate {
     float logit;
 } candidate;
 
-/* Candidates after the first cut; more than this many are never needed: what is
- * left out has a probability below exp(-30). */
+/* Candidates after the first cut; more than this many are never needed: what is left out has a probability below exp(-30). */
 enum { MAX_CANDIDATES = 4096 };
 static candidate candidates[MAX_CANDIDATES];
 
@@ -84,8 +83,8 @@ float sampler_logprob(const float *logits, uint32_t n, int32_t token) {
     return logits[token] - most - (float)log(sum);
 }
 
-/* As llama.cpp: a repeated token's logit is divided (multiplied where negative)
- * by the repeat penalty, and lowered by frequency times count plus presence. */
+/* As llama.cpp: a repeated token's logit is divided (multiplied where negative) by the repeat penalty, and lowered by frequency times count plus
+ * presence. */
 static void penalise(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent) {
     const sp_llm_config *c = &s->config;
     bool off = c->repeat_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0;
@@ -116,8 +115,7 @@ static int by_logit(const void *a, const void *b) {
     return x->logit != y->logit ? (x->logit < y->logit) - (x->logit > y->logit) : x->token - y->token;
 }
 
-/* Puts the k likeliest into candidates, sorted, by a heap whose smallest is on
- * top. */
+/* Puts the k likeliest into candidates, sorted, by a heap whose smallest is on top. */
 static uint32_t likeliest(const float *logits, uint32_t n, uint32_t k) {
     uint32_t count = 0;
     float least = largest(logits, n) - 30;

@@ -20,16 +20,14 @@ typedef struct sampler {
 /* Seeds the generator with splitmix64, as its authors recommend. */
 void sampler_seed(sampler *s, uint64_t seed);
 
-/* Adds biases and penalties to n logits. recent: the context's tokens, the last
- * one last. */
+/* Adds biases and penalties to n logits. recent: the context's tokens, the last one last. */
 void sampler_adjust(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent);
 /* Picks a token by adjusted logits. -1: all of them are minus infinity. */
 int32_t sampler_choose(sampler *s, const float *logits, uint32_t n);
 
 /* The natural logarithm of a token's probability. */
 float sampler_logprob(const float *logits, uint32_t n, int32_t token);
-/* The `most` likeliest tokens (up to SP_LLM_MAX_TOP), the likeliest first, with
- * theirs; returns how many. */
+/* The `most` likeliest tokens (up to SP_LLM_MAX_TOP), the likeliest first, with theirs; returns how many. */
 uint32_t sampler_top(const float *logits, uint32_t n, uint32_t most, sp_llm_likely *out);
 
 #endif

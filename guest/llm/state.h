@@ -1,5 +1,4 @@
-/* state: what the actor is doing, and what its parts share: main.c takes
- * messages, answer.c samples, send.c tells. */
+/* state: what the actor is doing, and what its parts share: main.c takes messages, answer.c samples, send.c tells. */
 #ifndef LLM_STATE_H
 #define LLM_STATE_H
 
@@ -25,11 +24,9 @@ typedef struct actor_state {
     int32_t *todo; /* tokens to evaluate */
     uint32_t n_todo, at, batch, each, from;
     uint32_t n_cached, n_answer;
-    int32_t next[1 + MAX_DRAFT]; /* sampled, not evaluated yet; behind it a draft
-                                    of what may follow */
+    int32_t next[1 + MAX_DRAFT]; /* sampled, not evaluated yet; behind it a draft of what may follow */
     uint32_t n_draft;
-    char *request; /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw
-                      text */
+    char *request; /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw text */
     uint32_t request_length;
     bool partial; /* tell the message after each token */
     bool chatting, stop_asked, has_logits;

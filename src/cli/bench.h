@@ -9,6 +9,7 @@ int sp_bench_decode(int argc, char **argv);
 int sp_bench_state(int argc, char **argv);
 int sp_bench_start(int argc, char **argv);
 int sp_bench_check(int argc, char **argv);
+int sp_bench_lookup(int argc, char **argv);
 
 uint64_t sp_bench_now_ns(void);
 /* Sorts the values. */

@@ -10,28 +10,20 @@
 
 /* ---- to the actor ---- */
 enum {
-    SP_LLM_CONFIG = 1,     /* sp_llm_config, then logit biases, then stop strings;
-                              first message; later ones change sampling alone, and   the
-                              generator only if they bring a seed */
-    SP_LLM_SYSTEM = 2,     /* sp_llm_text: the system message from now on; the
-                              conversation starts anew */
+    SP_LLM_CONFIG = 1,     /* sp_llm_config, then logit biases, then stop strings; first message; later ones change sampling alone, and the generator
+                              only if they bring a seed */
+    SP_LLM_SYSTEM = 2,     /* sp_llm_text: the system message from now on; the conversation starts anew */
     SP_LLM_USER = 3,       /* sp_llm_text: a turn of the user; the answer follows */
-    SP_LLM_COMPLETE = 4,   /* sp_llm_text: raw text after which to continue; the
-                              conversation starts anew */
+    SP_LLM_COMPLETE = 4,   /* sp_llm_text: raw text after which to continue; the conversation starts anew */
     SP_LLM_REGENERATE = 5, /* sp_llm_simple: another answer to the last turn */
     SP_LLM_STOP = 6,       /* sp_llm_simple: end the answer now; SP_LLM_DONE follows */
     SP_LLM_RESET = 7,      /* sp_llm_simple: forget the conversation, keep the system message */
-    SP_LLM_EVAL = 8,       /* sp_llm_eval, then n_tokens ids: evaluate them after what is there;
-                              SP_LLM_LOGITS follows for the last, or for each */
-    SP_LLM_HISTORY = 9,    /* sp_llm_simple: tell what there is: SP_LLM_CONFIG as it holds now,
-                              SP_LLM_TURN for each message, then SP_LLM_DONE */
-    SP_LLM_GRAMMAR = 10,   /* sp_llm_grammar, then text: constrains the answers from
-                              now on; SP_LLM_DONE follows */
-    SP_LLM_CHAT = 11,      /* sp_llm_chat, then JSON: a whole request, as sp_chat_format takes
-                              it; the answer follows as SP_LLM_TOKEN and, parsed, as
+    SP_LLM_EVAL = 8,       /* sp_llm_eval, then n_tokens ids: evaluate them after what is there; SP_LLM_LOGITS follows for the last, or for each */
+    SP_LLM_HISTORY = 9,    /* sp_llm_simple: tell what there is: SP_LLM_CONFIG as it holds now, SP_LLM_TURN for each message, then SP_LLM_DONE */
+    SP_LLM_GRAMMAR = 10,   /* sp_llm_grammar, then text: constrains the answers from now on; SP_LLM_DONE follows */
+    SP_LLM_CHAT = 11,      /* sp_llm_chat, then JSON: a whole request, as sp_chat_format takes it; the answer follows as SP_LLM_TOKEN and, parsed, as
                               SP_LLM_MESSAGE; the conversation starts anew */
-    SP_LLM_SCORE = 12,     /* sp_llm_score, then n_tokens ids: forget what is there,
-                              evaluate these; SP_LLM_LOGPROBS follow */
+    SP_LLM_SCORE = 12,     /* sp_llm_score, then n_tokens ids: forget what is there, evaluate these; SP_LLM_LOGPROBS follow */
 };
 
 typedef struct sp_llm_simple {
@@ -40,8 +32,7 @@ typedef struct sp_llm_simple {
 
 typedef struct sp_llm_config {
     uint32_t kind;
-    uint32_t n_ctx;                                            /* cells of the attention cache; 0: the model's context, at
-                                                                  most 4,096 */
+    uint32_t n_ctx;                                            /* cells of the attention cache; 0: the model's context, at most 4,096 */
     uint32_t n_batch;                                          /* tokens a prefill step, 1 to 512; 0: 512 */
     int32_t max_tokens;                                        /* of one answer; -1: until the context is full */
     uint32_t type_k, type_v;                                   /* SP_TYPE_F16 (1) */
@@ -53,14 +44,11 @@ typedef struct sp_llm_config {
     uint32_t has_seed;                                         /* 1: use seed; 0: the actor's own */
     uint32_t ignore_end;                                       /* 1: go on after an end token */
     uint32_t logprobs;                                         /* 1: tell each token's logprob (a pass over all logits) */
-    uint32_t n_top;                                            /* likeliest tokens told with each token, at most
-                                                                  SP_LLM_MAX_TOP; 0: none */
+    uint32_t n_top;                                            /* likeliest tokens told with each token, at most SP_LLM_MAX_TOP; 0: none */
     uint64_t seed;
     uint32_t n_bias;   /* sp_llm_bias follow */
-    uint32_t n_stop;   /* then stop strings follow: each a uint32_t length and its
-                          bytes, unpadded */
-    uint32_t n_lookup; /* tokens drafted from the context and verified in one
-                          batch, at most 32; 0: off */
+    uint32_t n_stop;   /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
+    uint32_t n_lookup; /* tokens drafted from the context and verified in one batch, at most 32; 0: off */
     uint32_t reserved;
 } sp_llm_config;
 enum { SP_LLM_MAX_TOP = 64 };
@@ -79,8 +67,7 @@ typedef struct sp_llm_eval {
     uint32_t kind;
     uint32_t n_tokens;
     uint32_t each;   /* 1: logits for each token; 0: for the last */
-    uint32_t assume; /* 1: compute nothing: the cells of these tokens hold their
-                        state already, put there from outside; no logits */
+    uint32_t assume; /* 1: compute nothing: the cells of these tokens hold their state already, put there from outside; no logits */
 } sp_llm_eval;
 
 typedef struct sp_llm_grammar {
@@ -113,10 +100,8 @@ enum {
     SP_LLM_ERROR = 105,    /* sp_llm_text: why the request failed; the actor goes on */
     SP_LLM_LOGITS = 106,   /* sp_llm_logits, then n_vocab floats */
     SP_LLM_TURN = 107,     /* sp_llm_turn, then text */
-    SP_LLM_TOP = 108,      /* sp_llm_top, then n sp_llm_likely; before the SP_LLM_TOKEN
-                              that it is about */
-    SP_LLM_MESSAGE = 109,  /* sp_llm_message, then JSON: the answer with content,
-                              reasoning_content and tool_calls */
+    SP_LLM_TOP = 108,      /* sp_llm_top, then n sp_llm_likely; before the SP_LLM_TOKEN that it is about */
+    SP_LLM_MESSAGE = 109,  /* sp_llm_message, then JSON: the answer with content, reasoning_content and tool_calls */
     SP_LLM_LOGPROBS = 110, /* sp_llm_logprobs, then n floats */
 };
 
@@ -135,8 +120,7 @@ typedef struct sp_llm_progress {
 typedef struct sp_llm_token {
     uint32_t kind;
     int32_t token;
-    float logprob;   /* natural logarithm of its probability before sampling's cuts;
-                        0 unless asked for */
+    float logprob;   /* natural logarithm of its probability before sampling's cuts; 0 unless asked for */
     uint32_t length; /* bytes of text that follow */
 } sp_llm_token;
 
@@ -147,8 +131,7 @@ enum {
     SP_LLM_END_MAX_TOKENS = 3,
     SP_LLM_END_CONTEXT = 4,     /* the context is full */
     SP_LLM_END_INTERRUPTED = 5, /* SP_LLM_STOP */
-    SP_LLM_END_NOTHING = 6,     /* a request without an answer (system, reset, eval,
-                                   history) is done */
+    SP_LLM_END_NOTHING = 6,     /* a request without an answer (system, reset, eval, history) is done */
 };
 
 typedef struct sp_llm_done {
