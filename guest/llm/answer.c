@@ -89,7 +89,7 @@ static bool sample(uint32_t i, int32_t *token, int32_t *result) {
 
 /* Submits the token that was sampled and, behind it, a draft of what may follow. */
 static int32_t submit_next(int32_t token) {
-    uint32_t room = engine_n_ctx() - actor.n_past - 1, most = sampling.config.n_lookup < MAX_DRAFT ? sampling.config.n_lookup : MAX_DRAFT;
+    uint32_t room = engine_n_ctx() - actor.n_past - 1, most = actor.draft_most;
     most = most < room ? most : room;
     most = most < engine_n_batch() - 1 ? most : engine_n_batch() - 1;
     actor.next[0] = token;
@@ -103,10 +103,21 @@ static int32_t submit_next(int32_t token) {
 int32_t first_token(void) {
     int32_t token, result;
     actor.doing = ANSWER;
+    actor.draft_most = sampling.config.n_lookup < 4 ? sampling.config.n_lookup : 4;
     if (sampling.config.max_tokens == 0) {
         return finish(SP_LLM_END_MAX_TOKENS);
     }
     return sample(0, &token, &result) ? submit_next(token) : result;
+}
+
+/* `right` tokens of the draft were. A wrong draft costs its evaluation, so drafts grow and shrink by what becomes of them. */
+static void adapt(uint32_t right) {
+    uint32_t most = sampling.config.n_lookup < MAX_DRAFT ? sampling.config.n_lookup : MAX_DRAFT;
+    if (actor.n_draft && right == actor.n_draft) {
+        actor.draft_most = actor.draft_most * 2 < most ? actor.draft_most * 2 : most;
+    } else if (actor.n_draft && right <= actor.n_draft / 2) {
+        actor.draft_most = actor.draft_most > 1 ? actor.draft_most / 2 : 1;
+    }
 }
 
 /* The token and the draft behind it are evaluated: each token of the draft that is what would have been sampled counts. */
@@ -121,6 +132,7 @@ int32_t after_token(void) {
             return result;
         }
         if (i == actor.n_draft || token != actor.next[i + 1]) {
+            adapt(i);
             return submit_next(token);
         }
     }

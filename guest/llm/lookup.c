@@ -24,10 +24,12 @@ uint32_t lookup_draft(const int32_t *context, uint32_t n, int32_t next, uint32_t
         memcpy(tail, context + n - (length - 1), (length - 1) * sizeof *tail);
         tail[length - 1] = next;
         uint32_t from = find(context, n, tail, length);
-        if (from && from < n) {
-            uint32_t count = n - from < most ? n - from : most;
-            memcpy(draft, context + from, count * sizeof *draft);
-            return count;
+        for (uint32_t i = 0; from && i < most; i++) {
+            uint32_t at = from + i; /* beyond the context comes `next`, then the draft itself: what repeats goes on repeating */
+            draft[i] = at < n ? context[at] : at == n ? next : draft[at - n - 1];
+        }
+        if (from) {
+            return most;
         }
     }
     return 0;

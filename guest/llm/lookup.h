@@ -7,9 +7,8 @@
 enum { MAX_DRAFT = 32 };
 
 /*
- * The context is n tokens and, behind them, `next`. Where its last few tokens
- * stood before, what followed there is the draft. Writes up to `most` tokens
- * and returns how many.
+ * The context is n tokens and, behind them, `next`. Where its last few tokens stood before, what followed there is the draft. Writes `most` tokens
+ * and returns that number; 0: those tokens are new.
  */
 uint32_t lookup_draft(const int32_t *context, uint32_t n, int32_t next, uint32_t most, int32_t *draft);
 

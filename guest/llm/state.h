@@ -24,9 +24,9 @@ typedef struct actor_state {
     int32_t *todo; /* tokens to evaluate */
     uint32_t n_todo, at, batch, each, from;
     uint32_t n_cached, n_answer;
-    int32_t next[1 + MAX_DRAFT]; /* sampled, not evaluated yet; behind it a draft of what may follow */
-    uint32_t n_draft;
-    char *request; /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw text */
+    int32_t next[1 + MAX_DRAFT];  /* sampled, not evaluated yet; behind it a draft of what may follow */
+    uint32_t n_draft, draft_most; /* longer after a draft that was right, shorter after one that was wrong */
+    char *request;                /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw text */
     uint32_t request_length;
     bool partial; /* tell the message after each token */
     bool chatting, stop_asked, has_logits;

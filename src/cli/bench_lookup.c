@@ -27,10 +27,15 @@ typedef struct lookup_bench {
     uint64_t runs[2];
 } lookup_bench;
 
-/* What an agent's context looks like: the same facts again and again. */
-static const char usual_prompt[] = "The red key is in the attic. The blue lamp is in the garden. The green book is in the kitchen. The red key is in "
-                                   "the attic. The blue lamp is in the "
-                                   "garden. The green book is in the kitchen. The red key is in the attic. The blue lamp is in the garden.";
+/* Pocket repeats this. */
+static const char usual_prompt[] = "The red key is in the attic. The red key is in the attic. The red key is in the attic. The red key is in the "
+                                   "attic. The red key is in the attic. "
+                                   "The red key is in the attic. The red key is in the attic. The red key is in the attic. The red key is in the "
+                                   "attic. The red key is in the attic. "
+                                   "The red key is in the attic. The red key is in the attic. The red key is in the attic. The red key is in the "
+                                   "attic. The red key is in the attic. "
+                                   "The red key is in the attic. The red key is in the attic. The red key is in the attic. The red key is in the "
+                                   "attic. The red key is in the attic. ";
 
 static void on_token(void *user, const sp_llm_token *token, const char *text) {
     lookup_bench *b = user;
@@ -112,7 +117,7 @@ int sp_bench_lookup(int argc, char **argv) {
         {'m', "model", SP_OPT_TEXT, &b.settings.model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
         {0, "device", SP_OPT_TEXT, &b.settings.device, 0, 0, "NAME", "see samepage devices (default: cpu)"},
         {'t', "threads", SP_OPT_INT, &b.settings.threads, 0, 512, "N", "CPU threads (default: all cores)"},
-        {'p', "prompt", SP_OPT_TEXT, &b.prompt, 0, 0, "TEXT", "the text to continue (default: one that says three things again and again)"},
+        {'p', "prompt", SP_OPT_TEXT, &b.prompt, 0, 0, "TEXT", "the text to continue (default: one that says the same again and again)"},
         {'n', "predict", SP_OPT_INT, &b.settings.max_tokens, 1, MAX_TOKENS, "N", "tokens to generate (default: 256)"},
         {0, "prompt-lookup", SP_OPT_INT, &b.draft, 1, 32, "N", "tokens drafted at once (default: 8)"},
         {0, "rounds", SP_OPT_INT, &b.rounds, 1, MAX_ROUNDS, "N", "rounds (default: 5)"},
