@@ -175,6 +175,7 @@ void sp_shim_grammar_close(sp_grammar *grammar) {
 
 static void await_trigger(sp_grammar *g, llama_token token) {
     g->recent.push_back(token);
+    llama_work::spend(g->state->trigger_buffer.size() / 4); /* what a search costs */
     if (g->recent.size() > KEPT_AWAITING) {
         g->recent.pop_front();
     }
@@ -192,10 +193,9 @@ bool sp_shim_grammar_accept(sp_grammar *grammar, const int32_t *tokens, size_t c
         return false;
     }
     const bool ok = sp_shim_guarded(
-        sp_shim_grammar_work,
+        8 * sp_shim_grammar_work, /* a long answer is accepted again at once */
         [&] {
             for (size_t i = 0; i < count; i++) {
-                llama_work::left = sp_shim_grammar_work; /* each token may cost as much */
                 llama_grammar_accept_impl(*grammar->state, tokens[i]);
                 if (grammar->state->awaiting_trigger) {
                     await_trigger(grammar, tokens[i]);
