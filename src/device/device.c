@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "device/cuda/cuda.h"
 #include "device/device_impl.h"
 #include "memory/os.h"
 
@@ -71,7 +72,7 @@ static void describe(const candidate *c, sp_device_info *out) {
 }
 
 const char *sp_device_kinds(void) {
-    return "cpu discrete"
+    return "cpu discrete cuda cuda-emulated"
 #ifdef SP_WITH_VULKAN
            " vulkan"
 #endif
@@ -89,6 +90,8 @@ sp_status sp_device_list(sp_device_info *infos, size_t capacity, size_t *count, 
     for (size_t i = 0; i < *count && i < capacity; i++) {
         describe(&list[i], &infos[i]);
     }
+    size_t room = *count < capacity ? capacity - *count : 0;
+    *count += sp_cuda_device_list(room ? infos + *count : NULL, room);
     return SP_OK;
 }
 
@@ -181,6 +184,9 @@ sp_status sp_device_open(const char *name, int threads, sp_device **out, sp_erro
     *out = NULL;
     if (threads < 0 || threads > 512) {
         return sp_fail(err, SP_ERR_ARGUMENT, "%d threads: must be 0 (all cores) to 512", threads);
+    }
+    if (strncmp(name, "cuda", 4) == 0) {
+        return sp_cuda_device_open(name, out, err);
     }
     ggml_log_set(log_nothing, NULL);
     candidate list[MAX_CANDIDATES];

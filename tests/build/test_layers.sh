@@ -11,7 +11,7 @@ above=("${layers[@]}" cli)
 for layer in "${layers[@]}"; do
     above=("${above[@]:1}")
     for other in "${above[@]}"; do
-        if grep -n "^#include \"$other/" "$layer"/*.[ch]* 2>/dev/null; then
+        if grep -n "^#include \"$other/" "$layer"/*.[ch]* "$layer"/*/*.[ch]* 2>/dev/null; then
             echo "$layer is below $other: it may not include its headers"
             failed=1
         fi

@@ -87,6 +87,12 @@ static void test_discrete_says_the_same(void **state) {
     says_the_same("discrete");
 }
 
+static void test_cuda_says_the_same(void **state) {
+    (void)state;
+    const char *device = getenv("SAMEPAGE_TEST_DEVICE");
+    says_the_same(device ? device : "cuda-emulated");
+}
+
 static void test_vulkan_says_the_same(void **state) {
     (void)state;
     sp_device *device;
@@ -140,8 +146,9 @@ static void test_limits_are_said(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equal_to_libllama), cmocka_unit_test(test_discrete_says_the_same), cmocka_unit_test(test_vulkan_says_the_same),
-        cmocka_unit_test(test_remembers),         cmocka_unit_test(test_limits_are_said),
+        cmocka_unit_test(test_equal_to_libllama),  cmocka_unit_test(test_discrete_says_the_same),
+        cmocka_unit_test(test_cuda_says_the_same), cmocka_unit_test(test_vulkan_says_the_same),
+        cmocka_unit_test(test_remembers),          cmocka_unit_test(test_limits_are_said),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,0 +1,203 @@
+/*
+ * Attention, split over tokens, heads and pieces of the cache. A block takes one token, the heads that share keys, and one piece: scores in shared
+ * memory, their largest and their sum, then the weighted values. Pieces leave (largest, sum, values) in scratch memory; whoever reads the result
+ * combines them.
+ *
+ * params: 0 scale, 1 max_bias, 2 logit_softcap, 4 positions a piece, 5 heads that share keys and values (computed together). op->split: pieces.
+ */
+#ifndef SP_DEVICE_CUDA_KERNEL_ATTENTION_H
+#define SP_DEVICE_CUDA_KERNEL_ATTENTION_H
+
+#include "device/cuda/kernel_rows.h"
+
+/* What one task works on. */
+typedef struct k_attention {
+    uint32_t token, batch, head, heads, from, n; /* the first head and how many; positions */
+    uint32_t dk, dv;
+    k_f32 *q, *scores, *parts; /* shared: [heads][dk], [heads][n], [groups][heads][dv] */
+} k_attention;
+
+K_FN float k_softcap(float x, float cap) {
+    return cap > 0 ? cap * k_tanh(x / cap) : x;
+}
+
+K_FN void k_attention_scores(const k_op *op, const k_attention *t) {
+    const k_tensor *k = &op->src[1], *mask = op->src[3].data ? &op->src[3] : NULL;
+    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / k->ne[2]);
+    for (uint32_t p = k_thread(); p < t->n; p += K_THREADS) {
+        const uint8_t *row = k_row(k, t->from + p, t->head / ratio, t->batch);
+        float acc[K_ATTENTION_HEADS] = {0};
+        bool half8 = k->type == SP_TYPE_F16 && t->dk % 8 == 0 && ((uintptr_t)row & 15) == 0;
+        for (uint32_t d = 0; half8 && d < t->dk; d += 8) {
+            k_words4 w = *(const k_words4 *)(row + d * 2);
+            for (int e = 0; e < 8; e++) {
+                float x = k_from_half((uint16_t)(w.w[e / 2] >> 16 * (e % 2)));
+                for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+                    acc[h] += x * t->q[h * t->dk + d + (uint32_t)e];
+                }
+            }
+        }
+        for (uint32_t d = 0; !half8 && d < t->dk; d++) {
+            float x = k_element(k->type, row, d, t->dk);
+            for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+                acc[h] += x * t->q[h * t->dk + d];
+            }
+        }
+        for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+            float s = k_softcap(acc[h], k_param(op, 2));
+            if (mask) {
+                uint32_t head = t->head + h;
+                const uint8_t *m = k_row(mask, t->token, head % (uint32_t)mask->ne[2], t->batch % (uint32_t)mask->ne[3]);
+                s += k_alibi_slope(k_param(op, 1), head, (uint32_t)op->src[0].ne[2]) * k_half(m + (t->from + p) * 2ull);
+            }
+            t->scores[h * t->n + p] = s;
+        }
+    }
+}
+
+/* Scores become weights; largest and sum of each head go to stats. A warp takes a head. */
+K_FN void k_attention_weights(const k_attention *t, k_f32 *stats) {
+    for (uint32_t h = k_warp(); h < t->heads; h += K_WARPS) {
+        k_f32 *s = t->scores + h * t->n;
+        float most = -k_infinity(), sum = 0;
+        for (uint32_t p = k_lane(); p < t->n; p += K_LANES) {
+            most = k_max(most, s[p]);
+        }
+        most = k_warp_max(most);
+        for (uint32_t p = k_lane(); p < t->n; p += K_LANES) {
+            float w = most == -k_infinity() ? 0 : k_exp(s[p] - most);
+            s[p] = w;
+            sum += w;
+        }
+        sum = k_warp_sum(sum);
+        if (k_lane() == 0) {
+            stats[h * 2] = most;
+            stats[h * 2 + 1] = sum;
+        }
+    }
+}
+
+/* Each thread takes one element of the values and every so many positions. */
+K_FN void k_attention_values(const k_op *op, const k_attention *t, uint32_t groups) {
+    const k_tensor *v = &op->src[2];
+    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / v->ne[2]), total = groups * t->dv;
+    for (uint32_t i = k_thread(); i < total; i += K_THREADS) {
+        uint32_t d = i % t->dv, group = i / t->dv;
+        float acc[K_ATTENTION_HEADS] = {0};
+        const uint8_t *row = k_row(v, t->from + group, t->head / ratio, t->batch);
+        for (uint32_t p = group; p < t->n; p += groups, row += (uint64_t)groups * (uint64_t)v->nb[1]) {
+            float x = v->type == SP_TYPE_F16 ? k_from_half(((const k_u16 *)row)[d]) : k_element(v->type, row, d, t->dv);
+            for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+                acc[h] += x * t->scores[h * t->n + p];
+            }
+        }
+        for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+            t->parts[(group * t->heads + h) * t->dv + d] = acc[h];
+        }
+    }
+}
+
+/* One head's sum over pieces: its scale is 1 over the sum of weights, the sink among them. */
+K_FN float k_attention_sink(const k_op *op, uint32_t head) {
+    return op->src[4].data ? ((const k_f32 *)(uintptr_t)op->src[4].data)[head] : -k_infinity();
+}
+
+/* Floats of scratch memory a piece: the largest, the sum, the values. */
+K_FN k_f32 *k_attention_piece(const k_op *op, uint64_t row, uint32_t piece) {
+    return (k_f32 *)(uintptr_t)op->scratch + (row * op->split + piece) * ((uint32_t)op->dst.ne[0] + 2u);
+}
+
+K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *stats, uint32_t groups, uint32_t piece) {
+    for (uint32_t i = k_thread(); i < t->heads * t->dv; i += K_THREADS) {
+        uint32_t h = i / t->dv, d = i % t->dv, head = t->head + h;
+        float sum = 0;
+        for (uint32_t g = 0; g < groups; g++) {
+            sum += t->parts[(g * t->heads + h) * t->dv + d];
+        }
+        if (op->split > 1) {
+            uint64_t row = ((uint64_t)t->batch * (uint32_t)op->dst.ne[2] + t->token) * (uint32_t)op->dst.ne[1] + head;
+            k_f32 *out = k_attention_piece(op, row, piece);
+            out[2 + d] = sum;
+            if (d == 0) {
+                out[0] = stats[h * 2];
+                out[1] = stats[h * 2 + 1];
+            }
+            continue;
+        }
+        float most = stats[h * 2], weight = stats[h * 2 + 1], sink = k_attention_sink(op, head);
+        if (sink > most) {
+            float shrink = most == -k_infinity() ? 0 : k_exp(most - sink);
+            sum *= shrink;
+            weight = weight * shrink + 1.0f;
+        } else if (sink != -k_infinity()) {
+            weight += k_exp(sink - most);
+        }
+        ((k_f32 *)k_row(&op->dst, head, t->token, t->batch))[d] = weight > 0 ? sum / weight : 0;
+    }
+}
+
+K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
+    const k_tensor *q = &op->src[0];
+    uint32_t heads = op->params[5], head_groups = ((uint32_t)q->ne[2] + heads - 1) / heads, positions = (uint32_t)op->src[1].ne[1];
+    uint64_t tasks = (uint64_t)(uint32_t)q->ne[1] * (uint32_t)q->ne[3] * head_groups * op->split;
+    k_f32 *stats = (k_f32 *)(b->shared + 256);
+    for (uint64_t task = part; task < tasks; task += op->n_parts) {
+        uint32_t piece = (uint32_t)(task % op->split);
+        uint64_t rest = task / op->split;
+        k_attention t = {.head = (uint32_t)(rest % head_groups) * heads, .dk = (uint32_t)q->ne[0], .dv = (uint32_t)op->dst.ne[0]};
+        rest /= head_groups;
+        t.token = (uint32_t)(rest % (uint32_t)q->ne[1]);
+        t.batch = (uint32_t)(rest / (uint32_t)q->ne[1]);
+        t.heads = heads;
+        t.from = piece * op->params[4];
+        t.n = positions - t.from < op->params[4] ? positions - t.from : op->params[4];
+        t.q = stats + 2 * K_ATTENTION_HEADS;
+        t.scores = t.q + heads * t.dk;
+        t.parts = t.scores + heads * t.n;
+        uint32_t groups = t.dv < (uint32_t)K_THREADS ? (uint32_t)K_THREADS / t.dv : 1u;
+        for (uint32_t i = k_thread(); i < heads * t.dk; i += K_THREADS) {
+            float x = ((const k_f32 *)k_row(q, t.token, t.head + i / t.dk, t.batch))[i % t.dk];
+            t.q[i] = x * k_param(op, 0);
+        }
+        k_block_sync();
+        k_attention_scores(op, &t);
+        k_block_sync();
+        k_attention_weights(&t, stats);
+        k_block_sync();
+        k_attention_values(op, &t, groups);
+        k_block_sync();
+        k_attention_finish(op, &t, stats, groups, piece);
+        k_block_sync();
+    }
+}
+
+/* One element of the result from its pieces. */
+K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
+    float most = -k_infinity(), sum = 0, weight = 0, sink = k_attention_sink(op, (uint32_t)(row % (uint32_t)op->dst.ne[1]));
+    for (uint32_t s = 0; s < op->split; s++) {
+        most = k_max(most, k_attention_piece(op, row, s)[0]);
+    }
+    most = k_max(most, sink);
+    if (most == -k_infinity()) {
+        return 0;
+    }
+    for (uint32_t s = 0; s < op->split; s++) {
+        const k_f32 *piece = k_attention_piece(op, row, s);
+        float scale = piece[0] == -k_infinity() ? 0 : k_exp(piece[0] - most);
+        sum += scale * piece[2 + d];
+        weight += scale * piece[1];
+    }
+    weight += sink == -k_infinity() ? 0 : k_exp(sink - most);
+    return sum / weight;
+}
+
+K_FN void k_do_combine(const k_op *op, uint32_t part) {
+    uint32_t dv = (uint32_t)op->dst.ne[0];
+    uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        k_at at = k_place(&op->dst, i);
+        *(k_f32 *)k_address(&op->dst, &at) = k_attention_combined(op, i / dv, at.i[0]);
+    }
+}
+
+#endif

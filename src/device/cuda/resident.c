@@ -1,0 +1,157 @@
+/*
+ * The resident kernel: waits for schedules and runs them, phase after phase. Compiled twice: to PTX, where every block of the grid runs it, and for
+ * the host, where each thread of the emulated device is a block.
+ */
+#include "device/cuda/resident.h"
+
+#include "device/cuda/kernel_product.h"
+
+static void run_op(k_block *b, const k_op *op, uint32_t part) {
+    switch (op->op) {
+    case SP_OP_MUL_MAT:
+    case SP_OP_MUL_MAT_ID:
+        k_do_product(b, op, part);
+        break;
+    case SP_OP_NORM:
+    case SP_OP_RMS_NORM:
+    case SP_OP_L2_NORM:
+    case SP_OP_SUM_ROWS:
+    case SP_OP_SOFT_MAX_EXT:
+    case SP_OP_ARGMAX:
+        k_do_rows(b, op, part);
+        break;
+    case SP_OP_FLASH_ATTN_EXT:
+        k_do_attention(b, op, part);
+        break;
+    case K_OP_ATTENTION_COMBINE:
+        k_do_combine(op, part);
+        break;
+    case SP_OP_ARGSORT:
+    case SP_OP_TOP_K:
+        k_do_sort(op, part);
+        break;
+    case SP_OP_SET_ROWS:
+        k_do_set_rows(op, part);
+        break;
+    case SP_OP_CPY:
+    case SP_OP_CAST:
+    case SP_OP_CONT:
+    case K_OP_COPY_BYTES:
+        k_do_copy(op, part);
+        break;
+    default:
+        k_do_elements(op, part);
+    }
+}
+
+/* A phase's parts are numbered through its operations; a block takes every so many. */
+static void run_phase(k_block *b, const k_op *ops, const k_phase *phase) {
+    for (uint32_t part = b->block; part < phase->n_parts; part += b->blocks) {
+        uint32_t at = 0, first = 0;
+        const k_op *op = ops + phase->first_op;
+        while (part >= first + op[at].n_parts) {
+            first += op[at++].n_parts;
+        }
+        run_op(b, &op[at], part - first);
+    }
+}
+
+/* True: stopped. */
+static bool run_schedule(k_block *b, const k_schedule *schedule) {
+    const k_phase *phases = (const k_phase *)(uintptr_t)schedule->phases;
+    const k_op *ops = (const k_op *)(uintptr_t)schedule->ops;
+    for (uint32_t i = 0; i < schedule->n_phases; i++) {
+        bool stop = b->block == 0 && k_thread() == 0 && k_peek(&b->state->stop);
+        run_phase(b, ops, &phases[i]);
+        if (k_grid_barrier(b, stop)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Copies go by 16 bytes where both ends and the length allow it. */
+static void run_copies(const k_block *b) {
+    uint32_t first = b->block * K_THREADS + k_thread(), step = b->blocks * K_THREADS;
+    for (uint32_t c = 0; c < b->state->n_copies; c++) {
+        const k_copy *copy = &b->state->copies[c];
+        uint8_t *to = (uint8_t *)(uintptr_t)copy->to;
+        const uint8_t *from = (const uint8_t *)(uintptr_t)copy->from;
+        uint64_t wide = (copy->to | copy->from) & 15 ? 0 : copy->bytes / 16;
+        for (uint64_t i = first; i < wide; i += step) {
+            ((k_words4 *)to)[i] = ((const k_words4 *)from)[i];
+        }
+        for (uint64_t i = wide * 16 + first; i < copy->bytes; i += step) {
+            to[i] = from[i];
+        }
+    }
+}
+
+/* One thread of block 0: what the host asks for goes to where every block reads it. */
+static void take_command(k_block *b, uint32_t last) {
+    k_state *state = b->state;
+    const k_queue *queue = b->queue;
+    state->command = k_await_doorbell(b, last);
+    state->n_copies = queue->n_copies;
+    state->leave = queue->leave || state->command == last;
+    state->schedule = queue->schedule;
+    for (uint32_t i = 0; i < state->n_copies; i++) {
+        state->copies[i] = queue->copies[i];
+    }
+}
+
+/* True: stopped. The state is read before the first barrier alone: after the last one block 0 writes the next command there. */
+static bool run_command(k_block *b) {
+    uint64_t schedule = b->state->schedule;
+    if (b->state->n_copies) {
+        run_copies(b);
+        if (k_grid_barrier(b, false)) {
+            return true;
+        }
+    }
+    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule);
+}
+
+void k_resident(k_block *b) {
+    uint32_t last = k_load_system(&b->queue->done);
+    bool first = b->block == 0 && k_thread() == 0, leave = false;
+    while (!leave) {
+        if (first) {
+            take_command(b, last);
+        }
+        if (k_grid_barrier(b, false)) {
+            break;
+        }
+        leave = b->state->leave;
+        bool idle = b->state->command == last;
+        last = b->state->command;
+        if (idle) {
+            break;
+        }
+        bool stopped = run_command(b);
+        leave |= stopped;
+        if (first) {
+            if (stopped) {
+                k_store_system(&b->queue->stopped, last);
+            }
+            k_store_system(&b->queue->done, last);
+        }
+    }
+    if (first) {
+        k_store_system(&b->queue->left, b->queue->left + 1);
+    }
+}
+
+#ifdef __NVPTX__
+/* Dynamic shared memory, K_SHARED bytes. */
+extern __attribute__((address_space(3), aligned(16))) uint8_t k_shared_memory[];
+
+__attribute__((used)) void sp_cuda_resident(k_queue *queue, k_state *state) {
+    k_block b = {.block = (uint32_t)__nvvm_read_ptx_sreg_ctaid_x(),
+                 .blocks = (uint32_t)__nvvm_read_ptx_sreg_nctaid_x(),
+                 .shared = (uint8_t *)k_shared_memory,
+                 .queue = queue,
+                 .state = state};
+    k_resident(&b);
+}
+#endif

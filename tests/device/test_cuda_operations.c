@@ -1,0 +1,315 @@
+/* Every operation of programs on the CUDA device, against the CPU device, over shapes that change from case to case. */
+#include "device_test.h"
+
+static const uint32_t all_types[] = {SP_TYPE_F32,   SP_TYPE_F16,     SP_TYPE_BF16,   SP_TYPE_Q4_0,    SP_TYPE_Q4_1,  SP_TYPE_Q5_0,
+                                     SP_TYPE_Q5_1,  SP_TYPE_Q8_0,    SP_TYPE_Q2_K,   SP_TYPE_Q3_K,    SP_TYPE_Q4_K,  SP_TYPE_Q5_K,
+                                     SP_TYPE_Q6_K,  SP_TYPE_IQ2_XXS, SP_TYPE_IQ2_XS, SP_TYPE_IQ3_XXS, SP_TYPE_IQ1_S, SP_TYPE_IQ4_NL,
+                                     SP_TYPE_IQ3_S, SP_TYPE_IQ2_S,   SP_TYPE_IQ4_XS, SP_TYPE_IQ1_M,   SP_TYPE_MXFP4};
+enum { N_TYPES = sizeof all_types / sizeof all_types[0] };
+
+/* What ggml's CPU backend itself rounds: it turns the right side of a product into 8 bits where weights are quantised, into halves where they are
+ * halves. */
+static double product_tolerance(uint32_t type) {
+    return type == SP_TYPE_F32 || type == SP_TYPE_F16 ? 1e-6 : 1e-4;
+}
+
+static void test_products(void **state) {
+    graph_case c;
+    for (int i = 0; i < N_TYPES; i++) {
+        for (int columns = 1; columns <= 19; columns += 6) {
+            char name[64];
+            snprintf(name, sizeof name, "mul_mat %s, %d columns", sp_type_get(all_types[i])->name, columns);
+            begin_case(&c, name, product_tolerance(all_types[i]));
+            int64_t n0 = 256 * random_int(1, 3), n1 = random_int(1, 70);
+            result(&c, sp_mul_mat(&c.g, model_weight(&c, all_types[i], n0, n1, 1), numbers(&c, SP_TYPE_F32, n0, columns, 1, 1)), SP_TYPE_F32, n1,
+                   columns, 1, 1);
+            compare(state, &c);
+        }
+    }
+}
+
+static void test_batched_products(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
+    for (int i = 0; i < 4; i++) {
+        begin_case(&c, "mul_mat in batches", product_tolerance(types[i]));
+        int64_t n0 = 32 * random_int(1, 5), n1 = random_int(1, 20), n = random_int(1, 12);
+        result(&c, sp_mul_mat(&c.g, numbers(&c, types[i], n0, n1, 2, 3), numbers(&c, SP_TYPE_F32, n0, n, 4, 3)), SP_TYPE_F32, n1, n, 4, 3);
+        compare(state, &c);
+    }
+    begin_case(&c, "mul_mat f16 f16", 1e-6);
+    result(&c, sp_mul_mat(&c.g, numbers(&c, SP_TYPE_F16, 72, 5, 1, 1), numbers(&c, SP_TYPE_F16, 72, 7, 1, 1)), SP_TYPE_F32, 5, 7, 1, 1);
+    compare(state, &c);
+    begin_case(&c, "mul_mat of a view", 1e-6);
+    sp_tensor b = sp_permute(&c.g, numbers(&c, SP_TYPE_F32, 64, 3, 5, 1), 0, 2, 1, 3);
+    result(&c, sp_mul_mat(&c.g, numbers(&c, SP_TYPE_F32, 64, 9, 1, 1), b), SP_TYPE_F32, 9, 5, 3, 1);
+    compare(state, &c);
+}
+
+static void test_experts(void **state) {
+    graph_case c;
+    for (int i = 0; i < N_TYPES; i++) {
+        begin_case(&c, sp_type_get(all_types[i])->name, product_tolerance(all_types[i]));
+        int64_t n0 = 256, n1 = random_int(1, 40), tokens = random_int(1, 5), used = random_int(1, 4);
+        int64_t b1 = i % 2 ? used : 1;
+        sp_tensor as = model_weight(&c, all_types[i], n0, n1, 8), b = numbers(&c, SP_TYPE_F32, n0, b1, tokens, 1);
+        result(&c, sp_mul_mat_id(&c.g, as, b, row_ids(&c, SP_TYPE_I32, used, tokens, 1, 8, true)), SP_TYPE_F32, n1, used, tokens, 1);
+        compare(state, &c);
+    }
+    begin_case(&c, "experts by top_k", 1e-6);
+    sp_tensor score = sp_clamp(&c.g, numbers(&c, SP_TYPE_F32, 8, 3, 1, 1), -INFINITY, INFINITY);
+    sp_tensor ids = sp_argsort(&c.g, score, 1), first = sp_view_2d(&c.g, ids, sp_dim(2), sp_dim(3), sp_dim(32), sp_dim(0));
+    result(&c, sp_mul_mat_id(&c.g, model_weight(&c, SP_TYPE_F32, 64, 10, 8), numbers(&c, SP_TYPE_F32, 64, 1, 3, 1), first), SP_TYPE_F32, 10, 2, 3, 1);
+    compare(state, &c);
+}
+
+static void test_arithmetic(void **state) {
+    graph_case c;
+    static const uint32_t ops[] = {SP_OP_ADD, SP_OP_SUB, SP_OP_MUL, SP_OP_DIV};
+    static const uint32_t types[][2] = {
+        {SP_TYPE_F32, SP_TYPE_F32}, {SP_TYPE_F16, SP_TYPE_F16}, {SP_TYPE_F16, SP_TYPE_F32}, {SP_TYPE_BF16, SP_TYPE_BF16}};
+    for (int i = 0; i < 16; i++) {
+        begin_case(&c, sp_op_name(ops[i % 4]), 1e-6);
+        int64_t n0 = random_int(1, 90), n1 = random_int(1, 5), n2 = random_int(1, 3);
+        sp_tensor a = numbers(&c, types[i / 4][0], n0, n1, n2, 2), b = numbers(&c, types[i / 4][1], i % 2 ? n0 : 1, i % 3 ? n1 : 1, n2, 1);
+        c.windows[1].low = 0.5f;
+        result(&c, sp_graph_op2(&c.g, ops[i % 4], a, b), types[i / 4][0], n0, n1, n2, 2);
+        compare(state, &c);
+    }
+    begin_case(&c, "add_id", 1e-6);
+    sp_tensor a = numbers(&c, SP_TYPE_F32, 33, 2, 5, 1), b = numbers(&c, SP_TYPE_F32, 33, 7, 1, 1);
+    result(&c, sp_add_id(&c.g, a, b, row_ids(&c, SP_TYPE_I32, 2, 5, 1, 7, false)), SP_TYPE_F32, 33, 2, 5, 1);
+    compare(state, &c);
+    begin_case(&c, "scale", 1e-6);
+    result(&c, sp_scale_bias(&c.g, numbers(&c, SP_TYPE_F32, 33, 2, 5, 1), 3, 0.5f), SP_TYPE_F32, 33, 2, 5, 1);
+    compare(state, &c);
+    begin_case(&c, "clamp", 1e-6);
+    result(&c, sp_clamp(&c.g, numbers(&c, SP_TYPE_F32, 33, 2, 5, 1), -0.3f, 0.7f), SP_TYPE_F32, 33, 2, 5, 1);
+    compare(state, &c);
+    begin_case(&c, "fill", 1e-6);
+    result(&c, sp_fill(&c.g, numbers(&c, SP_TYPE_F32, 33, 2, 5, 1), 2.5f), SP_TYPE_F32, 33, 2, 5, 1);
+    compare(state, &c);
+}
+
+static void test_unary(void **state) {
+    graph_case c;
+    for (uint32_t op = SP_OP_SQR; op <= SP_OP_NEG; op++) {
+        for (int half = 0; half < 2; half++) {
+            uint32_t type = half ? SP_TYPE_F16 : SP_TYPE_F32;
+            begin_case(&c, sp_op_name(op), 1e-6);
+            int64_t n0 = random_int(1, 300), n1 = random_int(1, 5);
+            sp_tensor a = numbers(&c, type, n0, n1, 2, 1);
+            c.windows[0].low = op == SP_OP_SQRT ? 0 : -9;
+            c.windows[0].high = 9;
+            result(&c, sp_graph_op1(&c.g, op, a), type, n0, n1, 2, 1);
+            compare(state, &c);
+        }
+    }
+}
+
+static void test_gated(void **state) {
+    graph_case c;
+    static const uint32_t ops[] = {SP_OP_REGLU, SP_OP_GEGLU, SP_OP_SWIGLU, SP_OP_GEGLU_ERF, SP_OP_GEGLU_QUICK};
+    for (int i = 0; i < 15; i++) {
+        begin_case(&c, sp_op_name(ops[i % 5]), 1e-6);
+        int64_t n0 = random_int(1, 100), n1 = random_int(1, 5);
+        uint32_t swapped = i % 2;
+        bool split = i >= 10;
+        sp_tensor sources[2] = {numbers(&c, SP_TYPE_F32, split ? n0 : n0 * 2, n1, 1, 1), SP_NONE};
+        if (split) {
+            sources[1] = numbers(&c, SP_TYPE_F32, n0, n1, 1, 1);
+            swapped = 0;
+        }
+        c.windows[0].low = -4;
+        c.windows[0].high = 4;
+        result(&c, sp_graph_op(&c.g, ops[i % 5], split ? 2 : 1, sources, 1, &swapped), SP_TYPE_F32, n0, n1, 1, 1);
+        compare(state, &c);
+    }
+    begin_case(&c, "swiglu_oai", 1e-6);
+    sp_tensor a = numbers(&c, SP_TYPE_F32, 44, 3, 1, 1), b = numbers(&c, SP_TYPE_F32, 44, 3, 1, 1);
+    result(&c, sp_swiglu_oai(&c.g, a, b, 1.702f, 0.7f), SP_TYPE_F32, 44, 3, 1, 1);
+    compare(state, &c);
+}
+
+static void test_rows(void **state) {
+    graph_case c;
+    for (int i = 0; i < 4; i++) {
+        int64_t n0 = random_int(1, 700), n1 = random_int(1, 6), n2 = random_int(1, 3);
+        begin_case(&c, "norms", 1e-6);
+        sp_tensor a = numbers(&c, SP_TYPE_F32, n0 + 1, n1, n2, 1);
+        c.windows[0].high = 3;
+        result(&c, sp_norm(&c.g, a, 1e-5f), SP_TYPE_F32, n0 + 1, n1, n2, 1);
+        result(&c, sp_rms_norm(&c.g, a, 1e-5f), SP_TYPE_F32, n0 + 1, n1, n2, 1);
+        result(&c, sp_l2_norm(&c.g, a, 1e-5f), SP_TYPE_F32, n0 + 1, n1, n2, 1);
+        result(&c, sp_graph_op1(&c.g, SP_OP_SUM_ROWS, a), SP_TYPE_F32, 1, n1, n2, 1);
+        compare(state, &c);
+        begin_case(&c, "argmax", 0);
+        result(&c, sp_graph_op1(&c.g, SP_OP_ARGMAX, numbers(&c, SP_TYPE_F32, n0, n1, 1, 1)), SP_TYPE_I32, n1, 1, 1, 1);
+        compare(state, &c);
+        begin_case(&c, "argsort", 0);
+        sp_tensor x = sp_clamp(&c.g, numbers(&c, SP_TYPE_F32, n0, n1, n2, 1), -INFINITY, INFINITY);
+        result(&c, sp_argsort(&c.g, x, i % 2), SP_TYPE_I32, n0, n1, n2, 1);
+        compare(state, &c);
+    }
+}
+
+static void test_soft_max(void **state) {
+    graph_case c;
+    for (int i = 0; i < 8; i++) {
+        begin_case(&c, "soft_max_ext", 1e-6);
+        int64_t n0 = random_int(1, 300), n1 = random_int(1, 4), heads = random_int(1, 6);
+        sp_tensor a = numbers(&c, SP_TYPE_F32, n0, n1, heads, 2), mask = SP_NONE;
+        if (i % 4) {
+            mask = numbers(&c, i % 2 ? SP_TYPE_F32 : SP_TYPE_F16, n0, n1, 1, 1);
+        }
+        result(&c, sp_soft_max_ext(&c.g, a, mask, 2, i % 4 == 3 ? 8 : 0), SP_TYPE_F32, n0, n1, heads, 2);
+        compare(state, &c);
+    }
+}
+
+static void test_rope(void **state) {
+    graph_case c;
+    for (int i = 0; i < 12; i++) {
+        begin_case(&c, "rope_ext", 1e-6);
+        int64_t n0 = 2 * random_int(8, 64), heads = random_int(1, 4), tokens = random_int(1, 5);
+        uint32_t type = i % 5 == 4 ? SP_TYPE_F16 : SP_TYPE_F32;
+        sp_tensor a = numbers(&c, type, n0, heads, tokens, 1), positions = row_ids(&c, SP_TYPE_I32, tokens, 1, 1, 5000, false);
+        sp_tensor factors = SP_NONE;
+        if (i % 3 == 2) {
+            factors = numbers(&c, SP_TYPE_F32, n0 / 2, 1, 1, 1);
+            c.windows[2].low = 0.5f;
+            c.windows[2].high = 4;
+        }
+        bool yarn = i % 4 == 3;
+        result(&c,
+               sp_rope_ext(&c.g, a, positions, factors, (int)(i % 2 ? n0 : n0 / 4 * 2), i / 2 % 2 * 2, 4096, 10000, yarn ? 0.25f : 1, yarn ? 1 : 0, 1,
+                           32, 1),
+               type, n0, heads, tokens, 1);
+        compare(state, &c);
+    }
+}
+
+static void test_attention(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F16,  SP_TYPE_F32,  SP_TYPE_BF16, SP_TYPE_Q8_0,  SP_TYPE_Q4_0,
+                                     SP_TYPE_Q4_1, SP_TYPE_Q5_0, SP_TYPE_Q5_1, SP_TYPE_IQ4_NL};
+    for (int i = 0; i < 27; i++) {
+        uint32_t type = types[i % 9];
+        char name[64];
+        snprintf(name, sizeof name, "flash_attn_ext %s, case %d", sp_type_get(type)->name, i);
+        begin_case(&c, name, type == SP_TYPE_F32 ? 1e-6 : 1e-4); /* ggml adds up halves in half precision */
+        int64_t d = 32 * random_int(1, 4), kv_heads = random_int(1, 3), heads = kv_heads * random_int(1, 5), n = random_int(1, 4),
+                positions = random_int(1, 700);
+        sp_tensor q = numbers(&c, SP_TYPE_F32, d, n, heads, 1), k = numbers(&c, type, d, positions, kv_heads, 1),
+                  v = numbers(&c, type, d, positions, kv_heads, 1);
+        sp_tensor mask = SP_NONE;
+        if (i % 3) {
+            mask = numbers(&c, SP_TYPE_F16, positions, n, 1, 1);
+            c.windows[3].masked = 0.5f;
+        }
+        float bias = i % 3 == 2 ? 8 : 0, softcap = i % 4 == 3 ? 20 : 0;
+        result(&c, sp_flash_attn_ext(&c.g, q, k, v, mask, 1 / sqrtf((float)d), bias, softcap), SP_TYPE_F32, d, heads, n, 1);
+        compare(state, &c);
+    }
+}
+
+static void test_moving(void **state) {
+    graph_case c;
+    for (int i = 0; i < N_TYPES; i++) {
+        begin_case(&c, sp_type_get(all_types[i])->name, 1e-6);
+        int64_t n = random_int(1, 6);
+        result(&c, sp_graph_op2(&c.g, SP_OP_GET_ROWS, model_weight(&c, all_types[i], 512, 9, 1), row_ids(&c, SP_TYPE_I32, n, 1, 1, 9, false)),
+               SP_TYPE_F32, 512, n, 1, 1);
+        compare(state, &c);
+    }
+    begin_case(&c, "get_rows i32", 0);
+    result(&c, sp_graph_op2(&c.g, SP_OP_GET_ROWS, numbers(&c, SP_TYPE_I32, 5, 9, 1, 1), row_ids(&c, SP_TYPE_I32, 4, 1, 1, 9, false)), SP_TYPE_I32, 5,
+           4, 1, 1);
+    result(&c, sp_repeat_4d(&c.g, numbers(&c, SP_TYPE_I32, 5, 2, 1, 1), sp_dim(10), sp_dim(4), sp_dim(3), sp_dim(1)), SP_TYPE_I32, 10, 4, 3, 1);
+    compare(state, &c);
+    begin_case(&c, "concat, repeat, cont, views", 1e-6);
+    sp_tensor a = numbers(&c, SP_TYPE_F32, 12, 3, 2, 1), b = numbers(&c, SP_TYPE_F32, 12, 5, 2, 1);
+    result(&c, sp_concat(&c.g, a, b, 1), SP_TYPE_F32, 12, 8, 2, 1);
+    result(&c, sp_concat(&c.g, a, a, 0), SP_TYPE_F32, 24, 3, 2, 1);
+    result(&c, sp_repeat_4d(&c.g, a, sp_dim(24), sp_dim(3), sp_dim(4), sp_dim(2)), SP_TYPE_F32, 24, 3, 4, 2);
+    result(&c, sp_cont_3d(&c.g, sp_graph_op1(&c.g, SP_OP_TRANSPOSE, a), sp_dim(3), sp_dim(12), sp_dim(2)), SP_TYPE_F32, 3, 12, 2, 1);
+    result(&c, sp_cont_2d(&c.g, sp_permute(&c.g, b, 2, 0, 1, 3), sp_dim(20), sp_dim(6)), SP_TYPE_F32, 20, 6, 1, 1);
+    result(&c, sp_graph_op1(&c.g, SP_OP_SQR, sp_view_2d(&c.g, b, sp_dim(4), sp_dim(3), sp_dim(96), sp_dim(16))), SP_TYPE_F32, 4, 3, 1, 1);
+    compare(state, &c);
+}
+
+static const uint32_t cache_types[] = {SP_TYPE_F32,  SP_TYPE_F16,  SP_TYPE_BF16, SP_TYPE_Q4_0,  SP_TYPE_Q4_1,
+                                       SP_TYPE_Q5_0, SP_TYPE_Q5_1, SP_TYPE_Q8_0, SP_TYPE_IQ4_NL};
+
+static void test_caches(void **state) {
+    graph_case c;
+    for (int i = 0; i < 9; i++) {
+        begin_case(&c, sp_type_get(cache_types[i])->name, 1e-5); /* a value between two quants may go either way */
+        sp_tensor cache = add_window(&c, OUT, cache_types[i], 64, 20, 2, 1), rows = numbers(&c, SP_TYPE_F32, 64, 5, 2, 1);
+        sp_set_rows(&c.g, cache, rows, row_ids(&c, i % 2 ? SP_TYPE_I64 : SP_TYPE_I32, 5, 1, 1, 20, true));
+        compare(state, &c);
+        begin_case(&c, sp_type_get(cache_types[i])->name, 1e-5);
+        sp_tensor to = add_window(&c, OUT, cache_types[i], 64, 5, 2, 1), from = numbers(&c, SP_TYPE_F32, 64, 5, 2, 1);
+        sp_graph_op2(&c.g, SP_OP_CPY, from, to);
+        sp_tensor packed = sp_cast(&c.g, from, cache_types[i]);
+        if (cache_types[i] != SP_TYPE_F32) {
+            result(&c, sp_cast(&c.g, packed, SP_TYPE_F32), SP_TYPE_F32, 64, 5, 2, 1);
+        }
+        compare(state, &c);
+    }
+}
+
+/* A layer as models have them: what is fused must give what is not. */
+static void layer(graph_case *c, uint32_t type, int64_t n, int64_t tokens, bool f16_cache) {
+    int64_t heads = 4, kv = 2, d = n / heads, positions = 300;
+    sp_graph *g = &c->g;
+    sp_tensor x = sp_graph_op2(g, SP_OP_GET_ROWS, model_weight(c, type, n, 30, 1), row_ids(c, SP_TYPE_I32, tokens, 1, 1, 30, false));
+    sp_tensor h = sp_graph_op2(g, SP_OP_MUL, sp_rms_norm(g, x, 1e-5f), model_weight(c, SP_TYPE_F32, n, 1, 1));
+    sp_tensor q = sp_mul_mat(g, model_weight(c, type, n, n, 1), h), k = sp_mul_mat(g, model_weight(c, type, n, kv * d, 1), h);
+    sp_tensor positions_in = row_ids(c, SP_TYPE_I32, tokens, 1, 1, 300, false);
+    q = sp_rope(g, sp_reshape_3d(g, q, sp_dim(d), sp_dim(heads), sp_dim(tokens)), positions_in, (int)d, 0);
+    k = sp_rope(g, sp_reshape_3d(g, k, sp_dim(d), sp_dim(kv), sp_dim(tokens)), positions_in, (int)d, 0);
+    sp_tensor cache = add_window(c, OUT, f16_cache ? SP_TYPE_F16 : SP_TYPE_F32, kv * d, positions, 1, 1);
+    sp_tensor ids = row_ids(c, SP_TYPE_I64, tokens, 1, 1, positions, true);
+    sp_tensor all = sp_set_rows(g, cache, sp_reshape_2d(g, k, sp_dim(kv * d), sp_dim(tokens)), ids);
+    int64_t size = f16_cache ? 2 : 4;
+    sp_tensor keys = sp_view_3d(g, all, sp_dim(d), sp_dim(positions), sp_dim(kv), sp_dim(kv * d * size), sp_dim(d * size), sp_dim(0));
+    sp_tensor attended = sp_flash_attn_ext(g, sp_permute(g, q, 0, 2, 1, 3), keys, keys, SP_NONE, 0.1f, 0, 0);
+    attended = sp_mul_mat(g, model_weight(c, type, n, n, 1), sp_reshape_2d(g, attended, sp_dim(n), sp_dim(tokens)));
+    x = sp_graph_op2(g, SP_OP_ADD, attended, x);
+    h = sp_graph_op2(g, SP_OP_MUL, sp_rms_norm(g, x, 1e-5f), model_weight(c, SP_TYPE_F32, n, 1, 1));
+    uint32_t swapped = 0;
+    sp_tensor both[2] = {sp_mul_mat(g, model_weight(c, type, n, 2 * n, 1), h), sp_mul_mat(g, model_weight(c, type, n, 2 * n, 1), h)};
+    h = sp_graph_op(g, SP_OP_SWIGLU, 2, both, 1, &swapped);
+    result(c, sp_graph_op2(g, SP_OP_ADD, sp_mul_mat(g, model_weight(c, type, 2 * n, n, 1), h), x), SP_TYPE_F32, n, tokens, 1, 1);
+}
+
+static void test_layers(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
+    for (int i = 0; i < 8; i++) {
+        begin_case(&c, "a layer", i % 4 == 0 ? 1e-6 : 1e-3); /* errors of 8 bits grow through three products */
+        layer(&c, types[i % 4], 256, i < 4 ? 1 : 20, i % 4 != 0);
+        compare(state, &c);
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_arithmetic),
+        cmocka_unit_test(test_unary),
+        cmocka_unit_test(test_gated),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_soft_max),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_moving),
+        cmocka_unit_test(test_caches),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_batched_products),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_layers),
+    };
+    cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}
