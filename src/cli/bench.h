@@ -6,6 +6,7 @@
 
 /* A measurement: argv[0] is its name. Returns the exit code. */
 int sp_bench_decode(int argc, char **argv);
+int sp_bench_gpu(int argc, char **argv);
 int sp_bench_state(int argc, char **argv);
 int sp_bench_start(int argc, char **argv);
 int sp_bench_check(int argc, char **argv);

@@ -58,6 +58,7 @@ static const struct {
     {"decode", sp_bench_decode, "tokens per second, decoding and reading a prompt"},
     {"start", sp_bench_start, "from nothing to the first token, and what is held in memory then"},
     {"lookup", sp_bench_lookup, "prompt lookup: decoding with drafts from the context, against without"},
+    {"gpu", sp_bench_gpu, "the same on an NVIDIA GPU, beside llama.cpp on the same card"},
     {"state", sp_bench_state, "thaw, freeze and commit, beside libllama's state files and reading the prompt again"},
     {"check", sp_bench_check, "what checking a model's program costs, beside a decode step"},
 };
