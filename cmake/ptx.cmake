@@ -2,6 +2,7 @@
 # the kernel's function is made an entry.
 if(CMAKE_SCRIPT_MODE_FILE)
   file(READ ${IN} text)
+  string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident[ \n]*\\([^)]*\\)[ \n]*;" "" text "${text}") # declared before it is defined
   string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident\\(([^)]*)\\)" ".visible .entry sp_cuda_resident(\\1)\n.maxntid 256, 1, 1\n.minnctapersm 1" text
                        "${text}")
   string(FIND "${text}" ".visible .entry sp_cuda_resident" found)
