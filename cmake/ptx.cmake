@@ -5,6 +5,9 @@ if(CMAKE_SCRIPT_MODE_FILE)
   string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident[ \n]*\\([^)]*\\)[ \n]*;" "" text "${text}") # declared before it is defined
   string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident\\(([^)]*)\\)" ".visible .entry sp_cuda_resident(\\1)\n.maxntid 256, 1, 1\n.minnctapersm 1" text
                        "${text}")
+  if(IN MATCHES "_90")
+    string(REPLACE ".version 7.8" ".version 8.0" text "${text}") # clang 16 knows 7.8 at most; cp.async.bulk.prefetch came with 8.0
+  endif()
   string(FIND "${text}" ".visible .entry sp_cuda_resident" found)
   if(found EQUAL -1)
     message(FATAL_ERROR "${IN} has no sp_cuda_resident")

@@ -1,4 +1,5 @@
-/* Inside the CUDA device: its handles, and the one way to make the kernel do something. */
+/* Inside the CUDA device: its handles, and the one way to make the kernel do
+ * something. */
 #ifndef SP_DEVICE_CUDA_CUDA_IMPL_H
 #define SP_DEVICE_CUDA_CUDA_IMPL_H
 
@@ -35,7 +36,8 @@ typedef struct cuda_workspace {
     cuda_device *device;
     uint64_t limit;
     uint64_t at, bytes; /* temporaries on the device */
-    void *staging;      /* row ids on their way, in memory of the host that the device reads */
+    void *staging;      /* row ids on their way, in memory of the host that the device
+                           reads */
     uint64_t staging_bytes;
     uint64_t generation; /* counts the times that either moved */
 } cuda_workspace;
@@ -44,8 +46,10 @@ typedef struct cuda_workspace {
 sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out, sp_error *err);
 
 /*
- * Copies, then runs the schedule (a device address, or 0), and waits. work: floating-point operations, for the limit. SP_ERR_LIMIT: stopped, it took
- * too long. SP_ERR_DEVICE: the device has failed, and every later call says so. Thread-safe.
+ * Copies, then runs the schedule (a device address, or 0), and waits. work:
+ * floating-point operations, for the limit. SP_ERR_LIMIT: stopped, it took too
+ * long. SP_ERR_DEVICE: the device has failed, and every later call says so.
+ * Thread-safe.
  */
 sp_status sp_cuda_command(cuda_device *device, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err);
 
@@ -58,7 +62,8 @@ void sp_cuda_host_release(cuda_device *device, void *at);
 
 /* ---- weights.c ---- */
 
-/* A weight as the device has it. split: the layout for products may be given. */
+/* A weight as the device has it. split: the layout for products may be given.
+ */
 sp_status sp_cuda_weight(sp_device_weights *weights, uint32_t index, bool split, k_tensor *out, sp_error *err);
 
 /* What device.h asks for. */

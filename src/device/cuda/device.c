@@ -10,7 +10,8 @@
 #include "device/cuda/cuda_impl.h"
 #include "memory/os.h"
 
-/* What regions hold before anything was synced: as floats, not a number; as ids, negative. */
+/* What regions hold before anything was synced: as floats, not a number; as
+ * ids, negative. */
 #define POISON 0xff
 
 /* The kernel leaves the card alone after this long without work. */
@@ -77,12 +78,15 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
             return lose(d, NULL, "a program does not end and can't be stopped", err);
         }
     }
-    if (stopping && load(&d->queue->stopped) != number) { /* it ended just then: the next command must not be stopped for it */
+    if (stopping && load(&d->queue->stopped) != number) { /* it ended just then: the next command must not
+                                                             be stopped for it */
         return quiet(d, err);
     }
     if (load(&d->queue->stopped) == number) {
-        return sp_fail(err, SP_ERR_LIMIT, "%s: the program was stopped after %llu ms, longer than its work can take", d->info.name,
-                       (unsigned long long)(allowed_ns / 1000000));
+        return sp_fail(err, SP_ERR_LIMIT,
+                       "%s: the program was stopped after %llu ms, longer than its "
+                       "work can take",
+                       d->info.name, (unsigned long long)(allowed_ns / 1000000));
     }
     return SP_OK;
 }
@@ -105,7 +109,8 @@ static sp_status command(cuda_device *d, const k_copy *copies, uint32_t n_copies
 sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err) {
     static const k_copy none;
     sp_status status = SP_OK;
-    /* A card does at least 10 thousand operations in a microsecond, whatever they are. */
+    /* A card does at least 10 thousand operations in a microsecond, whatever they
+     * are. */
     uint64_t allowed = d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
     pthread_mutex_lock(&d->lock);
     while (status == SP_OK && n_copies > K_MAX_COPIES) {
@@ -120,7 +125,8 @@ sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copie
     return status;
 }
 
-/* With the lock held: the kernel leaves, since the driver waits for it before it gives memory out or takes it back. */
+/* With the lock held: the kernel leaves, since the driver waits for it before
+ * it gives memory out or takes it back. */
 static sp_status quiet(cuda_device *d, sp_error *err) {
     static const k_copy none;
     if (d->lost || !kernel_runs(d)) {
@@ -345,7 +351,10 @@ sp_status sp_cuda_device_open(const char *name, sp_device **out, sp_error *err) 
         char *end = NULL;
         long index = strncmp(name, "cuda:", 5) == 0 && name[5] ? strtol(name + 5, &end, 10) : -1;
         if (index < 0 || index > 255 || *end) {
-            return sp_fail(err, SP_ERR_NOT_FOUND, "\"%s\" is no device: cuda:0 is the first card, cuda-emulated the one for tests", name);
+            return sp_fail(err, SP_ERR_NOT_FOUND,
+                           "\"%s\" is no device: cuda:0 is the first card, "
+                           "cuda-emulated the one for tests",
+                           name);
         }
         status = sp_cuda_driver_open((int)index, &driver, err);
     }

@@ -1,6 +1,6 @@
 /*
- * What the device needs of a driver: memory, copies, and a kernel that stays. Two of them: the user's libcuda, and threads of the host
- * (cuda-emulated).
+ * What the device needs of a driver: memory, copies, and a kernel that stays.
+ * Two of them: the user's libcuda, and threads of the host (cuda-emulated).
  */
 #ifndef SP_DEVICE_CUDA_DRIVER_H
 #define SP_DEVICE_CUDA_DRIVER_H
@@ -12,8 +12,10 @@
 
 typedef struct sp_cuda_driver sp_cuda_driver;
 
-/* Every function but close may fail with SP_ERR_DEVICE or SP_ERR_NO_MEMORY. Callers see to it that one thread calls at a time, and that the kernel
- * does not run while memory is given out or taken back (wait may be called from any). */
+/* Every function but close may fail with SP_ERR_DEVICE or SP_ERR_NO_MEMORY.
+ * Callers see to it that one thread calls at a time, and that the kernel does
+ * not run while memory is given out or taken back (wait may be called from
+ * any). */
 typedef struct sp_cuda_driver_ops {
     void (*close)(sp_cuda_driver *driver);
     /* Memory of the device; its content is unspecified. */
@@ -23,7 +25,8 @@ typedef struct sp_cuda_driver_ops {
     /* May be called while the kernel runs. */
     sp_status (*upload)(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err);
     sp_status (*download)(sp_cuda_driver *driver, void *to, uint64_t from, uint64_t size, sp_error *err);
-    /* Memory of the host that the device reads and writes at the same address; zeroed. */
+    /* Memory of the host that the device reads and writes at the same address;
+     * zeroed. */
     sp_status (*host_alloc)(sp_cuda_driver *driver, uint64_t size, void **out, sp_error *err);
     void (*host_release)(sp_cuda_driver *driver, void *at);
     /* Lets the device read and write pages of the host. False: it can't. */
@@ -33,7 +36,8 @@ typedef struct sp_cuda_driver_ops {
     sp_status (*launch)(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err);
     /* The doorbell was rung. */
     void (*ring)(sp_cuda_driver *driver);
-    /* Waits until queue->done is number, or the kernel has left, or about a millisecond. SP_ERR_DEVICE: the device has failed. */
+    /* Waits until queue->done is number, or the kernel has left, or about a
+     * millisecond. SP_ERR_DEVICE: the device has failed. */
     sp_status (*wait)(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err);
     /* Waits for the end of a kernel that leaves. */
     sp_status (*join)(sp_cuda_driver *driver, sp_error *err);
@@ -44,13 +48,14 @@ typedef struct sp_cuda_driver_ops {
 struct sp_cuda_driver {
     const sp_cuda_driver_ops *ops;
     uint32_t blocks; /* of the kernel */
-    uint32_t slow;   /* how many times slower than a card a run may be before it is stopped */
+    uint32_t slow;   /* how many times slower than a card a run may be before it is
+                        stopped */
     char name[160];
     uint64_t memory_total, memory_free;
 };
 
-/* The driver of card number `index`. SP_ERR_NOT_FOUND: no libcuda.so.1, or no such card, with what was found. SP_ERR_UNSUPPORTED: the card is too
- * old. */
+/* The driver of card number `index`. SP_ERR_NOT_FOUND: no libcuda.so.1, or no
+ * such card, with what was found. SP_ERR_UNSUPPORTED: the card is too old. */
 sp_status sp_cuda_driver_open(int index, sp_cuda_driver **out, sp_error *err);
 /* How many cards there are; 0 without a driver. */
 int sp_cuda_driver_count(void);

@@ -1,6 +1,7 @@
 /*
- * The user's NVIDIA driver, opened at run time: no toolkit is needed, to build or to run. The few calls that are used are declared here, as the
- * driver's library has exported them since CUDA 9.
+ * The user's NVIDIA driver, opened at run time: no toolkit is needed, to build
+ * or to run. The few calls that are used are declared here, as the driver's
+ * library has exported them since CUDA 9.
  */
 #include <dlfcn.h>
 #include <pthread.h>
@@ -304,8 +305,10 @@ static sp_status start(card *c, int index, sp_error *err) {
         return failed(r, "can't ask the card what it is", err);
     }
     if (major < OLDEST_MAJOR || !cooperative) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "%s has compute capability %d.%d; samepage needs %d.0 (Ampere) or later", c->base.name, major, minor,
-                       OLDEST_MAJOR);
+        return sp_fail(err, SP_ERR_UNSUPPORTED,
+                       "%s has compute capability %d.%d; samepage needs %d.0 "
+                       "(Ampere) or later",
+                       c->base.name, major, minor, OLDEST_MAJOR);
     }
     r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
     if (r) {

@@ -1,6 +1,7 @@
 /*
- * The emulated card: blocks are threads, device memory is memory of the host. Between blocks everything is as on a card: they meet at barriers alone,
- * and one that is missing is a data race, which ThreadSanitizer sees.
+ * The emulated card: blocks are threads, device memory is memory of the host.
+ * Between blocks everything is as on a card: they meet at barriers alone, and
+ * one that is missing is a data race, which ThreadSanitizer sees.
  */
 #include <pthread.h>
 #include <stdlib.h>

@@ -1,9 +1,11 @@
 /*
- * Attention, split over tokens, heads and pieces of the cache. A block takes one token, the heads that share keys, and one piece: scores in shared
- * memory, their largest and their sum, then the weighted values. Pieces leave (largest, sum, values) in scratch memory; whoever reads the result
- * combines them.
+ * Attention, split over tokens, heads and pieces of the cache. A block takes
+ * one token, the heads that share keys, and one piece: scores in shared memory,
+ * their largest and their sum, then the weighted values. Pieces leave (largest,
+ * sum, values) in scratch memory; whoever reads the result combines them.
  *
- * params: 0 scale, 1 max_bias, 2 logit_softcap, 4 positions a piece, 5 heads that share keys and values (computed together). op->split: pieces.
+ * params: 0 scale, 1 max_bias, 2 logit_softcap, 4 positions a piece, 5 heads
+ * that share keys and values (computed together). op->split: pieces.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTENTION_H
 #define SP_DEVICE_CUDA_KERNEL_ATTENTION_H
@@ -21,29 +23,34 @@ K_FN float k_softcap(float x, float cap) {
     return cap > 0 ? cap * k_tanh(x / cap) : x;
 }
 
-K_FN void k_attention_scores(const k_op *op, const k_attention *t) {
+/* heads is a constant where it counts. Each thread takes a position: its key is
+ * read once for all heads. */
+static inline __attribute__((always_inline)) void k_scores_of(const k_op *op, const k_attention *t, const uint32_t heads) {
     const k_tensor *k = &op->src[1], *mask = op->src[3].data ? &op->src[3] : NULL;
     uint32_t ratio = (uint32_t)(op->src[0].ne[2] / k->ne[2]);
     for (uint32_t p = k_thread(); p < t->n; p += K_THREADS) {
         const uint8_t *row = k_row(k, t->from + p, t->head / ratio, t->batch);
         float acc[K_ATTENTION_HEADS] = {0};
-        bool half8 = k->type == SP_TYPE_F16 && t->dk % 8 == 0 && ((uintptr_t)row & 15) == 0;
-        for (uint32_t d = 0; half8 && d < t->dk; d += 8) {
-            k_words4 w = *(const k_words4 *)(row + d * 2);
-            for (int e = 0; e < 8; e++) {
-                float x = k_from_half((uint16_t)(w.w[e / 2] >> 16 * (e % 2)));
-                for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+        bool half8 = k->type == SP_TYPE_F16 && t->dk % 32 == 0 && ((uintptr_t)row & 15) == 0;
+        for (uint32_t d = 0; half8 && d < t->dk; d += 32) {
+            k_words4 w[4];
+            for (int g = 0; g < 4; g++) {
+                w[g] = *(const k_words4 *)(row + d * 2 + g * 16);
+            }
+            for (int e = 0; e < 32; e++) {
+                float x = k_from_half((uint16_t)(w[e / 8].w[e % 8 / 2] >> 16 * (e % 2)));
+                for (uint32_t h = 0; h < heads; h++) {
                     acc[h] += x * t->q[h * t->dk + d + (uint32_t)e];
                 }
             }
         }
         for (uint32_t d = 0; !half8 && d < t->dk; d++) {
             float x = k_element(k->type, row, d, t->dk);
-            for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+            for (uint32_t h = 0; h < heads; h++) {
                 acc[h] += x * t->q[h * t->dk + d];
             }
         }
-        for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
+        for (uint32_t h = 0; h < heads; h++) {
             float s = k_softcap(acc[h], k_param(op, 2));
             if (mask) {
                 uint32_t head = t->head + h;
@@ -55,7 +62,8 @@ K_FN void k_attention_scores(const k_op *op, const k_attention *t) {
     }
 }
 
-/* Scores become weights; largest and sum of each head go to stats. A warp takes a head. */
+/* Scores become weights; largest and sum of each head go to stats. A warp takes
+ * a head. */
 K_FN void k_attention_weights(const k_attention *t, k_f32 *stats) {
     for (uint32_t h = k_warp(); h < t->heads; h += K_WARPS) {
         k_f32 *s = t->scores + h * t->n;
@@ -77,27 +85,63 @@ K_FN void k_attention_weights(const k_attention *t, k_f32 *stats) {
     }
 }
 
-/* Each thread takes one element of the values and every so many positions. */
-K_FN void k_attention_values(const k_op *op, const k_attention *t, uint32_t groups) {
+/* Each thread takes `each` neighbouring elements of the values and every so
+ * many positions. */
+static inline __attribute__((always_inline)) void k_values_of(const k_op *op, const k_attention *t, uint32_t groups, const uint32_t heads,
+                                                              const uint32_t each) {
     const k_tensor *v = &op->src[2];
-    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / v->ne[2]), total = groups * t->dv;
+    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / v->ne[2]), across = t->dv / each, total = groups * across;
     for (uint32_t i = k_thread(); i < total; i += K_THREADS) {
-        uint32_t d = i % t->dv, group = i / t->dv;
-        float acc[K_ATTENTION_HEADS] = {0};
+        uint32_t d = i % across * each, group = i / across;
+        float acc[K_ATTENTION_HEADS][8] = {{0}};
         const uint8_t *row = k_row(v, t->from + group, t->head / ratio, t->batch);
         for (uint32_t p = group; p < t->n; p += groups, row += (uint64_t)groups * (uint64_t)v->nb[1]) {
-            float x = v->type == SP_TYPE_F16 ? k_from_half(((const k_u16 *)row)[d]) : k_element(v->type, row, d, t->dv);
-            for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
-                acc[h] += x * t->scores[h * t->n + p];
+            float x[8];
+            if (each == 8) {
+                k_words4 w = *(const k_words4 *)(row + d * 2);
+                for (int e = 0; e < 8; e++) {
+                    x[e] = k_from_half((uint16_t)(w.w[e / 2] >> 16 * (e % 2)));
+                }
+            } else {
+                x[0] = k_element(v->type, row, d, t->dv);
+            }
+            for (uint32_t h = 0; h < heads; h++) {
+                float weight = t->scores[h * t->n + p];
+                for (uint32_t e = 0; e < each; e++) {
+                    acc[h][e] += x[e] * weight;
+                }
             }
         }
-        for (uint32_t h = 0; h < K_ATTENTION_HEADS && h < t->heads; h++) {
-            t->parts[(group * t->heads + h) * t->dv + d] = acc[h];
+        for (uint32_t h = 0; h < heads; h++) {
+            for (uint32_t e = 0; e < each; e++) {
+                t->parts[(group * heads + h) * t->dv + d + e] = acc[h][e];
+            }
         }
     }
 }
 
-/* One head's sum over pieces: its scale is 1 over the sum of weights, the sink among them. */
+K_FN void k_attention_scores(const k_op *op, const k_attention *t) {
+    if (t->heads == 1) {
+        k_scores_of(op, t, 1);
+    } else if (t->heads == 4) {
+        k_scores_of(op, t, 4);
+    } else {
+        k_scores_of(op, t, t->heads);
+    }
+}
+
+K_FN void k_attention_values(const k_op *op, const k_attention *t, uint32_t groups, uint32_t each) {
+    if (each == 8 && t->heads == 4) {
+        k_values_of(op, t, groups, 4, 8);
+    } else if (each == 8 && t->heads == 1) {
+        k_values_of(op, t, groups, 1, 8);
+    } else {
+        k_values_of(op, t, groups, t->heads, 1);
+    }
+}
+
+/* One head's sum over pieces: its scale is 1 over the sum of weights, the sink
+ * among them. */
 K_FN float k_attention_sink(const k_op *op, uint32_t head) {
     return op->src[4].data ? ((const k_f32 *)(uintptr_t)op->src[4].data)[head] : -k_infinity();
 }
@@ -154,7 +198,10 @@ K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
         t.q = stats + 2 * K_ATTENTION_HEADS;
         t.scores = t.q + heads * t.dk;
         t.parts = t.scores + heads * t.n;
-        uint32_t groups = t.dv < (uint32_t)K_THREADS ? (uint32_t)K_THREADS / t.dv : 1u;
+        const k_tensor *v = &op->src[2];
+        bool wide = (heads == 1 || heads == 4) && v->type == SP_TYPE_F16 && t.dv % 8 == 0 &&
+                    ((v->data | (uint64_t)v->nb[1] | (uint64_t)v->nb[2] | (uint64_t)v->nb[3]) & 15) == 0;
+        uint32_t each = wide ? 8 : 1, across = t.dv / each, groups = across < (uint32_t)K_THREADS ? (uint32_t)K_THREADS / across : 1u;
         for (uint32_t i = k_thread(); i < heads * t.dk; i += K_THREADS) {
             float x = ((const k_f32 *)k_row(q, t.token, t.head + i / t.dk, t.batch))[i % t.dk];
             t.q[i] = x * k_param(op, 0);
@@ -164,7 +211,7 @@ K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
         k_block_sync();
         k_attention_weights(&t, stats);
         k_block_sync();
-        k_attention_values(op, &t, groups);
+        k_attention_values(op, &t, groups, each);
         k_block_sync();
         k_attention_finish(op, &t, stats, groups, piece);
         k_block_sync();
@@ -174,18 +221,20 @@ K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
 /* One element of the result from its pieces. */
 K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
     float most = -k_infinity(), sum = 0, weight = 0, sink = k_attention_sink(op, (uint32_t)(row % (uint32_t)op->dst.ne[1]));
-    for (uint32_t s = 0; s < op->split; s++) {
-        most = k_max(most, k_attention_piece(op, row, s)[0]);
+    uint32_t n = op->split, size = (uint32_t)op->dst.ne[0] + 2u;
+    const k_f32 *piece = k_attention_piece(op, row, 0);
+    for (uint32_t s = 0; s < n; s++) {
+        most = k_max(most, piece[s * size]);
     }
     most = k_max(most, sink);
     if (most == -k_infinity()) {
         return 0;
     }
-    for (uint32_t s = 0; s < op->split; s++) {
-        const k_f32 *piece = k_attention_piece(op, row, s);
-        float scale = piece[0] == -k_infinity() ? 0 : k_exp(piece[0] - most);
-        sum += scale * piece[2 + d];
-        weight += scale * piece[1];
+    for (uint32_t s = 0; s < n; s++) {
+        float own = piece[s * size], total = piece[s * size + 1], value = piece[s * size + 2 + d];
+        float scale = own == -k_infinity() ? 0 : k_exp(own - most);
+        sum += scale * value;
+        weight += scale * total;
     }
     weight += sink == -k_infinity() ? 0 : k_exp(sink - most);
     return sum / weight;

@@ -1,4 +1,5 @@
-/* Operations element by element: each thread of an operation's parts takes every so many elements of the result. */
+/* Operations element by element: each thread of an operation's parts takes
+ * every so many elements of the result. */
 #ifndef SP_DEVICE_CUDA_KERNEL_ELEMENTS_H
 #define SP_DEVICE_CUDA_KERNEL_ELEMENTS_H
 
@@ -140,7 +141,8 @@ K_FN float k_concat(const k_op *op, k_at at) {
     return k_load(&op->src[1], &at);
 }
 
-/* rope: each element is made from its pair. table: by pair, what a position is multiplied with; params[3]: the magnitude. */
+/* rope: each element is made from its pair. table: by pair, what a position is
+ * multiplied with; params[3]: the magnitude. */
 K_FN float k_rope(const k_op *op, const k_at *at) {
     uint32_t n_dims = op->params[0], i = at->i[0];
     const k_tensor *a = &op->src[0];
@@ -186,7 +188,8 @@ K_FN float k_value(const k_op *op, const k_at *at) {
         return k_concat(op, *at);
     case SP_OP_SCALE:
         return k_load(&op->src[0], at) * k_param(op, 0) + k_param(op, 1);
-    case SP_OP_CLAMP: { /* as ggml: what is not a number becomes the minimum's neighbour, the maximum */
+    case SP_OP_CLAMP: { /* as ggml: what is not a number becomes the minimum's
+                           neighbour, the maximum */
         float x = k_load(&op->src[0], at), low = k_param(op, 0), high = k_param(op, 1);
         x = x < high ? x : high;
         return x > low ? x : low;
@@ -224,7 +227,8 @@ K_FN void k_do_elements(const k_op *op, uint32_t part) {
     }
 }
 
-/* ---- copies: the n-th element of one shape goes to the n-th of another; also bits, and blocks of quants ---- */
+/* ---- copies: the n-th element of one shape goes to the n-th of another; also
+ * bits, and blocks of quants ---- */
 
 K_FN void k_copy_element(const k_tensor *from, const k_at *a, const k_tensor *to, const k_at *b) {
     if (from->type != to->type) {
@@ -252,7 +256,8 @@ K_FN void k_quantise_blocks(const k_tensor *from, const k_tensor *to, uint32_t b
     }
 }
 
-/* params[15]: bytes of a block of the destination's type; params[14]: copy as contiguous bytes, this many (and params[13], the upper half). */
+/* params[15]: bytes of a block of the destination's type; params[14]: copy as
+ * contiguous bytes, this many (and params[13], the upper half). */
 K_FN void k_do_copy(const k_op *op, uint32_t part) {
     const k_tensor *from = &op->src[0], *to = &op->dst;
     uint64_t step = (uint64_t)op->n_parts * K_THREADS, first = (uint64_t)part * K_THREADS + k_thread();
@@ -272,7 +277,8 @@ K_FN void k_do_copy(const k_op *op, uint32_t part) {
     }
 }
 
-/* set_rows: dst is the destination's view, src[1] the rows, src[2] their ids. */
+/* set_rows: dst is the destination's view, src[1] the rows, src[2] their ids.
+ */
 K_FN void k_do_set_rows(const k_op *op, uint32_t part) {
     const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
     uint32_t unit = k_is_quantised(to->type) ? 32 : 1;
@@ -294,7 +300,8 @@ K_FN void k_do_set_rows(const k_op *op, uint32_t part) {
     }
 }
 
-/* argsort and top_k: each element counts those before it. Ties go by place; there are no NaN (the verifier asks for a clamp). */
+/* argsort and top_k: each element counts those before it. Ties go by place;
+ * there are no NaN (the verifier asks for a clamp). */
 K_FN void k_do_sort(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0];
     uint32_t n0 = (uint32_t)a->ne[0], most = (uint32_t)op->dst.ne[0];

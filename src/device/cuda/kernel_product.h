@@ -1,18 +1,23 @@
 /*
- * Matrix products for few columns: the right side lies in shared memory, each warp takes rows of the weights and reads them once. What comes right
- * before (a norm, a gated unit, the pieces of attention) is computed while the right side is put there, what comes right after (a residual) when a
- * row's result is written. Many columns go through in groups.
+ * Matrix products for few columns: the right side lies in shared memory, each
+ * warp takes rows of the weights and reads them once. What comes right before
+ * (a norm, a gated unit, the pieces of attention) is computed while the right
+ * side is put there, what comes right after (a residual) when a row's result is
+ * written. Many columns go through in groups.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_PRODUCT_H
 #define SP_DEVICE_CUDA_KERNEL_PRODUCT_H
 
 #include "device/cuda/kernel_attention.h"
 
+enum { K_PREFETCH = 96 * 1024 }; /* bytes of weights that a block asks for ahead */
+
 /* A group of columns in shared memory. */
 typedef struct k_right {
     uint32_t n, n0, first; /* columns; their length; number of the first */
     k_f32 *x;              /* [n][n0] */
-    /* as signed bytes, for weights in quants: of each block of 32 the two halves, apart; its scale; scale times sum */
+    /* as signed bytes, for weights in quants: of each block of 32 the two halves,
+     * apart; its scale; scale times sum */
     uint8_t *low, *high;
     k_f32 *scale, *sum;
 } k_right;
@@ -21,7 +26,8 @@ K_FN bool k_takes_bytes(uint32_t type) {
     return type == K_TYPE_Q4_0_SPLIT || type == K_TYPE_Q8_0_SPLIT;
 }
 
-/* A column of the right side, counted over dst's: mul_mat_id repeats b's columns over the experts of a token. */
+/* A column of the right side, counted over dst's: mul_mat_id repeats b's
+ * columns over the experts of a token. */
 K_FN const uint8_t *k_right_column(const k_op *op, const k_tensor *b, uint64_t c) {
     uint32_t n1 = (uint32_t)op->dst.ne[1], n2 = (uint32_t)op->dst.ne[2];
     uint32_t i1 = (uint32_t)(c % n1), i2 = (uint32_t)(c / n1 % n2), i3 = (uint32_t)(c / n1 / n2);
@@ -38,16 +44,73 @@ K_FN const uint8_t *k_left_matrix(const k_op *op, uint64_t c) {
     return k_row(a, 0, i2 / (uint32_t)(op->dst.ne[2] / a->ne[2]), i3 / (uint32_t)(op->dst.ne[3] / a->ne[3]));
 }
 
+/* Whole rows of floats by four, several loads under way at once. n is a
+ * multiple of 4, and everything is aligned. */
+enum { K_AHEAD = 4 };
+
 K_FN void k_stage_norm(const k_block *b, const k_op *op, const k_f32 *from, k_f32 *x, uint32_t n) {
     float sum = 0;
-    for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
+    const k_f32 *weight = (const k_f32 *)(uintptr_t)op->extra[0].data;
+    uint32_t wide = (((uintptr_t)from | (uintptr_t)weight) & 15) == 0 && n % 4 == 0 ? n / 4 : 0;
+    for (uint32_t i = k_thread(); i < wide; i += K_THREADS) {
+        k_floats4 v = ((const k_floats4 *)from)[i], w = weight ? ((const k_floats4 *)weight)[i] : (k_floats4){{1, 1, 1, 1}};
+        for (int j = 0; j < 4; j++) {
+            sum += v.f[j] * v.f[j];
+            v.f[j] *= w.f[j];
+        }
+        ((k_floats4 *)x)[i] = v;
+    }
+    for (uint32_t i = wide * 4 + k_thread(); i < n; i += K_THREADS) {
         sum += from[i] * from[i];
+        x[i] = from[i] * (weight ? weight[i] : 1.0f);
     }
     sum = k_block_reduce(b, sum, false);
     float scale = 1.0f / __builtin_sqrtf(sum / (float)n + k_param(op, 8));
-    const k_f32 *weight = (const k_f32 *)(uintptr_t)op->extra[0].data;
-    for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
-        x[i] = from[i] * scale * (weight ? weight[i] : 1.0f);
+    for (uint32_t i = k_thread(); i < wide; i += K_THREADS) {
+        for (int j = 0; j < 4; j++) {
+            ((k_floats4 *)x)[i].f[j] *= scale;
+        }
+    }
+    for (uint32_t i = wide * 4 + k_thread(); i < n; i += K_THREADS) {
+        x[i] *= scale;
+    }
+}
+
+K_FN void k_stage_glu(const k_op *op, const k_f32 *from, const k_f32 *gate, k_f32 *x, uint32_t n) {
+    uint32_t kind = op->params[9], wide = (((uintptr_t)from | (uintptr_t)gate) & 15) == 0 && n % 4 == 0 ? n / 4 : 0;
+    float alpha = k_param(op, 10), limit = k_param(op, 11);
+    for (uint32_t first = k_thread(); first < wide; first += K_THREADS * K_AHEAD) {
+        k_floats4 v[K_AHEAD], g[K_AHEAD];
+        for (uint32_t a = 0; a < K_AHEAD; a++) {
+            uint32_t i = first + a * K_THREADS < wide ? first + a * K_THREADS : first;
+            v[a] = ((const k_floats4 *)from)[i];
+            g[a] = ((const k_floats4 *)gate)[i];
+        }
+        for (uint32_t a = 0; a < K_AHEAD && first + a * K_THREADS < wide; a++) {
+            for (int j = 0; j < 4; j++) {
+                v[a].f[j] = kind == SP_OP_SWIGLU ? k_silu(v[a].f[j]) * g[a].f[j] : k_glu_value(kind, v[a].f[j], g[a].f[j], alpha, limit);
+            }
+            ((k_floats4 *)x)[first + a * K_THREADS] = v[a];
+        }
+    }
+    for (uint32_t i = wide * 4 + k_thread(); i < n; i += K_THREADS) {
+        x[i] = k_glu_value(kind, from[i], gate[i], alpha, limit);
+    }
+}
+
+K_FN void k_stage_plain(const k_op *op, const uint8_t *from, k_f32 *x, uint32_t n) {
+    uint32_t wide = op->src[1].type == SP_TYPE_F32 && ((uintptr_t)from & 15) == 0 && n % 4 == 0 ? n / 4 : 0;
+    for (uint32_t first = k_thread(); first < wide; first += K_THREADS * K_AHEAD) {
+        k_floats4 v[K_AHEAD];
+        for (uint32_t a = 0; a < K_AHEAD; a++) {
+            v[a] = ((const k_floats4 *)from)[first + a * K_THREADS < wide ? first + a * K_THREADS : first];
+        }
+        for (uint32_t a = 0; a < K_AHEAD && first + a * K_THREADS < wide; a++) {
+            ((k_floats4 *)x)[first + a * K_THREADS] = v[a];
+        }
+    }
+    for (uint32_t i = wide * 4 + k_thread(); i < n; i += K_THREADS) {
+        x[i] = k_element(op->src[1].type, from, i, n);
     }
 }
 
@@ -56,46 +119,55 @@ K_FN void k_stage_column(const k_block *b, const k_op *op, uint64_t c, k_f32 *x,
     if (op->before == K_BEFORE_RMS_NORM) {
         k_stage_norm(b, op, (const k_f32 *)from, x, n);
     } else if (op->before == K_BEFORE_GLU) {
-        const k_f32 *gate = (const k_f32 *)k_right_column(op, &op->extra[1], c);
-        for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
-            x[i] = k_glu_value(op->params[9], ((const k_f32 *)from)[i], gate[i], k_param(op, 10), k_param(op, 11));
-        }
+        k_stage_glu(op, (const k_f32 *)from, (const k_f32 *)k_right_column(op, &op->extra[1], c), x, n);
     } else {
-        for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
-            x[i] = k_element(op->src[1].type, from, i, n);
-        }
+        k_stage_plain(op, from, x, n);
     }
 }
 
+/* A group of lanes makes a block of 32 bytes; each lane takes some neighbours.
+ */
 K_FN void k_stage_bytes(const k_right *r) {
-    uint32_t blocks = r->n0 / 32;
-    for (uint32_t i = k_thread(); i < r->n * blocks; i += K_THREADS) {
-        const k_f32 *x = r->x + (uint64_t)i * 32;
+    enum { EACH = 32 / K_GROUP };
+    uint32_t blocks = r->n * (r->n0 / 32), rounds = (blocks * K_GROUP + K_THREADS - 1) / K_THREADS;
+    for (uint32_t round = 0; round < rounds; round++) {
+        uint32_t item = round * K_THREADS + k_thread(), block = item / K_GROUP, lane = item % K_GROUP;
+        bool live = block < blocks;
+        k_floats4 x[EACH / 4];
         float most = 0;
-        for (int j = 0; j < 32; j++) {
-            most = k_max(most, __builtin_fabsf(x[j]));
+        for (int w = 0; w < EACH / 4; w++) {
+            x[w] = live ? ((const k_floats4 *)r->x)[(uint64_t)block * 8 + lane * (EACH / 4) + (uint32_t)w] : (k_floats4){{0, 0, 0, 0}};
+            for (int j = 0; j < 4; j++) {
+                most = k_max(most, __builtin_fabsf(x[w].f[j]));
+            }
         }
+        most = k_group_max(most);
         float d = most / 127.0f, id = d > 0 ? 1.0f / d : 0;
         int32_t sum = 0;
-        for (int w = 0; w < 8; w++) {
-            uint32_t word = 0;
+        for (int w = 0; w < EACH / 4; w++) {
+            uint32_t word = 0, at = lane * (EACH / 4) + (uint32_t)w;
             for (int j = 0; j < 4; j++) {
-                float v = x[w * 4 + j] * id;
+                float v = x[w].f[j] * id;
                 int32_t q = (int32_t)(v < 0 ? v - 0.5f : v + 0.5f);
                 sum += q;
                 word |= (uint32_t)(q & 255) << 8 * j;
             }
-            ((k_u32 *)(w < 4 ? r->low : r->high))[i * 4 + (uint32_t)(w % 4)] = word;
+            if (live) {
+                ((k_u32 *)(at < 4 ? r->low : r->high))[block * 4 + at % 4] = word;
+            }
         }
-        r->scale[i] = d;
-        r->sum[i] = d * (float)sum;
+        sum = k_group_sum(sum);
+        if (live && lane == 0) {
+            r->scale[block] = d;
+            r->sum[block] = d * (float)sum;
+        }
     }
 }
 
 /* How many columns fit into shared memory at once. */
 K_FN uint32_t k_columns_that_fit(uint32_t type, uint32_t n0) {
     uint64_t each = n0 * 4ull + (k_takes_bytes(type) ? n0 + n0 / 32 * 8ull : 0);
-    uint64_t fit = (K_SHARED - 1024) / each;
+    uint64_t fit = (K_SHARED_WORK - 1024) / each;
     return fit < K_COLUMNS ? (uint32_t)fit : K_COLUMNS;
 }
 
@@ -206,7 +278,8 @@ K_FN void k_put_product(const k_op *op, uint32_t row, uint64_t c, float x) {
     ((k_f32 *)k_row(&op->dst, i1, i2, i3))[row] = x;
 }
 
-/* Rows [from, to) of the matrix times the group; n_rows and n are constants where it counts. kind: 0 any, 1 q4, 2 q8, 3 f16. */
+/* Rows [from, to) of the matrix times the group; n_rows and n are constants
+ * where it counts. kind: 0 any, 1 q4, 2 q8, 3 f16. */
 K_INLINE void k_product_rows(const k_op *op, const k_right *r, const uint8_t *matrix, uint32_t from, uint32_t to, const int kind, const int n_rows,
                              const int n) {
     uint64_t stride = (uint64_t)op->src[0].nb[1];
@@ -259,7 +332,8 @@ K_FN void k_product_group(const k_op *op, const k_right *r, const uint8_t *matri
     k_product_rows(op, r, matrix, from, to, kind, 1, (int)r->n);
 }
 
-/* Where nothing else fits: a warp an element, both sides read where they are. */
+/* Where nothing else fits: a warp an element, both sides read where they are.
+ */
 K_FN void k_product_plain(const k_op *op, uint32_t part) {
     uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_WARPS;
     uint32_t n0 = (uint32_t)op->src[0].ne[0], m = (uint32_t)op->dst.ne[0];
@@ -277,9 +351,24 @@ K_FN void k_product_plain(const k_op *op, uint32_t part) {
     }
 }
 
-/* The rows of a part: neighbours, so that a block's share is one range of memory. */
+/* The rows of a part: neighbours, so that a block's share is one range of
+ * memory. */
 K_FN uint32_t k_first_row(const k_op *op, uint32_t part) {
     return (uint32_t)((uint64_t)part * (uint32_t)op->dst.ne[0] / op->n_parts);
+}
+
+/* Before the barrier of the phase that needs them: a part's weights, as far as
+ * they go through the second cache in time. */
+K_FN void k_prefetch_product(const k_op *op, uint32_t part) {
+    const k_tensor *a = &op->src[0];
+    if (op->op != SP_OP_MUL_MAT || a->ne[2] != 1 || a->ne[3] != 1 || (((uint64_t)a->nb[1] | a->data) & 15)) {
+        return;
+    }
+    uint64_t from = k_first_row(op, part) * (uint64_t)a->nb[1], to = k_first_row(op, part + 1) * (uint64_t)a->nb[1];
+    to = to - from > K_PREFETCH ? from + K_PREFETCH : to;
+    for (uint64_t at = from + k_thread() * 2048ull; at < to; at += K_THREADS * 2048ull) {
+        k_prefetch((const uint8_t *)(uintptr_t)a->data + at, (uint32_t)(to - at < 2048 ? to - at : 2048));
+    }
 }
 
 K_FN void k_do_product(const k_block *b, const k_op *op, uint32_t part) {

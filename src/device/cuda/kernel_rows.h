@@ -4,7 +4,8 @@
 
 #include "device/cuda/kernel_elements.h"
 
-/* Over the block's threads; every thread gets the result. Uses the first bytes of shared memory. */
+/* Over the block's threads; every thread gets the result. Uses the first bytes
+ * of shared memory. */
 K_FN float k_block_reduce(const k_block *b, float x, bool max) {
     k_f32 *slots = (k_f32 *)b->shared;
     x = max ? k_warp_max(x) : k_warp_sum(x);

@@ -1,4 +1,5 @@
-/* Kernels' numbers: elements of every type as floats and back, blocks of quants, and the mathematics that PTX has no instruction for. */
+/* Kernels' numbers: elements of every type as floats and back, blocks of
+ * quants, and the mathematics that PTX has no instruction for. */
 #ifndef SP_DEVICE_CUDA_NUMBERS_H
 #define SP_DEVICE_CUDA_NUMBERS_H
 
@@ -77,7 +78,8 @@ K_FN float k_log(float x) {
     return (float)e * 0.693147181f + (f + __builtin_fmaf(p * f, z, -0.5f * z));
 }
 
-/* The angle is brought to a quarter turn in double precision: positions are large. */
+/* The angle is brought to a quarter turn in double precision: positions are
+ * large. */
 K_FN void k_sin_cos(float angle, float *sin, float *cos) {
     double turns = (double)angle * 0.63661977236758134;
     double n = __builtin_floor(turns + 0.5);
@@ -182,7 +184,8 @@ K_FN float k_element_32(uint32_t type, const uint8_t *row, uint32_t i) {
         const uint8_t *p = row + b * 18ull;
         return k_half(p) * k_iq4_value(low ? p[2 + j] & 15 : p[2 + j - 16] >> 4);
     }
-    default: { /* MXFP4: the scale is a power of two, halved since the values are doubled */
+    default: { /* MXFP4: the scale is a power of two, halved since the values are
+                  doubled */
         const uint8_t *p = row + b * 17ull;
         float d = p[0] < 2 ? k_bits_float(0x00200000u << p[0]) : k_bits_float((uint32_t)(p[0] - 1) << 23);
         return d * k_fp4_value(low ? p[1 + j] & 15 : p[1 + j - 16] >> 4);
@@ -301,7 +304,8 @@ K_FN uint32_t k_nearest_iq4(float x) {
     return best;
 }
 
-/* As ggml: the scale that the largest value gives, then the best one for these quants, values weighted by their squares. */
+/* As ggml: the scale that the largest value gives, then the best one for these
+ * quants, values weighted by their squares. */
 K_FN void k_quantise_iq4_nl(const float *x, float peak, uint8_t *out) {
     float id = __builtin_fabsf(peak) < 1e-15f ? 0 : -127.0f / peak, above = 0, below = 0;
     uint32_t quants[32];

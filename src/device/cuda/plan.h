@@ -4,13 +4,15 @@
 
 #include "device/cuda/cuda_impl.h"
 
-/* Addresses that are not known before the temporaries have a place: an offset into them, or into the schedule's own memory. */
+/* Addresses that are not known before the temporaries have a place: an offset
+ * into them, or into the schedule's own memory. */
 #define PLAN_TEMPORARY (1ull << 62)
 #define PLAN_TABLE (1ull << 61)
 
 enum { PLAN_NONE = 0xffffffffu, PLAN_MAX_READS = 12 };
 
-/* A piece of memory that operations write and read: a window, a temporary, partial results. */
+/* A piece of memory that operations write and read: a window, a temporary,
+ * partial results. */
 typedef struct plan_root {
     uint64_t bytes;        /* temporaries: needed */
     uint64_t at;           /* temporaries: offset, once placed */
@@ -30,9 +32,11 @@ typedef struct plan_op {
 typedef struct plan_fusion {
     bool skip;                    /* done by another operation */
     uint32_t before, norm_weight; /* K_BEFORE_*; the tensor that the norm is multiplied with */
-    uint32_t right, other;        /* tensors: what the product reads instead of its right side; the gate */
+    uint32_t right, other;        /* tensors: what the product reads instead of its right
+                                     side; the gate */
     const sp_spec_tensor *from;   /* the operation that is fused before: its parameters */
-    uint32_t product, residual;   /* of an addition: the product that it ends, and what is added */
+    uint32_t product, residual;   /* of an addition: the product that it ends, and
+                                     what is added */
 } plan_fusion;
 
 typedef struct plan {
@@ -58,7 +62,8 @@ void sp_plan_fuse(plan *p);
 /* lower.c: turns every operation into entries of p->ops. */
 sp_status sp_plan_lower(plan *p, sp_error *err);
 
-/* phases.c: gives every operation its phase and parts and every temporary a place; sorts p->ops by phase. phases: n_phases of them, to be freed. */
+/* phases.c: gives every operation its phase and parts and every temporary a
+ * place; sorts p->ops by phase. phases: n_phases of them, to be freed. */
 sp_status sp_plan_schedule(plan *p, k_phase **phases, sp_error *err);
 
 #endif

@@ -1,7 +1,9 @@
 /*
- * Fusing. A product of few columns takes in what comes right before it (rms_norm and its weight, a gated unit of two), since every block reads the
- * whole right side anyway, and the residual that is added to its result. What is read later than the program says must be a temporary or a weight:
- * those are written once.
+ * Fusing. A product of few columns takes in what comes right before it
+ * (rms_norm and its weight, a gated unit of two), since every block reads the
+ * whole right side anyway, and the residual that is added to its result. What
+ * is read later than the program says must be a temporary or a weight: those
+ * are written once.
  */
 #include "device/cuda/plan.h"
 
@@ -40,7 +42,8 @@ static bool is_small_product(const plan *p, uint32_t t) {
     return is_op(p, t, SP_OP_MUL_MAT) && o->ne[1] * o->ne[2] * o->ne[3] <= K_COLUMNS && p->spec->tensors[o->src[0]].kind == SP_TENSOR_WEIGHT;
 }
 
-/* Every use of t is as the right side of a product that can take in what is before. */
+/* Every use of t is as the right side of a product that can take in what is
+ * before. */
 static bool only_products_read(const plan *p, uint32_t t) {
     uint32_t n = 0;
     for (uint32_t i = t + 1; i < p->spec->n_tensors; i++) {

@@ -1,4 +1,5 @@
-/* Each operation of a program becomes an entry of the schedule: where its tensors lie, what it needs beside, what it reads and writes. */
+/* Each operation of a program becomes an entry of the schedule: where its
+ * tensors lie, what it needs beside, what it reads and writes. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -46,14 +47,17 @@ static sp_status window_address(const plan *p, uint32_t t, uint64_t *out, sp_err
     const cuda_memory *m = (const cuda_memory *)(const void *)b->memory;
     uint64_t offset = b->offset + w->offset;
     if (offset % 16) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "slot %s: the window at %llu bytes of the region is not a multiple of %s's 16",
+        return sp_fail(err, SP_ERR_ARGUMENT,
+                       "slot %s: the window at %llu bytes of the region is not a "
+                       "multiple of %s's 16",
                        p->spec->slots[w->slot].name, (unsigned long long)offset, p->workspace->device->info.name);
     }
     *out = m->beside + offset;
     return SP_OK;
 }
 
-/* A tensor as kernels see it. split: weights may come in the layout for products. */
+/* A tensor as kernels see it. split: weights may come in the layout for
+ * products. */
 static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error *err) {
     const sp_spec_tensor *s = tensor_of(p, t);
     if (s->kind == SP_TENSOR_WEIGHT) {
@@ -143,7 +147,8 @@ static float yarn_dim(int n_dims, int n_ctx, float rotations, float base) {
     return (float)n_dims * logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) / (2 * logf(base));
 }
 
-/* rope's angles: by pair, what a position is multiplied with, the parts of YaRN among it; and the magnitude. */
+/* rope's angles: by pair, what a position is multiplied with, the parts of YaRN
+ * among it; and the magnitude. */
 static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
     int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
     float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
@@ -174,7 +179,8 @@ static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_err
     return SP_OK;
 }
 
-/* Pieces of the cache, so that all blocks have some; and what is left over combined in a phase of its own. */
+/* Pieces of the cache, so that all blocks have some; and what is left over
+ * combined in a phase of its own. */
 static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t) {
     k_op *op = &o->op;
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
@@ -213,7 +219,8 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t) {
     return SP_OK;
 }
 
-/* Copies of one type between contiguous tensors are of bytes; into quants, of blocks. */
+/* Copies of one type between contiguous tensors are of bytes; into quants, of
+ * blocks. */
 static void lower_copy(plan_op *o, const sp_spec_tensor *from, const sp_spec_tensor *to) {
     const sp_type_traits *traits = sp_type_get(to->type);
     bool flat = true;
@@ -264,7 +271,8 @@ static void move_bits(k_op *op) {
     }
 }
 
-/* The product, with what is fused before it, ending in result (itself, or the addition of residual). */
+/* The product, with what is fused before it, ending in result (itself, or the
+ * addition of residual). */
 static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
     const sp_spec_tensor *t = tensor_of(p, product);
     const plan_fusion *f = &p->fusions[product];

@@ -1,5 +1,6 @@
 /*
- * Phases: an operation runs in the first phase in which all that it reads is there and nobody reads what it overwrites. Temporaries share memory with
+ * Phases: an operation runs in the first phase in which all that it reads is
+ * there and nobody reads what it overwrites. Temporaries share memory with
  * those that are dead before they are born.
  */
 #include <stdlib.h>

@@ -1,7 +1,8 @@
 /*
- * What kernels are written against. Two sides: PTX, where a block has 8 warps of 32 lanes; and the host, where a block is one thread: a warp has one
- * lane, a block one warp, and barriers within a block are nothing. Between blocks both are the same, so a missing phase barrier is a data race on the
- * host too.
+ * What kernels are written against. Two sides: PTX, where a block has 8 warps
+ * of 32 lanes; and the host, where a block is one thread: a warp has one lane,
+ * a block one warp, and barriers within a block are nothing. Between blocks
+ * both are the same, so a missing phase barrier is a data race on the host too.
  */
 #ifndef SP_DEVICE_CUDA_PLATFORM_H
 #define SP_DEVICE_CUDA_PLATFORM_H
@@ -19,6 +20,9 @@ typedef uint32_t __attribute__((may_alias)) k_u32;
 typedef int32_t __attribute__((may_alias)) k_i32;
 typedef int64_t __attribute__((may_alias)) k_i64;
 typedef float __attribute__((may_alias)) k_f32;
+typedef struct k_floats4 {
+    float f[4];
+} __attribute__((may_alias, aligned(16))) k_floats4;
 typedef struct k_words4 {
     uint32_t w[4];
 } __attribute__((may_alias, aligned(16))) k_words4;
@@ -26,7 +30,8 @@ typedef struct k_words4 {
 /* What a block knows of itself. */
 typedef struct k_block {
     uint32_t block, blocks;
-    uint8_t *shared; /* K_SHARED bytes, 16-byte aligned */
+    uint8_t *shared; /* K_SHARED bytes, 16-byte aligned; the last 2 KiB hold
+                        operations */
     k_queue *queue;
     k_state *state;
     uint32_t barriers; /* passed since the launch */
@@ -62,6 +67,21 @@ K_FN float k_warp_max(float x) {
     }
     return x;
 }
+/* Over 8 neighbouring lanes, which hold a block of 32 elements together. */
+enum { K_GROUP = 8 };
+K_FN float k_group_max(float x) {
+    for (int m = 4; m; m /= 2) {
+        float y = __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, m, 31);
+        x = y > x ? y : x;
+    }
+    return x;
+}
+K_FN int32_t k_group_sum(int32_t x) {
+    for (int m = 4; m; m /= 2) {
+        x += __nvvm_shfl_sync_bfly_i32(0xffffffffu, x, m, 31);
+    }
+    return x;
+}
 /* a + the products of four signed bytes. */
 K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {
     int32_t d;
@@ -85,7 +105,8 @@ K_FN k_words4 k_stream16(const void *at) {
     __asm__ volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
     return v;
 }
-/* Starts bringing bytes into the second cache; at and size are multiples of 16. */
+/* Starts bringing bytes into the second cache; at and size are multiples of 16.
+ */
 K_FN void k_prefetch(const void *at, uint32_t size) {
 #if K_SM >= 90
     __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(size) : "memory");
@@ -120,7 +141,8 @@ K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __asm__ volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
 
-/* Waits until every block is here. True: the run was stopped, and every block leaves. */
+/* Waits until every block is here. True: the run was stopped, and every block
+ * leaves. */
 K_FN bool k_grid_barrier(k_block *b, bool stop) {
     k_block_sync();
     uint32_t *arrived = &b->state->arrived;
@@ -138,7 +160,8 @@ K_FN bool k_grid_barrier(k_block *b, bool stop) {
     return seen >> 31;
 }
 
-/* Waits for the doorbell to differ from last; returns it, or last after a while without work. One thread calls this. */
+/* Waits for the doorbell to differ from last; returns it, or last after a while
+ * without work. One thread calls this. */
 K_FN uint32_t k_await_doorbell(k_block *b, uint32_t last) {
     uint64_t since = k_now_ns();
     uint32_t bell, polls = 0;
@@ -169,6 +192,13 @@ K_FN float k_warp_sum(float x) {
     return x;
 }
 K_FN float k_warp_max(float x) {
+    return x;
+}
+enum { K_GROUP = 1 };
+K_FN float k_group_max(float x) {
+    return x;
+}
+K_FN int32_t k_group_sum(int32_t x) {
     return x;
 }
 K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {

@@ -1,6 +1,7 @@
 /*
- * The resident kernel: waits for schedules and runs them, phase after phase. Compiled twice: to PTX, where every block of the grid runs it, and for
- * the host, where each thread of the emulated device is a block.
+ * The resident kernel: waits for schedules and runs them, phase after phase.
+ * Compiled twice: to PTX, where every block of the grid runs it, and for the
+ * host, where each thread of the emulated device is a block.
  */
 #include "device/cuda/resident.h"
 
@@ -44,9 +45,10 @@ static void run_op(k_block *b, const k_op *op, uint32_t part) {
     }
 }
 
-/* A phase's parts are numbered through its operations; a block takes every so many. */
-static void run_phase(k_block *b, const k_op *ops, const k_phase *phase) {
-    for (uint32_t part = b->block; part < phase->n_parts; part += b->blocks) {
+/* The parts that no block does first: a phase has more of them than there are
+ * blocks. */
+static void run_rest(k_block *b, const k_op *ops, const k_phase *phase) {
+    for (uint32_t part = b->block + b->blocks; part < phase->n_parts; part += b->blocks) {
         uint32_t at = 0, first = 0;
         const k_op *op = ops + phase->first_op;
         while (part >= first + op[at].n_parts) {
@@ -56,13 +58,45 @@ static void run_phase(k_block *b, const k_op *ops, const k_phase *phase) {
     }
 }
 
-/* True: stopped. */
+_Static_assert(sizeof(k_op) <= K_SHARED_OPS / 2 && sizeof(k_op) % 4 == 0, "two operations fit");
+
+/* Brings an operation into shared memory, and what a product will read first
+ * into the second cache. */
+static const k_op *fetch_op(const k_block *b, const k_op *ops, k_work work, uint32_t phase) {
+    k_op *here = (k_op *)(void *)(b->shared + K_SHARED_WORK + (phase & 1) * (K_SHARED_OPS / 2));
+    if (work.op != K_NO_WORK) {
+        for (uint32_t i = k_thread(); i < sizeof(k_op) / 4; i += K_THREADS) {
+            ((k_u32 *)(void *)here)[i] = ((const k_u32 *)(const void *)&ops[work.op])[i];
+        }
+        k_block_sync();
+        k_prefetch_product(here, work.part);
+    }
+    return here;
+}
+
+/* True: stopped. What the next phase does is read before the barrier, so that
+ * it is there behind it. */
 static bool run_schedule(k_block *b, const k_schedule *schedule) {
     const k_phase *phases = (const k_phase *)(uintptr_t)schedule->phases;
     const k_op *ops = (const k_op *)(uintptr_t)schedule->ops;
-    for (uint32_t i = 0; i < schedule->n_phases; i++) {
+    const k_work *works = (const k_work *)(uintptr_t)schedule->works + b->block;
+    uint32_t n = schedule->n_phases;
+    k_work work = works[0], next = work;
+    const k_op *op = fetch_op(b, ops, work, 0);
+    for (uint32_t i = 0; i < n; i++) {
         bool stop = b->block == 0 && k_thread() == 0 && k_peek(&b->state->stop);
-        run_phase(b, ops, &phases[i]);
+        k_phase phase = phases[i];
+        if (i + 1 < n) {
+            next = works[(uint64_t)(i + 1) * b->blocks];
+        }
+        if (work.op != K_NO_WORK) {
+            run_op(b, op, work.part);
+        }
+        if (phase.n_parts > b->blocks) {
+            run_rest(b, ops, &phase);
+        }
+        work = next;
+        op = i + 1 < n ? fetch_op(b, ops, work, i + 1) : op;
         if (k_grid_barrier(b, stop)) {
             return true;
         }
@@ -87,7 +121,8 @@ static void run_copies(const k_block *b) {
     }
 }
 
-/* One thread of block 0: what the host asks for goes to where every block reads it. */
+/* One thread of block 0: what the host asks for goes to where every block reads
+ * it. */
 static void take_command(k_block *b, uint32_t last) {
     k_state *state = b->state;
     const k_queue *queue = b->queue;
@@ -100,7 +135,8 @@ static void take_command(k_block *b, uint32_t last) {
     }
 }
 
-/* True: stopped. The state is read before the first barrier alone: after the last one block 0 writes the next command there. */
+/* True: stopped. The state is read before the first barrier alone: after the
+ * last one block 0 writes the next command there. */
 static bool run_command(k_block *b) {
     uint64_t schedule = b->state->schedule;
     if (b->state->n_copies) {

@@ -4,7 +4,8 @@
 
 #include "device/cuda/platform.h"
 
-/* Returns when it was stopped or idle for long. b->block and what follows to host are set, the rest is zero. */
+/* Returns when it was stopped or idle for long. b->block and what follows to
+ * host are set, the rest is zero. */
 void k_resident(k_block *b);
 
 #endif

@@ -1,6 +1,7 @@
 /*
- * Preparing and executing. An executable is a schedule in the device's memory; it is written anew when the temporaries moved. Executing copies the
- * row ids, checks them, and rings.
+ * Preparing and executing. An executable is a schedule in the device's memory;
+ * it is written anew when the temporaries moved. Executing copies the row ids,
+ * checks them, and rings.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -23,8 +24,9 @@ typedef struct id_check {
 typedef struct cuda_executable {
     const sp_device_ops *ops;
     cuda_workspace *workspace;
-    uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the device, but for addresses that move */
-    uint64_t size, tables_at;
+    uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
+                       device, but for addresses that move */
+    uint64_t size, works_at, tables_at;
     uint32_t n_phases, n_ops;
     uint64_t at; /* on the device */
     id_copy *copies;
@@ -58,7 +60,8 @@ static sp_status check_bindings(const sp_spec *spec, const sp_slot_binding *bind
     return status;
 }
 
-/* Row ids: a private copy each, first among the temporaries, kept for the whole run. */
+/* Row ids: a private copy each, first among the temporaries, kept for the whole
+ * run. */
 static sp_status place_ids(plan *p, cuda_executable *x, sp_error *err) {
     x->copies = calloc(p->spec->n_tensors, sizeof *x->copies);
     x->checks = calloc(p->spec->n_indices ? p->spec->n_indices : 1, sizeof *x->checks);
@@ -90,12 +93,29 @@ static sp_status place_ids(plan *p, cuda_executable *x, sp_error *err) {
     return SP_OK;
 }
 
+/* What each block does first in each phase. */
+static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_work *works) {
+    for (int32_t i = 0; i < p->n_phases; i++) {
+        uint32_t op = phases[i].first_op, part = 0;
+        for (uint32_t b = 0; b < blocks; b++, part++) {
+            while (op < phases[i].first_op + phases[i].n_ops && part == p->ops[op].op.n_parts) {
+                op++;
+                part = 0;
+            }
+            bool any = op < phases[i].first_op + phases[i].n_ops;
+            works[(uint64_t)i * blocks + b] = any ? (k_work){op, part} : (k_work){K_NO_WORK, 0};
+        }
+    }
+}
+
 /* Everything that the kernel reads, in one piece. */
 static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, sp_error *err) {
     uint64_t phases_at = sizeof(k_schedule), ops_at = phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
     x->n_phases = (uint32_t)p->n_phases;
     x->n_ops = p->n_ops;
-    x->tables_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
+    uint32_t blocks = p->workspace->device->driver->blocks;
+    x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
+    x->tables_at = x->works_at + (uint64_t)p->n_phases * blocks * sizeof(k_work);
     x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
     x->bytes = calloc(1, x->size);
     if (!x->bytes) {
@@ -105,6 +125,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     for (uint32_t i = 0; i < p->n_ops; i++) {
         memcpy(x->bytes + ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op, sizeof(k_op));
     }
+    deal_works(p, phases, blocks, (k_work *)(void *)(x->bytes + x->works_at));
     if (p->n_tables) {
         memcpy(x->bytes + x->tables_at, p->tables, (size_t)p->n_tables * sizeof *p->tables);
     }
@@ -120,7 +141,8 @@ static void resolve(const cuda_executable *x, uint64_t *address) {
     }
 }
 
-/* Writes the schedule to the device, with the temporaries where they are now. */
+/* Writes the schedule to the device, with the temporaries where they are now.
+ */
 static sp_status settle(cuda_executable *x, sp_error *err) {
     uint8_t *bytes = malloc(x->size);
     if (!bytes) {
@@ -128,7 +150,8 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
     }
     memcpy(bytes, x->bytes, x->size);
     uint64_t ops_at = sizeof(k_schedule) + (uint64_t)x->n_phases * sizeof(k_phase);
-    k_schedule head = {.phases = x->at + sizeof(k_schedule), .ops = x->at + ops_at, .n_phases = x->n_phases, .n_ops = x->n_ops};
+    k_schedule head = {
+        .phases = x->at + sizeof(k_schedule), .ops = x->at + ops_at, .works = x->at + x->works_at, .n_phases = x->n_phases, .n_ops = x->n_ops};
     memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {

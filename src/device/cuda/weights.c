@@ -1,6 +1,8 @@
 /*
- * A model's weights on the device: uploaded once, at the first program that wants them, shared by all. Products of q4_0 and q8_0 read a row's quants
- * and its scales apart, so that every thread loads 16 aligned bytes. Types without kernels of their own (iq1, iq2, iq3) become f16.
+ * A model's weights on the device: uploaded once, at the first program that
+ * wants them, shared by all. Products of q4_0 and q8_0 read a row's quants and
+ * its scales apart, so that every thread loads 16 aligned bytes. Types without
+ * kernels of their own (iq1, iq2, iq3) become f16.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -148,7 +150,8 @@ static sp_status upload_converted(cuda_weights *w, const cuda_weight *it, uint64
     return status;
 }
 
-/* Room in the model's allocation, or, for a weight that is wanted in both layouts, of its own. */
+/* Room in the model's allocation, or, for a weight that is wanted in both
+ * layouts, of its own. */
 static sp_status place(cuda_weights *w, uint64_t bytes, uint64_t *at, sp_error *err) {
     sp_status status = w->arena ? SP_OK : sp_cuda_alloc(w->device, w->size, &w->arena, err);
     if (status == SP_OK && bytes <= w->size - w->used) {
