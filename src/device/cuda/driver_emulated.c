@@ -112,7 +112,7 @@ static void ring(sp_cuda_driver *driver) {
     pthread_mutex_unlock(&e->lock);
 }
 
-static sp_status wait(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err) {
+static sp_status wait_for(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err) {
     (void)err;
     emulated *e = (emulated *)driver;
     struct timespec until;
@@ -212,7 +212,7 @@ static const sp_cuda_driver_ops emulated_ops = {
     .host_unregister = emulated_unregister,
     .launch = launch,
     .ring = ring,
-    .wait = wait,
+    .wait = wait_for,
     .join = join_threads,
     .stop = stop,
 };

@@ -27,7 +27,7 @@ K_FN float k_softcap(float x, float cap) {
  * read once for all heads. */
 static inline __attribute__((always_inline)) void k_scores_of(const k_op *op, const k_attention *t, const uint32_t heads) {
     const k_tensor *k = &op->src[1], *mask = op->src[3].data ? &op->src[3] : NULL;
-    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / k->ne[2]);
+    uint32_t ratio = (uint32_t)op->src[0].ne[2] / (uint32_t)k->ne[2];
     for (uint32_t p = k_thread(); p < t->n; p += K_THREADS) {
         const uint8_t *row = k_row(k, t->from + p, t->head / ratio, t->batch);
         float acc[K_ATTENTION_HEADS] = {0};
@@ -90,7 +90,7 @@ K_FN void k_attention_weights(const k_attention *t, k_f32 *stats) {
 static inline __attribute__((always_inline)) void k_values_of(const k_op *op, const k_attention *t, uint32_t groups, const uint32_t heads,
                                                               const uint32_t each) {
     const k_tensor *v = &op->src[2];
-    uint32_t ratio = (uint32_t)(op->src[0].ne[2] / v->ne[2]), across = t->dv / each, total = groups * across;
+    uint32_t ratio = (uint32_t)op->src[0].ne[2] / (uint32_t)v->ne[2], across = t->dv / each, total = groups * across;
     for (uint32_t i = k_thread(); i < total; i += K_THREADS) {
         uint32_t d = i % across * each, group = i / across;
         float acc[K_ATTENTION_HEADS][8] = {{0}};
@@ -186,12 +186,11 @@ K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
     uint64_t tasks = (uint64_t)(uint32_t)q->ne[1] * (uint32_t)q->ne[3] * head_groups * op->split;
     k_f32 *stats = (k_f32 *)(b->shared + 256);
     for (uint64_t task = part; task < tasks; task += op->n_parts) {
-        uint32_t piece = (uint32_t)(task % op->split);
-        uint64_t rest = task / op->split;
-        k_attention t = {.head = (uint32_t)(rest % head_groups) * heads, .dk = (uint32_t)q->ne[0], .dv = (uint32_t)op->dst.ne[0]};
-        rest /= head_groups;
-        t.token = (uint32_t)(rest % (uint32_t)q->ne[1]);
-        t.batch = (uint32_t)(rest / (uint32_t)q->ne[1]);
+        uint64_t rest = task;
+        uint32_t piece = k_divide(&rest, op->split);
+        k_attention t = {.head = k_divide(&rest, head_groups) * heads, .dk = (uint32_t)q->ne[0], .dv = (uint32_t)op->dst.ne[0]};
+        t.token = k_divide(&rest, (uint32_t)q->ne[1]);
+        t.batch = (uint32_t)rest;
         t.heads = heads;
         t.from = piece * op->params[4];
         t.n = positions - t.from < op->params[4] ? positions - t.from : op->params[4];
@@ -220,7 +219,11 @@ K_FN void k_do_attention(const k_block *b, const k_op *op, uint32_t part) {
 
 /* One element of the result from its pieces. */
 K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
-    float most = -k_infinity(), sum = 0, weight = 0, sink = k_attention_sink(op, (uint32_t)(row % (uint32_t)op->dst.ne[1]));
+    float most = -k_infinity(), sum = 0, weight = 0, sink = -k_infinity();
+    if (op->src[4].data) {
+        uint64_t rest = row;
+        sink = k_attention_sink(op, k_divide(&rest, (uint32_t)op->dst.ne[1]));
+    }
     uint32_t n = op->split, size = (uint32_t)op->dst.ne[0] + 2u;
     const k_f32 *piece = k_attention_piece(op, row, 0);
     for (uint32_t s = 0; s < n; s++) {
@@ -245,7 +248,9 @@ K_FN void k_do_combine(const k_op *op, uint32_t part) {
     uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_THREADS;
     for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
         k_at at = k_place(&op->dst, i);
-        *(k_f32 *)k_address(&op->dst, &at) = k_attention_combined(op, i / dv, at.i[0]);
+        uint64_t row = i;
+        k_divide(&row, dv);
+        *(k_f32 *)k_address(&op->dst, &at) = k_attention_combined(op, row, at.i[0]);
     }
 }
 

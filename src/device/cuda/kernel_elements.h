@@ -15,18 +15,22 @@ K_FN uint64_t k_count(const k_tensor *t) {
 K_FN uint64_t k_rows(const k_tensor *t) {
     return (uint64_t)(uint32_t)t->ne[1] * (uint32_t)t->ne[2] * (uint32_t)t->ne[3];
 }
+/* Divides, and returns the remainder: cards are slow at dividing 64 bits. */
+K_FN uint32_t k_divide(uint64_t *n, uint32_t by) {
+    if (*n >> 32) {
+        uint32_t rest = (uint32_t)(*n % by);
+        *n /= by;
+        return rest;
+    }
+    uint32_t low = (uint32_t)*n, quotient = by == 1 ? low : low / by;
+    *n = quotient;
+    return low - quotient * by;
+}
 /* The place of the n-th element of a shape. */
 K_FN k_at k_place(const k_tensor *t, uint64_t n) {
     k_at at;
     for (int d = 0; d < 3; d++) {
-        uint32_t ne = (uint32_t)t->ne[d];
-        if (n >> 32) {
-            at.i[d] = (uint32_t)(n % ne);
-            n /= ne;
-        } else {
-            at.i[d] = (uint32_t)n % ne;
-            n = (uint32_t)n / ne;
-        }
+        at.i[d] = k_divide(&n, (uint32_t)t->ne[d]);
     }
     at.i[3] = (uint32_t)n;
     return at;
@@ -35,9 +39,8 @@ K_FN uint8_t *k_row(const k_tensor *t, uint32_t i1, uint32_t i2, uint32_t i3) {
     return (uint8_t *)(uintptr_t)(t->data + (uint64_t)(i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3]));
 }
 K_FN uint8_t *k_row_of(const k_tensor *t, uint64_t row) {
-    uint32_t i1 = (uint32_t)(row % (uint32_t)t->ne[1]);
-    row /= (uint32_t)t->ne[1];
-    return k_row(t, i1, (uint32_t)(row % (uint32_t)t->ne[2]), (uint32_t)(row / (uint32_t)t->ne[2]));
+    uint32_t i1 = k_divide(&row, (uint32_t)t->ne[1]), i2 = k_divide(&row, (uint32_t)t->ne[2]);
+    return k_row(t, i1, i2, (uint32_t)row);
 }
 /* An element where elements of a row may lie apart (never of quants). */
 K_FN uint8_t *k_address(const k_tensor *t, const k_at *at) {
@@ -59,7 +62,7 @@ K_FN float k_param(const k_op *op, int i) {
 /* With sizes of b repeated over a's. */
 K_FN float k_load_repeated(const k_tensor *b, k_at at) {
     for (int d = 0; d < 4; d++) {
-        at.i[d] = b->ne[d] == 1 ? 0 : at.i[d] % (uint32_t)b->ne[d];
+        at.i[d] = b->ne[d] == 1 ? 0 : at.i[d] < (uint32_t)b->ne[d] ? at.i[d] : at.i[d] % (uint32_t)b->ne[d];
     }
     return k_load(b, &at);
 }

@@ -20,6 +20,7 @@ typedef struct k_right {
      * apart; its scale; scale times sum */
     uint8_t *low, *high;
     k_f32 *scale, *sum;
+    uint64_t *places; /* of each column: the result's address, the residual's */
 } k_right;
 
 K_FN bool k_takes_bytes(uint32_t type) {
@@ -29,19 +30,23 @@ K_FN bool k_takes_bytes(uint32_t type) {
 /* A column of the right side, counted over dst's: mul_mat_id repeats b's
  * columns over the experts of a token. */
 K_FN const uint8_t *k_right_column(const k_op *op, const k_tensor *b, uint64_t c) {
-    uint32_t n1 = (uint32_t)op->dst.ne[1], n2 = (uint32_t)op->dst.ne[2];
-    uint32_t i1 = (uint32_t)(c % n1), i2 = (uint32_t)(c / n1 % n2), i3 = (uint32_t)(c / n1 / n2);
-    return k_row(b, i1 % (uint32_t)b->ne[1], i2, i3);
+    uint32_t i1 = k_divide(&c, (uint32_t)op->dst.ne[1]), i2 = k_divide(&c, (uint32_t)op->dst.ne[2]), i3 = (uint32_t)c;
+    return k_row(b, i1 < (uint32_t)b->ne[1] ? i1 : i1 % (uint32_t)b->ne[1], i2, i3);
 }
 /* The matrix that a column is multiplied with. */
 K_FN const uint8_t *k_left_matrix(const k_op *op, uint64_t c) {
     const k_tensor *a = &op->src[0];
-    uint32_t n1 = (uint32_t)op->dst.ne[1], n2 = (uint32_t)op->dst.ne[2];
-    uint32_t i1 = (uint32_t)(c % n1), i2 = (uint32_t)(c / n1 % n2), i3 = (uint32_t)(c / n1 / n2);
+    uint32_t i1 = k_divide(&c, (uint32_t)op->dst.ne[1]), i2 = k_divide(&c, (uint32_t)op->dst.ne[2]), i3 = (uint32_t)c;
     if (op->op == SP_OP_MUL_MAT_ID) {
         return k_row(a, 0, (uint32_t)k_id(&op->src[2], i1, i2, 0), 0);
     }
-    return k_row(a, 0, i2 / (uint32_t)(op->dst.ne[2] / a->ne[2]), i3 / (uint32_t)(op->dst.ne[3] / a->ne[3]));
+    return k_row(a, 0, i2 / ((uint32_t)op->dst.ne[2] / (uint32_t)a->ne[2]), i3 / ((uint32_t)op->dst.ne[3] / (uint32_t)a->ne[3]));
+}
+
+/* A column of the result, and of what is added to it. */
+K_FN uint8_t *k_out_column(const k_op *op, const k_tensor *t, uint64_t c) {
+    uint32_t i1 = k_divide(&c, (uint32_t)op->dst.ne[1]), i2 = k_divide(&c, (uint32_t)op->dst.ne[2]);
+    return k_row(t, i1, i2, (uint32_t)c);
 }
 
 /* Whole rows of floats by four, several loads under way at once. n is a
@@ -174,7 +179,12 @@ K_FN uint32_t k_columns_that_fit(uint32_t type, uint32_t n0) {
 K_FN k_right k_stage(const k_block *b, const k_op *op, uint64_t first, uint32_t n) {
     uint32_t n0 = (uint32_t)op->src[0].ne[0], blocks = n0 / 32;
     k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(b->shared + 1024)};
+    r.places = (uint64_t *)(void *)(b->shared + 256);
     k_block_sync();
+    for (uint32_t c = k_thread(); c < n; c += K_THREADS) {
+        r.places[c * 2] = (uintptr_t)k_out_column(op, &op->dst, first + c);
+        r.places[c * 2 + 1] = op->after ? (uintptr_t)k_out_column(op, &op->extra[2], first + c) : 0;
+    }
     for (uint32_t c = 0; c < n; c++) {
         k_stage_column(b, op, first + c, r.x + (uint64_t)c * n0, n0);
     }
@@ -269,13 +279,11 @@ K_INLINE void k_dot_any(uint32_t type, const k_right *r, const uint8_t *const *r
     }
 }
 
-K_FN void k_put_product(const k_op *op, uint32_t row, uint64_t c, float x) {
-    uint32_t n1 = (uint32_t)op->dst.ne[1], n2 = (uint32_t)op->dst.ne[2];
-    uint32_t i1 = (uint32_t)(c % n1), i2 = (uint32_t)(c / n1 % n2), i3 = (uint32_t)(c / n1 / n2);
+K_FN void k_put_product(const k_op *op, const uint64_t *places, uint32_t row, float x) {
     if (op->after == K_AFTER_ADD) {
-        x += ((const k_f32 *)k_row(&op->extra[2], i1, i2, i3))[row];
+        x += ((const k_f32 *)(uintptr_t)places[1])[row];
     }
-    ((k_f32 *)k_row(&op->dst, i1, i2, i3))[row] = x;
+    ((k_f32 *)(uintptr_t)places[0])[row] = x;
 }
 
 /* Rows [from, to) of the matrix times the group; n_rows and n are constants
@@ -306,7 +314,7 @@ K_INLINE void k_product_rows(const k_op *op, const k_right *r, const uint8_t *ma
             for (int c = 0; c < n; c++) {
                 float sum = k_warp_sum(acc[y][c]);
                 if (k_lane() == 0 && row + (uint32_t)y < to) {
-                    k_put_product(op, row + (uint32_t)y, r->first + (uint32_t)c, sum);
+                    k_put_product(op, r->places + c * 2, row + (uint32_t)y, sum);
                 }
             }
         }
@@ -338,15 +346,17 @@ K_FN void k_product_plain(const k_op *op, uint32_t part) {
     uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_WARPS;
     uint32_t n0 = (uint32_t)op->src[0].ne[0], m = (uint32_t)op->dst.ne[0];
     for (uint64_t i = (uint64_t)part * K_WARPS + k_warp(); i < n; i += step) {
-        uint64_t c = i / m;
-        const uint8_t *row = k_left_matrix(op, c) + (i % m) * (uint64_t)op->src[0].nb[1], *column = k_right_column(op, &op->src[1], c);
+        uint64_t c = i;
+        uint32_t row = k_divide(&c, m);
+        const uint8_t *left = k_left_matrix(op, c) + row * (uint64_t)op->src[0].nb[1], *column = k_right_column(op, &op->src[1], c);
         float sum = 0;
         for (uint32_t j = k_lane(); j < n0; j += K_LANES) {
-            sum += k_element(op->src[0].type, row, j, n0) * k_element(op->src[1].type, column, j, n0);
+            sum += k_element(op->src[0].type, left, j, n0) * k_element(op->src[1].type, column, j, n0);
         }
         sum = k_warp_sum(sum);
         if (k_lane() == 0) {
-            k_put_product(op, (uint32_t)(i % m), c, sum);
+            uint64_t places[2] = {(uintptr_t)k_out_column(op, &op->dst, c), op->after ? (uintptr_t)k_out_column(op, &op->extra[2], c) : 0};
+            k_put_product(op, places, row, sum);
         }
     }
 }
@@ -354,7 +364,9 @@ K_FN void k_product_plain(const k_op *op, uint32_t part) {
 /* The rows of a part: neighbours, so that a block's share is one range of
  * memory. */
 K_FN uint32_t k_first_row(const k_op *op, uint32_t part) {
-    return (uint32_t)((uint64_t)part * (uint32_t)op->dst.ne[0] / op->n_parts);
+    uint64_t rows = (uint64_t)part * (uint32_t)op->dst.ne[0];
+    k_divide(&rows, op->n_parts);
+    return (uint32_t)rows;
 }
 
 /* Before the barrier of the phase that needs them: a part's weights, as far as

@@ -55,8 +55,7 @@ K_FN float k_alibi_slope(float max_bias, uint32_t head, uint32_t heads) {
 
 K_FN void k_soft_max_row(const k_block *b, const k_op *op, uint64_t row) {
     const k_tensor *a = &op->src[0], *mask = op->src[1].data ? &op->src[1] : NULL;
-    uint32_t n = (uint32_t)a->ne[0], i1 = (uint32_t)(row % (uint32_t)a->ne[1]), i2 = (uint32_t)(row / (uint32_t)a->ne[1] % (uint32_t)a->ne[2]),
-             i3 = (uint32_t)(row / (uint32_t)a->ne[1] / (uint32_t)a->ne[2]);
+    uint32_t n = (uint32_t)a->ne[0], i1 = k_divide(&row, (uint32_t)a->ne[1]), i2 = k_divide(&row, (uint32_t)a->ne[2]), i3 = (uint32_t)row;
     const k_f32 *x = (const k_f32 *)k_row(a, i1, i2, i3);
     k_f32 *y = (k_f32 *)k_row(&op->dst, i1, i2, i3);
     const uint8_t *m = mask ? k_row(mask, i1, i2 % (uint32_t)mask->ne[2], i3 % (uint32_t)mask->ne[3]) : NULL;
