@@ -138,8 +138,8 @@ struct sp_actor {
     sp_error last_error; /* what the guest's last failing call said */
     bool in_guest, dead, done;
     atomic_int interrupted; /* set by other threads; no neighbour of what the compiler reads at once */
-    bool overran;      /* a run took more than twice the time it may: the guest is ended */
-    sp_status stopped; /* why guest code was stopped from outside: SP_ERR_INTERRUPTED, SP_ERR_LIMIT; else SP_OK */
+    bool overran;           /* a run took more than twice the time it may: the guest is ended */
+    sp_status stopped;      /* why guest code was stopped from outside: SP_ERR_INTERRUPTED, SP_ERR_LIMIT; else SP_OK */
     uint64_t step_started, step_device_ns, step_sent;
     uint64_t clock_offset; /* added to the host's clock: the guest's starts at 0, and goes on after a thaw where it was */
     bool inherit_stdin, inherit_stdout, inherit_stderr;

@@ -18,310 +18,281 @@
 #define IDLE_NS 2000000
 
 static uint64_t now_ns(void) {
-  struct timespec t;
-  clock_gettime(CLOCK_MONOTONIC, &t);
-  return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
 }
 
 static uint32_t load(const uint32_t *at) {
-  return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 
-static sp_status lose(cuda_device *d, const sp_error *cause, const char *text,
-                      sp_error *err) {
-  d->lost = true;
-  snprintf(d->why, sizeof d->why, "%.190s", cause ? cause->message : text);
-  return sp_fail(err, SP_ERR_DEVICE, "%s has failed: %s", d->info.name, d->why);
+static sp_status lose(cuda_device *d, const sp_error *cause, const char *text, sp_error *err) {
+    d->lost = true;
+    snprintf(d->why, sizeof d->why, "%.190s", cause ? cause->message : text);
+    return sp_fail(err, SP_ERR_DEVICE, "%s has failed: %s", d->info.name, d->why);
 }
 
 static bool kernel_runs(const cuda_device *d) {
-  return load(&d->queue->left) != d->launches;
+    return load(&d->queue->left) != d->launches;
 }
 
 static sp_status start_kernel(cuda_device *d, sp_error *err) {
-  sp_error cause = {0};
-  if (kernel_runs(d)) {
-    return SP_OK;
-  }
-  sp_status status = d->driver->ops->join(d->driver, &cause);
-  if (status == SP_OK) {
-    d->launches++;
-    status = d->driver->ops->launch(d->driver, d->queue, d->state, &cause);
-  }
-  return status == SP_OK ? SP_OK : lose(d, &cause, NULL, err);
+    sp_error cause = {0};
+    if (kernel_runs(d)) {
+        return SP_OK;
+    }
+    sp_status status = d->driver->ops->join(d->driver, &cause);
+    if (status == SP_OK) {
+        d->launches++;
+        status = d->driver->ops->launch(d->driver, d->queue, d->state, &cause);
+    }
+    return status == SP_OK ? SP_OK : lose(d, &cause, NULL, err);
 }
 
 static sp_status quiet(cuda_device *d, sp_error *err);
 
 /* Waits for a command; ends it at a barrier when its time is over. */
-static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns,
-                        sp_error *err) {
-  uint64_t start = now_ns();
-  bool stopping = false;
-  while (load(&d->queue->done) != number) {
-    sp_error cause = {0};
-    if (d->driver->ops->wait(d->driver, d->queue, number, &cause) != SP_OK) {
-      return lose(d, &cause, NULL, err);
+static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp_error *err) {
+    uint64_t start = now_ns();
+    bool stopping = false;
+    while (load(&d->queue->done) != number) {
+        sp_error cause = {0};
+        if (d->driver->ops->wait(d->driver, d->queue, number, &cause) != SP_OK) {
+            return lose(d, &cause, NULL, err);
+        }
+        if (load(&d->queue->done) == number) {
+            break;
+        }
+        if (!kernel_runs(d)) { /* it left for idleness just when the bell rang */
+            sp_status status = start_kernel(d, err);
+            if (status != SP_OK) {
+                return status;
+            }
+        }
+        uint64_t spent = now_ns() - start;
+        if (spent > allowed_ns && !stopping) {
+            d->driver->ops->stop(d->driver, d->state);
+            stopping = true;
+        } else if (spent > 2 * allowed_ns + 2000000000) {
+            return lose(d, NULL, "a program does not end and can't be stopped", err);
+        }
     }
-    if (load(&d->queue->done) == number) {
-      break;
+    if (stopping && load(&d->queue->stopped) != number) { /* it ended just then: the next command must not
+                                                             be stopped for it */
+        return quiet(d, err);
     }
-    if (!kernel_runs(d)) { /* it left for idleness just when the bell rang */
-      sp_status status = start_kernel(d, err);
-      if (status != SP_OK) {
-        return status;
-      }
+    if (load(&d->queue->stopped) == number) {
+        return sp_fail(err, SP_ERR_LIMIT,
+                       "%s: the program was stopped after %llu ms, longer than its "
+                       "work can take",
+                       d->info.name, (unsigned long long)(allowed_ns / 1000000));
     }
-    uint64_t spent = now_ns() - start;
-    if (spent > allowed_ns && !stopping) {
-      d->driver->ops->stop(d->driver, d->state);
-      stopping = true;
-    } else if (spent > 2 * allowed_ns + 2000000000) {
-      return lose(d, NULL, "a program does not end and can't be stopped", err);
-    }
-  }
-  if (stopping && load(&d->queue->stopped) !=
-                      number) { /* it ended just then: the next command must not
-                                   be stopped for it */
-    return quiet(d, err);
-  }
-  if (load(&d->queue->stopped) == number) {
-    return sp_fail(err, SP_ERR_LIMIT,
-                   "%s: the program was stopped after %llu ms, longer than its "
-                   "work can take",
-                   d->info.name, (unsigned long long)(allowed_ns / 1000000));
-  }
-  return SP_OK;
+    return SP_OK;
 }
 
-static sp_status command(cuda_device *d, const k_copy *copies,
-                         uint32_t n_copies, uint64_t schedule, bool leave,
-                         uint64_t allowed_ns, sp_error *err) {
-  if (d->lost) {
-    return sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name,
-                   d->why);
-  }
-  memcpy(d->queue->copies, copies, n_copies * sizeof *copies);
-  d->queue->n_copies = n_copies;
-  d->queue->schedule = schedule;
-  d->queue->leave = leave;
-  d->number = d->number == UINT32_MAX ? 1 : d->number + 1;
-  __atomic_store_n(&d->queue->doorbell, d->number, __ATOMIC_RELEASE);
-  d->driver->ops->ring(d->driver);
-  sp_status status = start_kernel(d, err);
-  return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
+static sp_status command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, bool leave, uint64_t allowed_ns, sp_error *err) {
+    if (d->lost) {
+        return sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name, d->why);
+    }
+    memcpy(d->queue->copies, copies, n_copies * sizeof *copies);
+    d->queue->n_copies = n_copies;
+    d->queue->schedule = schedule;
+    d->queue->leave = leave;
+    d->number = d->number == UINT32_MAX ? 1 : d->number + 1;
+    __atomic_store_n(&d->queue->doorbell, d->number, __ATOMIC_RELEASE);
+    d->driver->ops->ring(d->driver);
+    sp_status status = start_kernel(d, err);
+    return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
 }
 
-sp_status sp_cuda_command(cuda_device *d, const k_copy *copies,
-                          uint32_t n_copies, uint64_t schedule, uint64_t work,
-                          sp_error *err) {
-  static const k_copy none;
-  sp_status status = SP_OK;
-  /* A card does at least 10 thousand operations in a microsecond, whatever they
-   * are. */
-  uint64_t allowed =
-      d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
-  pthread_mutex_lock(&d->lock);
-  while (status == SP_OK && n_copies > K_MAX_COPIES) {
-    status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
-    copies += K_MAX_COPIES;
-    n_copies -= K_MAX_COPIES;
-  }
-  if (status == SP_OK) {
-    status = command(d, copies ? copies : &none, n_copies, schedule, false,
-                     allowed, err);
-  }
-  pthread_mutex_unlock(&d->lock);
-  return status;
+sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err) {
+    static const k_copy none;
+    sp_status status = SP_OK;
+    /* A card does at least 10 thousand operations in a microsecond, whatever they
+     * are. */
+    uint64_t allowed = d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
+    pthread_mutex_lock(&d->lock);
+    while (status == SP_OK && n_copies > K_MAX_COPIES) {
+        status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
+        copies += K_MAX_COPIES;
+        n_copies -= K_MAX_COPIES;
+    }
+    if (status == SP_OK) {
+        status = command(d, copies ? copies : &none, n_copies, schedule, false, allowed, err);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return status;
 }
 
 /* With the lock held: the kernel leaves, since the driver waits for it before
  * it gives memory out or takes it back. */
 static sp_status quiet(cuda_device *d, sp_error *err) {
-  static const k_copy none;
-  if (d->lost || !kernel_runs(d)) {
-    return SP_OK;
-  }
-  sp_status status = command(d, &none, 0, 0, true, 1000000000, err);
-  return status == SP_OK ? d->driver->ops->join(d->driver, err) : status;
+    static const k_copy none;
+    if (d->lost || !kernel_runs(d)) {
+        return SP_OK;
+    }
+    sp_status status = command(d, &none, 0, 0, true, 1000000000, err);
+    return status == SP_OK ? d->driver->ops->join(d->driver, err) : status;
 }
 
-sp_status sp_cuda_alloc(cuda_device *d, uint64_t size, uint64_t *out,
-                        sp_error *err) {
-  *out = 0;
-  pthread_mutex_lock(&d->lock);
-  sp_status status = quiet(d, err);
-  if (status == SP_OK) {
-    status = d->driver->ops->alloc(d->driver, size, out, err);
-  }
-  pthread_mutex_unlock(&d->lock);
-  return status;
+sp_status sp_cuda_alloc(cuda_device *d, uint64_t size, uint64_t *out, sp_error *err) {
+    *out = 0;
+    pthread_mutex_lock(&d->lock);
+    sp_status status = quiet(d, err);
+    if (status == SP_OK) {
+        status = d->driver->ops->alloc(d->driver, size, out, err);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return status;
 }
 
 void sp_cuda_release(cuda_device *d, uint64_t address) {
-  if (address) {
-    sp_error ignored;
+    if (address) {
+        sp_error ignored;
+        pthread_mutex_lock(&d->lock);
+        quiet(d, &ignored);
+        d->driver->ops->release(d->driver, address);
+        pthread_mutex_unlock(&d->lock);
+    }
+}
+
+sp_status sp_cuda_upload(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_error *err) {
     pthread_mutex_lock(&d->lock);
-    quiet(d, &ignored);
-    d->driver->ops->release(d->driver, address);
+    sp_status status = d->driver->ops->upload(d->driver, to, from, size, err);
     pthread_mutex_unlock(&d->lock);
-  }
+    return status;
 }
 
-sp_status sp_cuda_upload(cuda_device *d, uint64_t to, const void *from,
-                         uint64_t size, sp_error *err) {
-  pthread_mutex_lock(&d->lock);
-  sp_status status = d->driver->ops->upload(d->driver, to, from, size, err);
-  pthread_mutex_unlock(&d->lock);
-  return status;
-}
-
-sp_status sp_cuda_host_alloc(cuda_device *d, uint64_t size, void **out,
-                             sp_error *err) {
-  *out = NULL;
-  pthread_mutex_lock(&d->lock);
-  sp_status status = quiet(d, err);
-  if (status == SP_OK) {
-    status = d->driver->ops->host_alloc(d->driver, size, out, err);
-  }
-  pthread_mutex_unlock(&d->lock);
-  return status;
+sp_status sp_cuda_host_alloc(cuda_device *d, uint64_t size, void **out, sp_error *err) {
+    *out = NULL;
+    pthread_mutex_lock(&d->lock);
+    sp_status status = quiet(d, err);
+    if (status == SP_OK) {
+        status = d->driver->ops->host_alloc(d->driver, size, out, err);
+    }
+    pthread_mutex_unlock(&d->lock);
+    return status;
 }
 
 void sp_cuda_host_release(cuda_device *d, void *at) {
-  if (at) {
-    sp_error ignored;
-    pthread_mutex_lock(&d->lock);
-    quiet(d, &ignored);
-    d->driver->ops->host_release(d->driver, at);
-    pthread_mutex_unlock(&d->lock);
-  }
+    if (at) {
+        sp_error ignored;
+        pthread_mutex_lock(&d->lock);
+        quiet(d, &ignored);
+        d->driver->ops->host_release(d->driver, at);
+        pthread_mutex_unlock(&d->lock);
+    }
 }
 
 /* ---- regions ---- */
 
 static void memory_close(sp_device_memory *memory) {
-  cuda_memory *m = (cuda_memory *)(void *)memory;
-  if (m->registered) {
-    sp_error ignored;
-    pthread_mutex_lock(&m->device->lock);
-    quiet(m->device, &ignored);
-    m->device->driver->ops->host_unregister(m->device->driver, m->base);
-    pthread_mutex_unlock(&m->device->lock);
-  }
-  sp_cuda_release(m->device, m->beside);
-  free(m);
+    cuda_memory *m = (cuda_memory *)(void *)memory;
+    if (m->registered) {
+        sp_error ignored;
+        pthread_mutex_lock(&m->device->lock);
+        quiet(m->device, &ignored);
+        m->device->driver->ops->host_unregister(m->device->driver, m->base);
+        pthread_mutex_unlock(&m->device->lock);
+    }
+    sp_cuda_release(m->device, m->beside);
+    free(m);
 }
 
-static sp_status memory_open(sp_device *device, void *base, uint64_t length,
-                             sp_device_memory **out, sp_error *err) {
-  cuda_device *d = (cuda_device *)(void *)device;
-  *out = NULL;
-  if ((uintptr_t)base % d->info.import_alignment ||
-      length % d->info.import_alignment || length == 0) {
-    return sp_fail(err, SP_ERR_ARGUMENT,
-                   "a region starts and ends on multiples of %llu bytes on %s",
-                   (unsigned long long)d->info.import_alignment, d->info.name);
-  }
-  cuda_memory *m = calloc(1, sizeof *m);
-  if (!m) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  *m =
-      (cuda_memory){.ops = d->ops, .device = d, .base = base, .length = length};
-  sp_status status = sp_cuda_alloc(d, length, &m->beside, err);
-  pthread_mutex_lock(&d->lock);
-  if (status == SP_OK) {
-    status = d->driver->ops->fill(d->driver, m->beside, POISON, length, err);
-    m->registered = d->driver->ops->host_register(d->driver, base, length);
-  }
-  pthread_mutex_unlock(&d->lock);
-  if (status != SP_OK) {
-    memory_close((sp_device_memory *)(void *)m);
-    return status;
-  }
-  *out = (sp_device_memory *)(void *)m;
-  return SP_OK;
+static sp_status memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
+    cuda_device *d = (cuda_device *)(void *)device;
+    *out = NULL;
+    if ((uintptr_t)base % d->info.import_alignment || length % d->info.import_alignment || length == 0) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "a region starts and ends on multiples of %llu bytes on %s",
+                       (unsigned long long)d->info.import_alignment, d->info.name);
+    }
+    cuda_memory *m = calloc(1, sizeof *m);
+    if (!m) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *m = (cuda_memory){.ops = d->ops, .device = d, .base = base, .length = length};
+    sp_status status = sp_cuda_alloc(d, length, &m->beside, err);
+    pthread_mutex_lock(&d->lock);
+    if (status == SP_OK) {
+        status = d->driver->ops->fill(d->driver, m->beside, POISON, length, err);
+        m->registered = d->driver->ops->host_register(d->driver, base, length);
+    }
+    pthread_mutex_unlock(&d->lock);
+    if (status != SP_OK) {
+        memory_close((sp_device_memory *)(void *)m);
+        return status;
+    }
+    *out = (sp_device_memory *)(void *)m;
+    return SP_OK;
 }
 
 static uint64_t memory_address(const sp_device_memory *memory) {
-  return ((const cuda_memory *)(const void *)memory)->beside;
+    return ((const cuda_memory *)(const void *)memory)->beside;
 }
 
-static sp_status memory_sync(sp_device_memory *memory, uint64_t offset,
-                             uint64_t length, sp_sync_direction direction,
-                             sp_error *err) {
-  cuda_memory *m = (cuda_memory *)(void *)memory;
-  if (!sp_range_within(offset, length, m->length)) {
-    return sp_fail(err, SP_ERR_RANGE,
-                   "sync of [%llu, +%llu) of a region of %llu bytes",
-                   (unsigned long long)offset, (unsigned long long)length,
-                   (unsigned long long)m->length);
-  }
-  if (!length) {
-    return SP_OK;
-  }
-  uint64_t host = (uint64_t)(uintptr_t)m->base + offset,
-           device = m->beside + offset;
-  if (m->registered) {
-    k_copy copy = direction == SP_SYNC_TO_DEVICE
-                      ? (k_copy){device, host, length}
-                      : (k_copy){host, device, length};
-    return sp_cuda_command(m->device, &copy, 1, 0, length, err);
-  }
-  pthread_mutex_lock(&m->device->lock);
-  const sp_cuda_driver_ops *ops = m->device->driver->ops;
-  sp_status status = direction == SP_SYNC_TO_DEVICE
-                         ? ops->upload(m->device->driver, device,
-                                       m->base + offset, length, err)
-                         : ops->download(m->device->driver, m->base + offset,
-                                         device, length, err);
-  pthread_mutex_unlock(&m->device->lock);
-  return status;
+static sp_status memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
+    cuda_memory *m = (cuda_memory *)(void *)memory;
+    if (!sp_range_within(offset, length, m->length)) {
+        return sp_fail(err, SP_ERR_RANGE, "sync of [%llu, +%llu) of a region of %llu bytes", (unsigned long long)offset, (unsigned long long)length,
+                       (unsigned long long)m->length);
+    }
+    if (!length) {
+        return SP_OK;
+    }
+    uint64_t host = (uint64_t)(uintptr_t)m->base + offset, device = m->beside + offset;
+    if (m->registered) {
+        k_copy copy = direction == SP_SYNC_TO_DEVICE ? (k_copy){device, host, length} : (k_copy){host, device, length};
+        return sp_cuda_command(m->device, &copy, 1, 0, length, err);
+    }
+    pthread_mutex_lock(&m->device->lock);
+    const sp_cuda_driver_ops *ops = m->device->driver->ops;
+    sp_status status = direction == SP_SYNC_TO_DEVICE ? ops->upload(m->device->driver, device, m->base + offset, length, err)
+                                                      : ops->download(m->device->driver, m->base + offset, device, length, err);
+    pthread_mutex_unlock(&m->device->lock);
+    return status;
 }
 
 /* ---- temporaries ---- */
 
-static sp_status workspace_open(sp_device *device, uint64_t limit_bytes,
-                                sp_workspace **out, sp_error *err) {
-  cuda_workspace *w = calloc(1, sizeof *w);
-  *out = (sp_workspace *)(void *)w;
-  if (!w) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  *w = (cuda_workspace){.device = (cuda_device *)(void *)device,
-                        .limit = limit_bytes};
-  w->ops = w->device->ops;
-  return SP_OK;
+static sp_status workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {
+    cuda_workspace *w = calloc(1, sizeof *w);
+    *out = (sp_workspace *)(void *)w;
+    if (!w) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *w = (cuda_workspace){.device = (cuda_device *)(void *)device, .limit = limit_bytes};
+    w->ops = w->device->ops;
+    return SP_OK;
 }
 
 static void workspace_close(sp_workspace *workspace) {
-  cuda_workspace *w = (cuda_workspace *)(void *)workspace;
-  sp_cuda_release(w->device, w->at);
-  sp_cuda_host_release(w->device, w->staging);
-  free(w);
+    cuda_workspace *w = (cuda_workspace *)(void *)workspace;
+    sp_cuda_release(w->device, w->at);
+    sp_cuda_host_release(w->device, w->staging);
+    free(w);
 }
 
 static uint64_t workspace_bytes(const sp_workspace *workspace) {
-  return ((const cuda_workspace *)(const void *)workspace)->bytes;
+    return ((const cuda_workspace *)(const void *)workspace)->bytes;
 }
 
 /* ---- the device ---- */
 
 static void device_close(sp_device *device) {
-  cuda_device *d = (cuda_device *)(void *)device;
-  sp_error ignored;
-  if (d->queue) {
-    quiet(d, &ignored);
-    d->driver->ops->join(d->driver, &ignored);
-    if (d->state) {
-      d->driver->ops->release(d->driver, d->state);
+    cuda_device *d = (cuda_device *)(void *)device;
+    sp_error ignored;
+    if (d->queue) {
+        quiet(d, &ignored);
+        d->driver->ops->join(d->driver, &ignored);
+        if (d->state) {
+            d->driver->ops->release(d->driver, d->state);
+        }
+        d->driver->ops->host_release(d->driver, d->queue);
     }
-    d->driver->ops->host_release(d->driver, d->queue);
-  }
-  d->driver->ops->close(d->driver);
-  pthread_mutex_destroy(&d->lock);
-  free(d);
+    d->driver->ops->close(d->driver);
+    pthread_mutex_destroy(&d->lock);
+    free(d);
 }
 
 static const sp_device_ops cuda_ops = {
@@ -340,83 +311,73 @@ static const sp_device_ops cuda_ops = {
     .executable_close = sp_cuda_executable_close,
 };
 
-sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name,
-                       sp_device **out, sp_error *err) {
-  *out = NULL;
-  cuda_device *d = calloc(1, sizeof *d);
-  if (!d) {
-    driver->ops->close(driver);
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  d->ops = &cuda_ops;
-  d->driver = driver;
-  d->limit_ns = 10000000000;
-  d->info = (sp_device_info){.unified = false,
-                             .import_alignment = sp_os_page_size(),
-                             .memory_total = driver->memory_total,
-                             .memory_free = driver->memory_free};
-  snprintf(d->info.name, sizeof d->info.name, "%s", name);
-  snprintf(d->info.description, sizeof d->info.description, "%.120s",
-           driver->name);
-  pthread_mutex_init(&d->lock, NULL);
-  void *queue = NULL;
-  sp_status status =
-      driver->ops->host_alloc(driver, sizeof(k_queue), &queue, err);
-  d->queue = queue;
-  if (status == SP_OK) {
-    d->queue->idle_ns = IDLE_NS;
-    status = driver->ops->alloc(driver, sizeof(k_state), &d->state, err);
-  }
-  if (status != SP_OK) {
-    device_close((sp_device *)(void *)d);
-    return status;
-  }
-  *out = (sp_device *)(void *)d;
-  return SP_OK;
+sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out, sp_error *err) {
+    *out = NULL;
+    cuda_device *d = calloc(1, sizeof *d);
+    if (!d) {
+        driver->ops->close(driver);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    d->ops = &cuda_ops;
+    d->driver = driver;
+    d->limit_ns = 10000000000;
+    d->info = (sp_device_info){
+        .unified = false, .import_alignment = sp_os_page_size(), .memory_total = driver->memory_total, .memory_free = driver->memory_free};
+    snprintf(d->info.name, sizeof d->info.name, "%s", name);
+    snprintf(d->info.description, sizeof d->info.description, "%.120s", driver->name);
+    pthread_mutex_init(&d->lock, NULL);
+    void *queue = NULL;
+    sp_status status = driver->ops->host_alloc(driver, sizeof(k_queue), &queue, err);
+    d->queue = queue;
+    if (status == SP_OK) {
+        d->queue->idle_ns = IDLE_NS;
+        status = driver->ops->alloc(driver, sizeof(k_state), &d->state, err);
+    }
+    if (status != SP_OK) {
+        device_close((sp_device *)(void *)d);
+        return status;
+    }
+    *out = (sp_device *)(void *)d;
+    return SP_OK;
 }
 
-sp_status sp_cuda_device_open(const char *name, sp_device **out,
-                              sp_error *err) {
-  sp_cuda_driver *driver = NULL;
-  sp_status status;
-  *out = NULL;
-  if (strcmp(name, "cuda-emulated") == 0) {
-    status = sp_cuda_emulated_open(&driver, err);
-  } else {
-    char *end = NULL;
-    long index = strncmp(name, "cuda:", 5) == 0 && name[5]
-                     ? strtol(name + 5, &end, 10)
-                     : -1;
-    if (index < 0 || index > 255 || *end) {
-      return sp_fail(err, SP_ERR_NOT_FOUND,
-                     "\"%s\" is no device: cuda:0 is the first card, "
-                     "cuda-emulated the one for tests",
-                     name);
+sp_status sp_cuda_device_open(const char *name, sp_device **out, sp_error *err) {
+    sp_cuda_driver *driver = NULL;
+    sp_status status;
+    *out = NULL;
+    if (strcmp(name, "cuda-emulated") == 0) {
+        status = sp_cuda_emulated_open(&driver, err);
+    } else {
+        char *end = NULL;
+        long index = strncmp(name, "cuda:", 5) == 0 && name[5] ? strtol(name + 5, &end, 10) : -1;
+        if (index < 0 || index > 255 || *end) {
+            return sp_fail(err, SP_ERR_NOT_FOUND,
+                           "\"%s\" is no device: cuda:0 is the first card, "
+                           "cuda-emulated the one for tests",
+                           name);
+        }
+        status = sp_cuda_driver_open((int)index, &driver, err);
     }
-    status = sp_cuda_driver_open((int)index, &driver, err);
-  }
-  return status == SP_OK ? sp_cuda_open(driver, name, out, err) : status;
+    return status == SP_OK ? sp_cuda_open(driver, name, out, err) : status;
 }
 
 size_t sp_cuda_device_list(sp_device_info *infos, size_t capacity) {
-  size_t n = 0;
-  int cards = sp_cuda_driver_count();
-  sp_device_info info = {.import_alignment = sp_os_page_size()};
-  snprintf(info.name, sizeof info.name, "cuda-emulated");
-  snprintf(info.description, sizeof info.description, "%s",
-           SP_CUDA_EMULATED_NAME);
-  if (n < capacity) {
-    infos[n] = info;
-  }
-  n++;
-  for (int i = 0; i < cards; i++) { /* described without being started */
-    snprintf(info.name, sizeof info.name, "cuda:%d", i);
-    sp_cuda_driver_describe(i, info.description, sizeof info.description,
-                            &info.memory_total);
+    size_t n = 0;
+    int cards = sp_cuda_driver_count();
+    sp_device_info info = {.import_alignment = sp_os_page_size()};
+    snprintf(info.name, sizeof info.name, "cuda-emulated");
+    snprintf(info.description, sizeof info.description, "%s", SP_CUDA_EMULATED_NAME);
     if (n < capacity) {
-      infos[n] = info;
+        infos[n] = info;
     }
     n++;
-  }
-  return n;
+    for (int i = 0; i < cards; i++) { /* described without being started */
+        snprintf(info.name, sizeof info.name, "cuda:%d", i);
+        sp_cuda_driver_describe(i, info.description, sizeof info.description, &info.memory_total);
+        if (n < capacity) {
+            infos[n] = info;
+        }
+        n++;
+    }
+    return n;
 }

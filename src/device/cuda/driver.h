@@ -17,48 +17,41 @@ typedef struct sp_cuda_driver sp_cuda_driver;
  * not run while memory is given out or taken back (wait may be called from
  * any). */
 typedef struct sp_cuda_driver_ops {
-  void (*close)(sp_cuda_driver *driver);
-  /* Memory of the device; its content is unspecified. */
-  sp_status (*alloc)(sp_cuda_driver *driver, uint64_t size, uint64_t *out,
-                     sp_error *err);
-  void (*release)(sp_cuda_driver *driver, uint64_t address);
-  sp_status (*fill)(sp_cuda_driver *driver, uint64_t address, uint8_t value,
-                    uint64_t size, sp_error *err);
-  /* May be called while the kernel runs. */
-  sp_status (*upload)(sp_cuda_driver *driver, uint64_t to, const void *from,
-                      uint64_t size, sp_error *err);
-  sp_status (*download)(sp_cuda_driver *driver, void *to, uint64_t from,
-                        uint64_t size, sp_error *err);
-  /* Memory of the host that the device reads and writes at the same address;
-   * zeroed. */
-  sp_status (*host_alloc)(sp_cuda_driver *driver, uint64_t size, void **out,
-                          sp_error *err);
-  void (*host_release)(sp_cuda_driver *driver, void *at);
-  /* Lets the device read and write pages of the host. False: it can't. */
-  bool (*host_register)(sp_cuda_driver *driver, void *at, uint64_t size);
-  void (*host_unregister)(sp_cuda_driver *driver, void *at);
-  /* Starts the kernel on all blocks; the one before has left. */
-  sp_status (*launch)(sp_cuda_driver *driver, k_queue *queue, uint64_t state,
-                      sp_error *err);
-  /* The doorbell was rung. */
-  void (*ring)(sp_cuda_driver *driver);
-  /* Waits until queue->done is number, or the kernel has left, or about a
-   * millisecond. SP_ERR_DEVICE: the device has failed. */
-  sp_status (*wait)(sp_cuda_driver *driver, const k_queue *queue,
-                    uint32_t number, sp_error *err);
-  /* Waits for the end of a kernel that leaves. */
-  sp_status (*join)(sp_cuda_driver *driver, sp_error *err);
-  /* Tells a running kernel to leave at its next barrier. */
-  void (*stop)(sp_cuda_driver *driver, uint64_t state);
+    void (*close)(sp_cuda_driver *driver);
+    /* Memory of the device; its content is unspecified. */
+    sp_status (*alloc)(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err);
+    void (*release)(sp_cuda_driver *driver, uint64_t address);
+    sp_status (*fill)(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err);
+    /* May be called while the kernel runs. */
+    sp_status (*upload)(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err);
+    sp_status (*download)(sp_cuda_driver *driver, void *to, uint64_t from, uint64_t size, sp_error *err);
+    /* Memory of the host that the device reads and writes at the same address;
+     * zeroed. */
+    sp_status (*host_alloc)(sp_cuda_driver *driver, uint64_t size, void **out, sp_error *err);
+    void (*host_release)(sp_cuda_driver *driver, void *at);
+    /* Lets the device read and write pages of the host. False: it can't. */
+    bool (*host_register)(sp_cuda_driver *driver, void *at, uint64_t size);
+    void (*host_unregister)(sp_cuda_driver *driver, void *at);
+    /* Starts the kernel on all blocks; the one before has left. */
+    sp_status (*launch)(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err);
+    /* The doorbell was rung. */
+    void (*ring)(sp_cuda_driver *driver);
+    /* Waits until queue->done is number, or the kernel has left, or about a
+     * millisecond. SP_ERR_DEVICE: the device has failed. */
+    sp_status (*wait)(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err);
+    /* Waits for the end of a kernel that leaves. */
+    sp_status (*join)(sp_cuda_driver *driver, sp_error *err);
+    /* Tells a running kernel to leave at its next barrier. */
+    void (*stop)(sp_cuda_driver *driver, uint64_t state);
 } sp_cuda_driver_ops;
 
 struct sp_cuda_driver {
-  const sp_cuda_driver_ops *ops;
-  uint32_t blocks; /* of the kernel */
-  uint32_t slow; /* how many times slower than a card a run may be before it is
-                    stopped */
-  char name[160];
-  uint64_t memory_total, memory_free;
+    const sp_cuda_driver_ops *ops;
+    uint32_t blocks; /* of the kernel */
+    uint32_t slow;   /* how many times slower than a card a run may be before it is
+                        stopped */
+    char name[160];
+    uint64_t memory_total, memory_free;
 };
 
 /* The driver of card number `index`. SP_ERR_NOT_FOUND: no libcuda.so.1, or no
@@ -67,8 +60,7 @@ sp_status sp_cuda_driver_open(int index, sp_cuda_driver **out, sp_error *err);
 /* How many cards there are; 0 without a driver. */
 int sp_cuda_driver_count(void);
 /* Describes a card without starting it. */
-bool sp_cuda_driver_describe(int index, char *name, size_t capacity,
-                             uint64_t *total);
+bool sp_cuda_driver_describe(int index, char *name, size_t capacity, uint64_t *total);
 
 #define SP_CUDA_EMULATED_NAME "an NVIDIA GPU, emulated by threads (for tests)"
 sp_status sp_cuda_emulated_open(sp_cuda_driver **out, sp_error *err);

@@ -22,56 +22,54 @@ typedef struct cu_function_ *cu_function;
 typedef struct cu_stream_ *cu_stream;
 
 enum {
-  CU_NOT_READY = 600,
-  CU_OUT_OF_MEMORY = 2,
-  CU_MULTIPROCESSORS = 16, /* device attributes */
-  CU_MAJOR = 75,
-  CU_MINOR = 76,
-  CU_COOPERATIVE = 95,
-  CU_DYNAMIC_SHARED = 8, /* function attribute */
-  CU_STREAM_NON_BLOCKING = 1,
-  CU_HOST_PORTABLE_MAPPED = 3,
-  CU_JIT_ERROR_LOG = 5, /* options of cuModuleLoadDataEx */
-  CU_JIT_ERROR_LOG_SIZE = 6,
-  OLDEST_MAJOR = 8, /* Ampere */
+    CU_NOT_READY = 600,
+    CU_OUT_OF_MEMORY = 2,
+    CU_MULTIPROCESSORS = 16, /* device attributes */
+    CU_MAJOR = 75,
+    CU_MINOR = 76,
+    CU_COOPERATIVE = 95,
+    CU_DYNAMIC_SHARED = 8, /* function attribute */
+    CU_STREAM_NON_BLOCKING = 1,
+    CU_HOST_PORTABLE_MAPPED = 3,
+    CU_JIT_ERROR_LOG = 5, /* options of cuModuleLoadDataEx */
+    CU_JIT_ERROR_LOG_SIZE = 6,
+    OLDEST_MAJOR = 8, /* Ampere */
 };
 
-#define CU_CALLS(X)                                                            \
-  X(cuInit, (unsigned))                                                        \
-  X(cuDeviceGetCount, (int *))                                                 \
-  X(cuDeviceGet, (cu_device *, int))                                           \
-  X(cuDeviceGetName, (char *, int, cu_device))                                 \
-  X(cuDeviceTotalMem_v2, (size_t *, cu_device))                                \
-  X(cuDeviceGetAttribute, (int *, int, cu_device))                             \
-  X(cuDevicePrimaryCtxRetain, (cu_context *, cu_device))                       \
-  X(cuDevicePrimaryCtxRelease_v2, (cu_device))                                 \
-  X(cuCtxSetCurrent, (cu_context))                                             \
-  X(cuModuleLoadDataEx, (cu_module *, const void *, unsigned, int *, void **)) \
-  X(cuModuleUnload, (cu_module))                                               \
-  X(cuModuleGetFunction, (cu_function *, cu_module, const char *))             \
-  X(cuFuncSetAttribute, (cu_function, int, int))                               \
-  X(cuLaunchCooperativeKernel,                                                 \
-    (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned,  \
-     unsigned, cu_stream, void **))                                            \
-  X(cuMemAlloc_v2, (cu_pointer *, size_t))                                     \
-  X(cuMemFree_v2, (cu_pointer))                                                \
-  X(cuMemsetD8Async, (cu_pointer, unsigned char, size_t, cu_stream))           \
-  X(cuMemcpyHtoDAsync_v2, (cu_pointer, const void *, size_t, cu_stream))       \
-  X(cuMemcpyDtoHAsync_v2, (void *, cu_pointer, size_t, cu_stream))             \
-  X(cuMemHostAlloc, (void **, size_t, unsigned))                               \
-  X(cuMemFreeHost, (void *))                                                   \
-  X(cuMemHostRegister_v2, (void *, size_t, unsigned))                          \
-  X(cuMemHostUnregister, (void *))                                             \
-  X(cuMemGetInfo_v2, (size_t *, size_t *))                                     \
-  X(cuStreamCreate, (cu_stream *, unsigned))                                   \
-  X(cuStreamDestroy_v2, (cu_stream))                                           \
-  X(cuStreamSynchronize, (cu_stream))                                          \
-  X(cuStreamQuery, (cu_stream))                                                \
-  X(cuGetErrorString, (cu_result, const char **))
+#define CU_CALLS(X)                                                                                                                                  \
+    X(cuInit, (unsigned))                                                                                                                            \
+    X(cuDeviceGetCount, (int *))                                                                                                                     \
+    X(cuDeviceGet, (cu_device *, int))                                                                                                               \
+    X(cuDeviceGetName, (char *, int, cu_device))                                                                                                     \
+    X(cuDeviceTotalMem_v2, (size_t *, cu_device))                                                                                                    \
+    X(cuDeviceGetAttribute, (int *, int, cu_device))                                                                                                 \
+    X(cuDevicePrimaryCtxRetain, (cu_context *, cu_device))                                                                                           \
+    X(cuDevicePrimaryCtxRelease_v2, (cu_device))                                                                                                     \
+    X(cuCtxSetCurrent, (cu_context))                                                                                                                 \
+    X(cuModuleLoadDataEx, (cu_module *, const void *, unsigned, int *, void **))                                                                     \
+    X(cuModuleUnload, (cu_module))                                                                                                                   \
+    X(cuModuleGetFunction, (cu_function *, cu_module, const char *))                                                                                 \
+    X(cuFuncSetAttribute, (cu_function, int, int))                                                                                                   \
+    X(cuLaunchCooperativeKernel, (cu_function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, cu_stream, void **))            \
+    X(cuMemAlloc_v2, (cu_pointer *, size_t))                                                                                                         \
+    X(cuMemFree_v2, (cu_pointer))                                                                                                                    \
+    X(cuMemsetD8Async, (cu_pointer, unsigned char, size_t, cu_stream))                                                                               \
+    X(cuMemcpyHtoDAsync_v2, (cu_pointer, const void *, size_t, cu_stream))                                                                           \
+    X(cuMemcpyDtoHAsync_v2, (void *, cu_pointer, size_t, cu_stream))                                                                                 \
+    X(cuMemHostAlloc, (void **, size_t, unsigned))                                                                                                   \
+    X(cuMemFreeHost, (void *))                                                                                                                       \
+    X(cuMemHostRegister_v2, (void *, size_t, unsigned))                                                                                              \
+    X(cuMemHostUnregister, (void *))                                                                                                                 \
+    X(cuMemGetInfo_v2, (size_t *, size_t *))                                                                                                         \
+    X(cuStreamCreate, (cu_stream *, unsigned))                                                                                                       \
+    X(cuStreamDestroy_v2, (cu_stream))                                                                                                               \
+    X(cuStreamSynchronize, (cu_stream))                                                                                                              \
+    X(cuStreamQuery, (cu_stream))                                                                                                                    \
+    X(cuGetErrorString, (cu_result, const char **))
 
 static struct {
 #define X(name, parameters) cu_result(*name) parameters;
-  CU_CALLS(X)
+    CU_CALLS(X)
 #undef X
 } cu;
 
@@ -80,208 +78,184 @@ static char cu_problem[200];
 static pthread_once_t cu_once = PTHREAD_ONCE_INIT;
 
 typedef struct card {
-  sp_cuda_driver base;
-  cu_device device;
-  cu_context context;
-  cu_module module;
-  cu_function kernel;
-  cu_stream work, copies; /* the kernel's, and the one beside it */
+    sp_cuda_driver base;
+    cu_device device;
+    cu_context context;
+    cu_module module;
+    cu_function kernel;
+    cu_stream work, copies; /* the kernel's, and the one beside it */
 } card;
 
 /* The kernels as text, one for each generation of cards. */
 extern const char sp_cuda_ptx_80[], sp_cuda_ptx_90[];
 
 static const char *words(cu_result r) {
-  const char *text = NULL;
-  return cu.cuGetErrorString && cu.cuGetErrorString(r, &text) == 0 && text
-             ? text
-             : "unknown error";
+    const char *text = NULL;
+    return cu.cuGetErrorString && cu.cuGetErrorString(r, &text) == 0 && text ? text : "unknown error";
 }
 
 static void open_library(void) {
-  void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    snprintf(cu_problem, sizeof cu_problem,
-             "there is no NVIDIA driver here (libcuda.so.1 was not found)");
-    return;
-  }
-#define X(name, parameters)                                                    \
-  *(void **)(void *)&cu.name = dlsym(library, #name);                          \
-  if (!cu.name && !*cu_problem) {                                              \
-    snprintf(cu_problem, sizeof cu_problem,                                    \
-             "the NVIDIA driver is too old: it lacks " #name);                 \
-  }
-  CU_CALLS(X)
-#undef X
-  if (!*cu_problem) {
-    cu_result r = cu.cuInit(0);
-    if (r) {
-      snprintf(cu_problem, sizeof cu_problem,
-               "the NVIDIA driver does not start: %.100s", words(r));
+    void *library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+        snprintf(cu_problem, sizeof cu_problem, "there is no NVIDIA driver here (libcuda.so.1 was not found)");
+        return;
     }
-  }
+#define X(name, parameters)                                                                                                                          \
+    *(void **)(void *)&cu.name = dlsym(library, #name);                                                                                              \
+    if (!cu.name && !*cu_problem) {                                                                                                                  \
+        snprintf(cu_problem, sizeof cu_problem, "the NVIDIA driver is too old: it lacks " #name);                                                    \
+    }
+    CU_CALLS(X)
+#undef X
+    if (!*cu_problem) {
+        cu_result r = cu.cuInit(0);
+        if (r) {
+            snprintf(cu_problem, sizeof cu_problem, "the NVIDIA driver does not start: %.100s", words(r));
+        }
+    }
 }
 
 int sp_cuda_driver_count(void) {
-  int n = 0;
-  pthread_once(&cu_once, open_library);
-  return *cu_problem || cu.cuDeviceGetCount(&n) ? 0 : n;
+    int n = 0;
+    pthread_once(&cu_once, open_library);
+    return *cu_problem || cu.cuDeviceGetCount(&n) ? 0 : n;
 }
 
-bool sp_cuda_driver_describe(int index, char *name, size_t capacity,
-                             uint64_t *total) {
-  cu_device device;
-  size_t bytes = 0;
-  if (index >= sp_cuda_driver_count() || cu.cuDeviceGet(&device, index) ||
-      cu.cuDeviceGetName(name, (int)capacity, device)) {
-    return false;
-  }
-  cu.cuDeviceTotalMem_v2(&bytes, device);
-  *total = bytes;
-  return true;
+bool sp_cuda_driver_describe(int index, char *name, size_t capacity, uint64_t *total) {
+    cu_device device;
+    size_t bytes = 0;
+    if (index >= sp_cuda_driver_count() || cu.cuDeviceGet(&device, index) || cu.cuDeviceGetName(name, (int)capacity, device)) {
+        return false;
+    }
+    cu.cuDeviceTotalMem_v2(&bytes, device);
+    *total = bytes;
+    return true;
 }
 
 static sp_status failed(cu_result r, const char *what, sp_error *err) {
-  return sp_fail(err, r == CU_OUT_OF_MEMORY ? SP_ERR_NO_MEMORY : SP_ERR_DEVICE,
-                 "%s: %s (%d)", what, words(r), r);
+    return sp_fail(err, r == CU_OUT_OF_MEMORY ? SP_ERR_NO_MEMORY : SP_ERR_DEVICE, "%s: %s (%d)", what, words(r), r);
 }
 
 /* The driver works for one context at a time in each thread. */
 static card *enter(sp_cuda_driver *driver) {
-  card *c = (card *)(void *)driver;
-  cu.cuCtxSetCurrent(c->context);
-  return c;
+    card *c = (card *)(void *)driver;
+    cu.cuCtxSetCurrent(c->context);
+    return c;
 }
 
-static sp_status card_alloc(sp_cuda_driver *driver, uint64_t size,
-                            uint64_t *out, sp_error *err) {
-  enter(driver);
-  cu_result r = cu.cuMemAlloc_v2(out, size ? size : 1);
-  return r ? sp_fail(err, SP_ERR_NO_MEMORY,
-                     "no memory for %llu bytes on %s: %s",
-                     (unsigned long long)size, driver->name, words(r))
-           : SP_OK;
+static sp_status card_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
+    enter(driver);
+    cu_result r = cu.cuMemAlloc_v2(out, size ? size : 1);
+    return r ? sp_fail(err, SP_ERR_NO_MEMORY, "no memory for %llu bytes on %s: %s", (unsigned long long)size, driver->name, words(r)) : SP_OK;
 }
 
 static void card_release(sp_cuda_driver *driver, uint64_t address) {
-  enter(driver);
-  cu.cuMemFree_v2(address);
+    enter(driver);
+    cu.cuMemFree_v2(address);
 }
 
-static sp_status card_fill(sp_cuda_driver *driver, uint64_t address,
-                           uint8_t value, uint64_t size, sp_error *err) {
-  card *c = enter(driver);
-  cu_result r = cu.cuMemsetD8Async(address, value, size, c->copies);
-  r = r ? r : cu.cuStreamSynchronize(c->copies);
-  return r ? failed(r, "can't fill memory of the card", err) : SP_OK;
+static sp_status card_fill(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err) {
+    card *c = enter(driver);
+    cu_result r = cu.cuMemsetD8Async(address, value, size, c->copies);
+    r = r ? r : cu.cuStreamSynchronize(c->copies);
+    return r ? failed(r, "can't fill memory of the card", err) : SP_OK;
 }
 
-static sp_status card_upload(sp_cuda_driver *driver, uint64_t to,
-                             const void *from, uint64_t size, sp_error *err) {
-  card *c = enter(driver);
-  cu_result r = cu.cuMemcpyHtoDAsync_v2(to, from, size, c->copies);
-  r = r ? r : cu.cuStreamSynchronize(c->copies);
-  return r ? failed(r, "can't copy to the card", err) : SP_OK;
+static sp_status card_upload(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err) {
+    card *c = enter(driver);
+    cu_result r = cu.cuMemcpyHtoDAsync_v2(to, from, size, c->copies);
+    r = r ? r : cu.cuStreamSynchronize(c->copies);
+    return r ? failed(r, "can't copy to the card", err) : SP_OK;
 }
 
-static sp_status card_download(sp_cuda_driver *driver, void *to, uint64_t from,
-                               uint64_t size, sp_error *err) {
-  card *c = enter(driver);
-  cu_result r = cu.cuMemcpyDtoHAsync_v2(to, from, size, c->copies);
-  r = r ? r : cu.cuStreamSynchronize(c->copies);
-  return r ? failed(r, "can't copy from the card", err) : SP_OK;
+static sp_status card_download(sp_cuda_driver *driver, void *to, uint64_t from, uint64_t size, sp_error *err) {
+    card *c = enter(driver);
+    cu_result r = cu.cuMemcpyDtoHAsync_v2(to, from, size, c->copies);
+    r = r ? r : cu.cuStreamSynchronize(c->copies);
+    return r ? failed(r, "can't copy from the card", err) : SP_OK;
 }
 
-static sp_status card_host_alloc(sp_cuda_driver *driver, uint64_t size,
-                                 void **out, sp_error *err) {
-  enter(driver);
-  cu_result r = cu.cuMemHostAlloc(out, size, CU_HOST_PORTABLE_MAPPED);
-  if (r) {
-    return failed(r, "can't get memory that the card reads", err);
-  }
-  memset(*out, 0, size);
-  return SP_OK;
+static sp_status card_host_alloc(sp_cuda_driver *driver, uint64_t size, void **out, sp_error *err) {
+    enter(driver);
+    cu_result r = cu.cuMemHostAlloc(out, size, CU_HOST_PORTABLE_MAPPED);
+    if (r) {
+        return failed(r, "can't get memory that the card reads", err);
+    }
+    memset(*out, 0, size);
+    return SP_OK;
 }
 
 static void card_host_release(sp_cuda_driver *driver, void *at) {
-  enter(driver);
-  cu.cuMemFreeHost(at);
+    enter(driver);
+    cu.cuMemFreeHost(at);
 }
 
 static bool card_register(sp_cuda_driver *driver, void *at, uint64_t size) {
-  enter(driver);
-  return cu.cuMemHostRegister_v2(at, size, CU_HOST_PORTABLE_MAPPED) == 0;
+    enter(driver);
+    return cu.cuMemHostRegister_v2(at, size, CU_HOST_PORTABLE_MAPPED) == 0;
 }
 
 static void card_unregister(sp_cuda_driver *driver, void *at) {
-  enter(driver);
-  cu.cuMemHostUnregister(at);
+    enter(driver);
+    cu.cuMemHostUnregister(at);
 }
 
-static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue,
-                             uint64_t state, sp_error *err) {
-  card *c = enter(driver);
-  void *arguments[] = {&queue, &state};
-  cu_result r = cu.cuMemsetD8Async(state, 0, sizeof(k_state), c->work);
-  r = r ? r
-        : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1,
-                                       K_CARD_THREADS, 1, 1, K_SHARED, c->work,
-                                       arguments);
-  return r ? failed(r, "can't start the kernel", err) : SP_OK;
+static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err) {
+    card *c = enter(driver);
+    void *arguments[] = {&queue, &state};
+    cu_result r = cu.cuMemsetD8Async(state, 0, sizeof(k_state), c->work);
+    r = r ? r : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_THREADS, 1, 1, K_SHARED, c->work, arguments);
+    return r ? failed(r, "can't start the kernel", err) : SP_OK;
 }
 
 static void card_ring(sp_cuda_driver *driver) {
-  (void)driver; /* the kernel polls */
+    (void)driver; /* the kernel polls */
 }
 
-static sp_status card_wait(sp_cuda_driver *driver, const k_queue *queue,
-                           uint32_t number, sp_error *err) {
-  uint32_t left = __atomic_load_n(&queue->left, __ATOMIC_ACQUIRE);
-  for (int i = 0; i < 20000; i++) {
-    if (__atomic_load_n(&queue->done, __ATOMIC_ACQUIRE) == number ||
-        __atomic_load_n(&queue->left, __ATOMIC_ACQUIRE) != left) {
-      return SP_OK;
-    }
+static sp_status card_wait(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err) {
+    uint32_t left = __atomic_load_n(&queue->left, __ATOMIC_ACQUIRE);
+    for (int i = 0; i < 20000; i++) {
+        if (__atomic_load_n(&queue->done, __ATOMIC_ACQUIRE) == number || __atomic_load_n(&queue->left, __ATOMIC_ACQUIRE) != left) {
+            return SP_OK;
+        }
 #if defined(__x86_64__)
-    __builtin_ia32_pause();
+        __builtin_ia32_pause();
 #endif
-  }
-  card *c = enter(driver);
-  cu_result r = cu.cuStreamQuery(c->work);
-  return r && r != CU_NOT_READY ? failed(r, "the kernel has failed", err)
-                                : SP_OK;
+    }
+    card *c = enter(driver);
+    cu_result r = cu.cuStreamQuery(c->work);
+    return r && r != CU_NOT_READY ? failed(r, "the kernel has failed", err) : SP_OK;
 }
 
 static sp_status card_join(sp_cuda_driver *driver, sp_error *err) {
-  card *c = enter(driver);
-  cu_result r = cu.cuStreamSynchronize(c->work);
-  return r ? failed(r, "the kernel has failed", err) : SP_OK;
+    card *c = enter(driver);
+    cu_result r = cu.cuStreamSynchronize(c->work);
+    return r ? failed(r, "the kernel has failed", err) : SP_OK;
 }
 
 static void card_stop(sp_cuda_driver *driver, uint64_t state) {
-  static const uint32_t one = 1;
-  sp_error ignored;
-  card_upload(driver, state + offsetof(k_state, stop), &one, sizeof one,
-              &ignored);
+    static const uint32_t one = 1;
+    sp_error ignored;
+    card_upload(driver, state + offsetof(k_state, stop), &one, sizeof one, &ignored);
 }
 
 static void card_close(sp_cuda_driver *driver) {
-  card *c = (card *)(void *)driver;
-  if (c->context) {
-    enter(driver);
-    if (c->work) {
-      cu.cuStreamDestroy_v2(c->work);
+    card *c = (card *)(void *)driver;
+    if (c->context) {
+        enter(driver);
+        if (c->work) {
+            cu.cuStreamDestroy_v2(c->work);
+        }
+        if (c->copies) {
+            cu.cuStreamDestroy_v2(c->copies);
+        }
+        if (c->module) {
+            cu.cuModuleUnload(c->module);
+        }
+        cu.cuCtxSetCurrent(NULL);
+        cu.cuDevicePrimaryCtxRelease_v2(c->device);
     }
-    if (c->copies) {
-      cu.cuStreamDestroy_v2(c->copies);
-    }
-    if (c->module) {
-      cu.cuModuleUnload(c->module);
-    }
-    cu.cuCtxSetCurrent(NULL);
-    cu.cuDevicePrimaryCtxRelease_v2(c->device);
-  }
-  free(c);
+    free(c);
 }
 
 static const sp_cuda_driver_ops card_ops = {
@@ -304,78 +278,71 @@ static const sp_cuda_driver_ops card_ops = {
 
 /* The driver compiles the kernels for this card. */
 static sp_status load_kernels(card *c, int major, sp_error *err) {
-  static char log[2000];
-  int options[] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_SIZE};
-  void *values[] = {log, (void *)(uintptr_t)sizeof log};
-  cu_result r = cu.cuModuleLoadDataEx(
-      &c->module, major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options,
-      values);
-  if (r) {
-    return sp_fail(err, SP_ERR_DEVICE,
-                   "%s does not take the kernels: %s: %.300s", c->base.name,
-                   words(r), log);
-  }
-  r = cu.cuModuleGetFunction(&c->kernel, c->module, "sp_cuda_resident");
-  r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, K_SHARED);
-  r = r ? r : cu.cuStreamCreate(&c->work, CU_STREAM_NON_BLOCKING);
-  r = r ? r : cu.cuStreamCreate(&c->copies, CU_STREAM_NON_BLOCKING);
-  return r ? failed(r, "can't set up the kernel", err) : SP_OK;
+    static char log[2000];
+    int options[] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_SIZE};
+    void *values[] = {log, (void *)(uintptr_t)sizeof log};
+    cu_result r = cu.cuModuleLoadDataEx(&c->module, major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options, values);
+    if (r) {
+        return sp_fail(err, SP_ERR_DEVICE, "%s does not take the kernels: %s: %.300s", c->base.name, words(r), log);
+    }
+    r = cu.cuModuleGetFunction(&c->kernel, c->module, "sp_cuda_resident");
+    r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, K_SHARED);
+    r = r ? r : cu.cuStreamCreate(&c->work, CU_STREAM_NON_BLOCKING);
+    r = r ? r : cu.cuStreamCreate(&c->copies, CU_STREAM_NON_BLOCKING);
+    return r ? failed(r, "can't set up the kernel", err) : SP_OK;
 }
 
 static sp_status start(card *c, int index, sp_error *err) {
-  int major = 0, minor = 0, blocks = 0, cooperative = 0;
-  size_t free_bytes = 0, total = 0;
-  cu_result r = cu.cuDeviceGet(&c->device, index);
-  r = r ? r : cu.cuDeviceGetName(c->base.name, sizeof c->base.name, c->device);
-  r = r ? r : cu.cuDeviceGetAttribute(&major, CU_MAJOR, c->device);
-  r = r ? r : cu.cuDeviceGetAttribute(&minor, CU_MINOR, c->device);
-  r = r ? r : cu.cuDeviceGetAttribute(&blocks, CU_MULTIPROCESSORS, c->device);
-  r = r ? r : cu.cuDeviceGetAttribute(&cooperative, CU_COOPERATIVE, c->device);
-  if (r) {
-    return failed(r, "can't ask the card what it is", err);
-  }
-  if (major < OLDEST_MAJOR || !cooperative) {
-    return sp_fail(err, SP_ERR_UNSUPPORTED,
-                   "%s has compute capability %d.%d; samepage needs %d.0 "
-                   "(Ampere) or later",
-                   c->base.name, major, minor, OLDEST_MAJOR);
-  }
-  r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
-  if (r) {
-    c->context = NULL;
-    return failed(r, "can't use the card", err);
-  }
-  enter(&c->base);
-  cu.cuMemGetInfo_v2(&free_bytes, &total);
-  c->base.memory_free = free_bytes;
-  c->base.memory_total = total;
-  c->base.blocks = (uint32_t)blocks;
-  return load_kernels(c, major, err);
+    int major = 0, minor = 0, blocks = 0, cooperative = 0;
+    size_t free_bytes = 0, total = 0;
+    cu_result r = cu.cuDeviceGet(&c->device, index);
+    r = r ? r : cu.cuDeviceGetName(c->base.name, sizeof c->base.name, c->device);
+    r = r ? r : cu.cuDeviceGetAttribute(&major, CU_MAJOR, c->device);
+    r = r ? r : cu.cuDeviceGetAttribute(&minor, CU_MINOR, c->device);
+    r = r ? r : cu.cuDeviceGetAttribute(&blocks, CU_MULTIPROCESSORS, c->device);
+    r = r ? r : cu.cuDeviceGetAttribute(&cooperative, CU_COOPERATIVE, c->device);
+    if (r) {
+        return failed(r, "can't ask the card what it is", err);
+    }
+    if (major < OLDEST_MAJOR || !cooperative) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED,
+                       "%s has compute capability %d.%d; samepage needs %d.0 "
+                       "(Ampere) or later",
+                       c->base.name, major, minor, OLDEST_MAJOR);
+    }
+    r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
+    if (r) {
+        c->context = NULL;
+        return failed(r, "can't use the card", err);
+    }
+    enter(&c->base);
+    cu.cuMemGetInfo_v2(&free_bytes, &total);
+    c->base.memory_free = free_bytes;
+    c->base.memory_total = total;
+    c->base.blocks = (uint32_t)blocks;
+    return load_kernels(c, major, err);
 }
 
 sp_status sp_cuda_driver_open(int index, sp_cuda_driver **out, sp_error *err) {
-  *out = NULL;
-  int n = sp_cuda_driver_count();
-  if (*cu_problem) {
-    return sp_fail(err, SP_ERR_NOT_FOUND, "no device \"cuda:%d\": %s", index,
-                   cu_problem);
-  }
-  if (index >= n) {
-    return sp_fail(err, SP_ERR_NOT_FOUND,
-                   "no device \"cuda:%d\": the driver knows %d card%s", index,
-                   n, n == 1 ? "" : "s");
-  }
-  card *c = calloc(1, sizeof *c);
-  if (!c) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  c->base.ops = &card_ops;
-  c->base.slow = 1;
-  sp_status status = start(c, index, err);
-  if (status != SP_OK) {
-    card_close(&c->base);
-    return status;
-  }
-  *out = &c->base;
-  return SP_OK;
+    *out = NULL;
+    int n = sp_cuda_driver_count();
+    if (*cu_problem) {
+        return sp_fail(err, SP_ERR_NOT_FOUND, "no device \"cuda:%d\": %s", index, cu_problem);
+    }
+    if (index >= n) {
+        return sp_fail(err, SP_ERR_NOT_FOUND, "no device \"cuda:%d\": the driver knows %d card%s", index, n, n == 1 ? "" : "s");
+    }
+    card *c = calloc(1, sizeof *c);
+    if (!c) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    c->base.ops = &card_ops;
+    c->base.slow = 1;
+    sp_status status = start(c, index, err);
+    if (status != SP_OK) {
+        card_close(&c->base);
+        return status;
+    }
+    *out = &c->base;
+    return SP_OK;
 }

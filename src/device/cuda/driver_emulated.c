@@ -15,205 +15,188 @@
 enum { BLOCKS = 3 }; /* odd, so that work rarely divides evenly */
 
 typedef struct emulated {
-  sp_cuda_driver base;
-  pthread_mutex_t lock;
-  pthread_cond_t changed;
-  uint32_t here, generation; /* the barrier */
-  bool stopping, stopped;    /* asked for; what the last barrier agreed on */
-  uint32_t n_threads;
-  pthread_t threads[BLOCKS];
-  k_block blocks[BLOCKS];
-  uint8_t *shared[BLOCKS];
+    sp_cuda_driver base;
+    pthread_mutex_t lock;
+    pthread_cond_t changed;
+    uint32_t here, generation; /* the barrier */
+    bool stopping, stopped;    /* asked for; what the last barrier agreed on */
+    uint32_t n_threads;
+    pthread_t threads[BLOCKS];
+    k_block blocks[BLOCKS];
+    uint8_t *shared[BLOCKS];
 } emulated;
 
 bool k_grid_barrier(k_block *b, bool stop) {
-  emulated *e = b->host;
-  pthread_mutex_lock(&e->lock);
-  e->stopping |= stop;
-  uint32_t generation = e->generation;
-  if (++e->here == BLOCKS) {
-    e->here = 0;
-    e->generation++;
-    e->stopped = e->stopping;
-    pthread_cond_broadcast(&e->changed);
-  }
-  while (generation == e->generation) {
-    pthread_cond_wait(&e->changed, &e->lock);
-  }
-  bool stopped = e->stopped;
-  pthread_mutex_unlock(&e->lock);
-  return stopped;
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    e->stopping |= stop;
+    uint32_t generation = e->generation;
+    if (++e->here == BLOCKS) {
+        e->here = 0;
+        e->generation++;
+        e->stopped = e->stopping;
+        pthread_cond_broadcast(&e->changed);
+    }
+    while (generation == e->generation) {
+        pthread_cond_wait(&e->changed, &e->lock);
+    }
+    bool stopped = e->stopped;
+    pthread_mutex_unlock(&e->lock);
+    return stopped;
 }
 
 static void in_ns(uint64_t ns, struct timespec *out) {
-  clock_gettime(CLOCK_REALTIME, out);
-  ns += (uint64_t)out->tv_nsec;
-  out->tv_sec += (time_t)(ns / 1000000000);
-  out->tv_nsec = (long)(ns % 1000000000);
+    clock_gettime(CLOCK_REALTIME, out);
+    ns += (uint64_t)out->tv_nsec;
+    out->tv_sec += (time_t)(ns / 1000000000);
+    out->tv_nsec = (long)(ns % 1000000000);
 }
 
 uint32_t k_await_doorbell(k_block *b, uint32_t last) {
-  emulated *e = b->host;
-  struct timespec until;
-  in_ns(b->queue->idle_ns, &until);
-  pthread_mutex_lock(&e->lock);
-  pthread_cond_broadcast(&e->changed); /* done was written */
-  int timed_out = 0;
-  uint32_t bell;
-  while ((bell = k_load_system(&b->queue->doorbell)) == last && !timed_out) {
-    timed_out = pthread_cond_timedwait(&e->changed, &e->lock, &until);
-  }
-  pthread_mutex_unlock(&e->lock);
-  return bell;
+    emulated *e = b->host;
+    struct timespec until;
+    in_ns(b->queue->idle_ns, &until);
+    pthread_mutex_lock(&e->lock);
+    pthread_cond_broadcast(&e->changed); /* done was written */
+    int timed_out = 0;
+    uint32_t bell;
+    while ((bell = k_load_system(&b->queue->doorbell)) == last && !timed_out) {
+        timed_out = pthread_cond_timedwait(&e->changed, &e->lock, &until);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return bell;
 }
 
 static void *run_block(void *block) {
-  k_block *b = block;
-  k_resident(b);
-  emulated *e = b->host;
-  pthread_mutex_lock(&e->lock);
-  pthread_cond_broadcast(&e->changed);
-  pthread_mutex_unlock(&e->lock);
-  return NULL;
+    k_block *b = block;
+    k_resident(b);
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+    return NULL;
 }
 
 static sp_status join_threads(sp_cuda_driver *driver, sp_error *err) {
-  (void)err;
-  emulated *e = (emulated *)driver;
-  for (uint32_t i = 0; i < e->n_threads; i++) {
-    pthread_join(e->threads[i], NULL);
-  }
-  e->n_threads = 0;
-  return SP_OK;
+    (void)err;
+    emulated *e = (emulated *)driver;
+    for (uint32_t i = 0; i < e->n_threads; i++) {
+        pthread_join(e->threads[i], NULL);
+    }
+    e->n_threads = 0;
+    return SP_OK;
 }
 
-static sp_status launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state,
-                        sp_error *err) {
-  emulated *e = (emulated *)driver;
-  join_threads(driver, err);
-  e->here = 0;
-  e->stopping = e->stopped = false;
-  memset((void *)(uintptr_t)state, 0, sizeof(k_state));
-  for (uint32_t i = 0; i < BLOCKS; i++) {
-    e->blocks[i] = (k_block){.block = i,
-                             .blocks = BLOCKS,
-                             .shared = e->shared[i],
-                             .queue = queue,
-                             .state = (k_state *)(uintptr_t)state,
-                             .host = e};
-    if (pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i])) {
-      /* Those that run wait for the rest forever: there is no way back. */
-      return sp_fail(err, SP_ERR_NO_MEMORY,
-                     "can't start the threads of the emulated device");
+static sp_status launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err) {
+    emulated *e = (emulated *)driver;
+    join_threads(driver, err);
+    e->here = 0;
+    e->stopping = e->stopped = false;
+    memset((void *)(uintptr_t)state, 0, sizeof(k_state));
+    for (uint32_t i = 0; i < BLOCKS; i++) {
+        e->blocks[i] =
+            (k_block){.block = i, .blocks = BLOCKS, .shared = e->shared[i], .queue = queue, .state = (k_state *)(uintptr_t)state, .host = e};
+        if (pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i])) {
+            /* Those that run wait for the rest forever: there is no way back. */
+            return sp_fail(err, SP_ERR_NO_MEMORY, "can't start the threads of the emulated device");
+        }
+        e->n_threads++;
     }
-    e->n_threads++;
-  }
-  return SP_OK;
+    return SP_OK;
 }
 
 static void ring(sp_cuda_driver *driver) {
-  emulated *e = (emulated *)driver;
-  pthread_mutex_lock(&e->lock);
-  pthread_cond_broadcast(&e->changed);
-  pthread_mutex_unlock(&e->lock);
+    emulated *e = (emulated *)driver;
+    pthread_mutex_lock(&e->lock);
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
 }
 
-static sp_status wait_for(sp_cuda_driver *driver, const k_queue *queue,
-                          uint32_t number, sp_error *err) {
-  (void)err;
-  emulated *e = (emulated *)driver;
-  struct timespec until;
-  uint32_t left = k_load_system(&queue->left);
-  in_ns(1000000, &until);
-  pthread_mutex_lock(&e->lock);
-  int timed_out = 0;
-  while (k_load_system(&queue->done) != number &&
-         k_load_system(&queue->left) == left && !timed_out) {
-    timed_out = pthread_cond_timedwait(&e->changed, &e->lock, &until);
-  }
-  pthread_mutex_unlock(&e->lock);
-  return SP_OK;
+static sp_status wait_for(sp_cuda_driver *driver, const k_queue *queue, uint32_t number, sp_error *err) {
+    (void)err;
+    emulated *e = (emulated *)driver;
+    struct timespec until;
+    uint32_t left = k_load_system(&queue->left);
+    in_ns(1000000, &until);
+    pthread_mutex_lock(&e->lock);
+    int timed_out = 0;
+    while (k_load_system(&queue->done) != number && k_load_system(&queue->left) == left && !timed_out) {
+        timed_out = pthread_cond_timedwait(&e->changed, &e->lock, &until);
+    }
+    pthread_mutex_unlock(&e->lock);
+    return SP_OK;
 }
 
 static void stop(sp_cuda_driver *driver, uint64_t state) {
-  (void)driver;
-  k_store_system(&((k_state *)(uintptr_t)state)->stop, 1);
+    (void)driver;
+    k_store_system(&((k_state *)(uintptr_t)state)->stop, 1);
 }
 
-static sp_status emulated_alloc(sp_cuda_driver *driver, uint64_t size,
-                                uint64_t *out, sp_error *err) {
-  (void)driver;
-  void *at = NULL;
-  if (posix_memalign(&at, 256, size ? size : 1)) {
-    return sp_fail(err, SP_ERR_NO_MEMORY,
-                   "no memory for %llu bytes of the emulated device",
-                   (unsigned long long)size);
-  }
-  *out = (uint64_t)(uintptr_t)at;
-  return SP_OK;
+static sp_status emulated_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
+    (void)driver;
+    void *at = NULL;
+    if (posix_memalign(&at, 256, size ? size : 1)) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for %llu bytes of the emulated device", (unsigned long long)size);
+    }
+    *out = (uint64_t)(uintptr_t)at;
+    return SP_OK;
 }
 
 static void emulated_release(sp_cuda_driver *driver, uint64_t address) {
-  (void)driver;
-  free((void *)(uintptr_t)address);
+    (void)driver;
+    free((void *)(uintptr_t)address);
 }
 
-static sp_status emulated_fill(sp_cuda_driver *driver, uint64_t address,
-                               uint8_t value, uint64_t size, sp_error *err) {
-  (void)driver, (void)err;
-  memset((void *)(uintptr_t)address, value, size);
-  return SP_OK;
+static sp_status emulated_fill(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err) {
+    (void)driver, (void)err;
+    memset((void *)(uintptr_t)address, value, size);
+    return SP_OK;
 }
 
-static sp_status emulated_upload(sp_cuda_driver *driver, uint64_t to,
-                                 const void *from, uint64_t size,
-                                 sp_error *err) {
-  (void)driver, (void)err;
-  memcpy((void *)(uintptr_t)to, from, size);
-  return SP_OK;
+static sp_status emulated_upload(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err) {
+    (void)driver, (void)err;
+    memcpy((void *)(uintptr_t)to, from, size);
+    return SP_OK;
 }
 
-static sp_status emulated_download(sp_cuda_driver *driver, void *to,
-                                   uint64_t from, uint64_t size,
-                                   sp_error *err) {
-  (void)driver, (void)err;
-  memcpy(to, (const void *)(uintptr_t)from, size);
-  return SP_OK;
+static sp_status emulated_download(sp_cuda_driver *driver, void *to, uint64_t from, uint64_t size, sp_error *err) {
+    (void)driver, (void)err;
+    memcpy(to, (const void *)(uintptr_t)from, size);
+    return SP_OK;
 }
 
-static sp_status emulated_host_alloc(sp_cuda_driver *driver, uint64_t size,
-                                     void **out, sp_error *err) {
-  uint64_t address = 0;
-  sp_status status = emulated_alloc(driver, size, &address, err);
-  if (status == SP_OK) {
-    *out = memset((void *)(uintptr_t)address, 0, size);
-  }
-  return status;
+static sp_status emulated_host_alloc(sp_cuda_driver *driver, uint64_t size, void **out, sp_error *err) {
+    uint64_t address = 0;
+    sp_status status = emulated_alloc(driver, size, &address, err);
+    if (status == SP_OK) {
+        *out = memset((void *)(uintptr_t)address, 0, size);
+    }
+    return status;
 }
 
 static void emulated_host_release(sp_cuda_driver *driver, void *at) {
-  (void)driver;
-  free(at);
+    (void)driver;
+    free(at);
 }
 
 static bool emulated_register(sp_cuda_driver *driver, void *at, uint64_t size) {
-  (void)driver, (void)at, (void)size;
-  return true;
+    (void)driver, (void)at, (void)size;
+    return true;
 }
 
 static void emulated_unregister(sp_cuda_driver *driver, void *at) {
-  (void)driver, (void)at;
+    (void)driver, (void)at;
 }
 
 static void emulated_close(sp_cuda_driver *driver) {
-  emulated *e = (emulated *)driver;
-  join_threads(driver, NULL);
-  for (int i = 0; i < BLOCKS; i++) {
-    free(e->shared[i]);
-  }
-  pthread_cond_destroy(&e->changed);
-  pthread_mutex_destroy(&e->lock);
-  free(e);
+    emulated *e = (emulated *)driver;
+    join_threads(driver, NULL);
+    for (int i = 0; i < BLOCKS; i++) {
+        free(e->shared[i]);
+    }
+    pthread_cond_destroy(&e->changed);
+    pthread_mutex_destroy(&e->lock);
+    free(e);
 }
 
 static const sp_cuda_driver_ops emulated_ops = {
@@ -235,25 +218,22 @@ static const sp_cuda_driver_ops emulated_ops = {
 };
 
 sp_status sp_cuda_emulated_open(sp_cuda_driver **out, sp_error *err) {
-  *out = NULL;
-  emulated *e = calloc(1, sizeof *e);
-  if (!e) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  e->base = (sp_cuda_driver){.ops = &emulated_ops,
-                             .blocks = BLOCKS,
-                             .slow = 20000,
-                             .name = SP_CUDA_EMULATED_NAME};
-  pthread_mutex_init(&e->lock, NULL);
-  pthread_cond_init(&e->changed, NULL);
-  for (int i = 0; i < BLOCKS; i++) {
-    uint64_t at = 0;
-    if (emulated_alloc(&e->base, K_SHARED, &at, err) != SP_OK) {
-      emulated_close(&e->base);
-      return SP_ERR_NO_MEMORY;
+    *out = NULL;
+    emulated *e = calloc(1, sizeof *e);
+    if (!e) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    e->shared[i] = (uint8_t *)(uintptr_t)at;
-  }
-  *out = &e->base;
-  return SP_OK;
+    e->base = (sp_cuda_driver){.ops = &emulated_ops, .blocks = BLOCKS, .slow = 20000, .name = SP_CUDA_EMULATED_NAME};
+    pthread_mutex_init(&e->lock, NULL);
+    pthread_cond_init(&e->changed, NULL);
+    for (int i = 0; i < BLOCKS; i++) {
+        uint64_t at = 0;
+        if (emulated_alloc(&e->base, K_SHARED, &at, err) != SP_OK) {
+            emulated_close(&e->base);
+            return SP_ERR_NO_MEMORY;
+        }
+        e->shared[i] = (uint8_t *)(uintptr_t)at;
+    }
+    *out = &e->base;
+    return SP_OK;
 }

@@ -6,356 +6,323 @@
 #include "device/cuda/numbers.h"
 
 typedef struct k_at {
-  uint32_t i[4];
+    uint32_t i[4];
 } k_at;
 
 K_FN uint64_t k_count(const k_tensor *t) {
-  return (uint64_t)(uint32_t)t->ne[0] * (uint32_t)t->ne[1] *
-         (uint32_t)t->ne[2] * (uint32_t)t->ne[3];
+    return (uint64_t)(uint32_t)t->ne[0] * (uint32_t)t->ne[1] * (uint32_t)t->ne[2] * (uint32_t)t->ne[3];
 }
 K_FN uint64_t k_rows(const k_tensor *t) {
-  return (uint64_t)(uint32_t)t->ne[1] * (uint32_t)t->ne[2] * (uint32_t)t->ne[3];
+    return (uint64_t)(uint32_t)t->ne[1] * (uint32_t)t->ne[2] * (uint32_t)t->ne[3];
 }
 /* Divides, and returns the remainder: cards are slow at dividing 64 bits. */
 K_FN uint32_t k_divide(uint64_t *n, uint32_t by) {
-  if (*n >> 32) {
-    uint32_t rest = (uint32_t)(*n % by);
-    *n /= by;
-    return rest;
-  }
-  uint32_t low = (uint32_t)*n, quotient = by == 1 ? low : low / by;
-  *n = quotient;
-  return low - quotient * by;
+    if (*n >> 32) {
+        uint32_t rest = (uint32_t)(*n % by);
+        *n /= by;
+        return rest;
+    }
+    uint32_t low = (uint32_t)*n, quotient = by == 1 ? low : low / by;
+    *n = quotient;
+    return low - quotient * by;
 }
 /* The place of the n-th element of a shape. */
 K_FN k_at k_place(const k_tensor *t, uint64_t n) {
-  k_at at;
-  for (int d = 0; d < 3; d++) {
-    at.i[d] = k_divide(&n, (uint32_t)t->ne[d]);
-  }
-  at.i[3] = (uint32_t)n;
-  return at;
+    k_at at;
+    for (int d = 0; d < 3; d++) {
+        at.i[d] = k_divide(&n, (uint32_t)t->ne[d]);
+    }
+    at.i[3] = (uint32_t)n;
+    return at;
 }
 K_FN uint8_t *k_row(const k_tensor *t, uint32_t i1, uint32_t i2, uint32_t i3) {
-  return (uint8_t *)(uintptr_t)(t->data +
-                                (uint64_t)(i1 * t->nb[1] + i2 * t->nb[2] +
-                                           i3 * t->nb[3]));
+    return (uint8_t *)(uintptr_t)(t->data + (uint64_t)(i1 * t->nb[1] + i2 * t->nb[2] + i3 * t->nb[3]));
 }
 K_FN uint8_t *k_row_of(const k_tensor *t, uint64_t row) {
-  uint32_t i1 = k_divide(&row, (uint32_t)t->ne[1]),
-           i2 = k_divide(&row, (uint32_t)t->ne[2]);
-  return k_row(t, i1, i2, (uint32_t)row);
+    uint32_t i1 = k_divide(&row, (uint32_t)t->ne[1]), i2 = k_divide(&row, (uint32_t)t->ne[2]);
+    return k_row(t, i1, i2, (uint32_t)row);
 }
 /* An element where elements of a row may lie apart (never of quants). */
 K_FN uint8_t *k_address(const k_tensor *t, const k_at *at) {
-  return k_row(t, at->i[1], at->i[2], at->i[3]) + at->i[0] * t->nb[0];
+    return k_row(t, at->i[1], at->i[2], at->i[3]) + at->i[0] * t->nb[0];
 }
 K_FN bool k_is_quantised(uint32_t type) {
-  return type != SP_TYPE_F32 && type != SP_TYPE_F16 && type != SP_TYPE_BF16 &&
-         type != SP_TYPE_I32 && type != SP_TYPE_I64;
+    return type != SP_TYPE_F32 && type != SP_TYPE_F16 && type != SP_TYPE_BF16 && type != SP_TYPE_I32 && type != SP_TYPE_I64;
 }
 K_FN float k_load(const k_tensor *t, const k_at *at) {
-  if (k_is_quantised(t->type)) {
-    return k_element(t->type, k_row(t, at->i[1], at->i[2], at->i[3]), at->i[0],
-                     (uint32_t)t->ne[0]);
-  }
-  return k_element(t->type, k_address(t, at), 0, 1);
+    if (k_is_quantised(t->type)) {
+        return k_element(t->type, k_row(t, at->i[1], at->i[2], at->i[3]), at->i[0], (uint32_t)t->ne[0]);
+    }
+    return k_element(t->type, k_address(t, at), 0, 1);
 }
 K_FN float k_param(const k_op *op, int i) {
-  return k_bits_float(op->params[i]);
+    return k_bits_float(op->params[i]);
 }
 
 /* With sizes of b repeated over a's. */
 K_FN float k_load_repeated(const k_tensor *b, k_at at) {
-  for (int d = 0; d < 4; d++) {
-    at.i[d] = b->ne[d] == 1                  ? 0
-              : at.i[d] < (uint32_t)b->ne[d] ? at.i[d]
-                                             : at.i[d] % (uint32_t)b->ne[d];
-  }
-  return k_load(b, &at);
+    for (int d = 0; d < 4; d++) {
+        at.i[d] = b->ne[d] == 1 ? 0 : at.i[d] < (uint32_t)b->ne[d] ? at.i[d] : at.i[d] % (uint32_t)b->ne[d];
+    }
+    return k_load(b, &at);
 }
 
 K_FN float k_binary(uint32_t op, float a, float b) {
-  return op == SP_OP_ADD   ? a + b
-         : op == SP_OP_SUB ? a - b
-         : op == SP_OP_MUL ? a * b
-                           : a / b;
+    return op == SP_OP_ADD ? a + b : op == SP_OP_SUB ? a - b : op == SP_OP_MUL ? a * b : a / b;
 }
 
 K_FN float k_unary(uint32_t op, float x) {
-  switch (op) {
-  case SP_OP_SQR:
-    return x * x;
-  case SP_OP_SQRT:
-    return __builtin_sqrtf(x);
-  case SP_OP_SILU:
-    return k_silu(x);
-  case SP_OP_GELU:
-    return k_gelu(x);
-  case SP_OP_GELU_ERF:
-    return k_gelu_erf(x);
-  case SP_OP_GELU_QUICK:
-    return k_gelu_quick(x);
-  case SP_OP_TANH:
-    return k_tanh(x);
-  case SP_OP_SIGMOID:
-    return k_sigmoid(x);
-  case SP_OP_RELU:
-    return x > 0 ? x : 0;
-  case SP_OP_SOFTPLUS:
-    return k_softplus(x);
-  case SP_OP_EXP:
-    return k_exp(x);
-  default: /* NEG */
-    return -x;
-  }
+    switch (op) {
+    case SP_OP_SQR:
+        return x * x;
+    case SP_OP_SQRT:
+        return __builtin_sqrtf(x);
+    case SP_OP_SILU:
+        return k_silu(x);
+    case SP_OP_GELU:
+        return k_gelu(x);
+    case SP_OP_GELU_ERF:
+        return k_gelu_erf(x);
+    case SP_OP_GELU_QUICK:
+        return k_gelu_quick(x);
+    case SP_OP_TANH:
+        return k_tanh(x);
+    case SP_OP_SIGMOID:
+        return k_sigmoid(x);
+    case SP_OP_RELU:
+        return x > 0 ? x : 0;
+    case SP_OP_SOFTPLUS:
+        return k_softplus(x);
+    case SP_OP_EXP:
+        return k_exp(x);
+    default: /* NEG */
+        return -x;
+    }
 }
 
 /* The gated units: an activation of x times the gate. */
-K_FN float k_glu_value(uint32_t op, float x, float gate, float alpha,
-                       float limit) {
-  switch (op) {
-  case SP_OP_REGLU:
-    return x > 0 ? x * gate : 0;
-  case SP_OP_GEGLU:
-    return k_gelu(x) * gate;
-  case SP_OP_GEGLU_ERF:
-    return k_gelu_erf(x) * gate;
-  case SP_OP_GEGLU_QUICK:
-    return k_gelu_quick(x) * gate;
-  case SP_OP_SWIGLU_OAI:
-    x = k_min(x, limit);
-    gate = k_max(k_min(gate, limit), -limit);
-    return x * k_sigmoid(alpha * x) * (gate + 1.0f);
-  default: /* SWIGLU */
-    return k_silu(x) * gate;
-  }
+K_FN float k_glu_value(uint32_t op, float x, float gate, float alpha, float limit) {
+    switch (op) {
+    case SP_OP_REGLU:
+        return x > 0 ? x * gate : 0;
+    case SP_OP_GEGLU:
+        return k_gelu(x) * gate;
+    case SP_OP_GEGLU_ERF:
+        return k_gelu_erf(x) * gate;
+    case SP_OP_GEGLU_QUICK:
+        return k_gelu_quick(x) * gate;
+    case SP_OP_SWIGLU_OAI:
+        x = k_min(x, limit);
+        gate = k_max(k_min(gate, limit), -limit);
+        return x * k_sigmoid(alpha * x) * (gate + 1.0f);
+    default: /* SWIGLU */
+        return k_silu(x) * gate;
+    }
 }
 
 K_FN float k_glu(const k_op *op, const k_at *at) {
-  const k_tensor *a = &op->src[0];
-  if (op->n_src > 1) {
-    return k_glu_value(op->op, k_load(a, at), k_load(&op->src[1], at),
-                       k_param(op, 1), k_param(op, 2));
-  }
-  k_at first = *at, second = *at;
-  (op->params[0] ? &first : &second)->i[0] += (uint32_t)a->ne[0] / 2;
-  return k_glu_value(op->op, k_load(a, &first), k_load(a, &second),
-                     k_param(op, 1), k_param(op, 2));
+    const k_tensor *a = &op->src[0];
+    if (op->n_src > 1) {
+        return k_glu_value(op->op, k_load(a, at), k_load(&op->src[1], at), k_param(op, 1), k_param(op, 2));
+    }
+    k_at first = *at, second = *at;
+    (op->params[0] ? &first : &second)->i[0] += (uint32_t)a->ne[0] / 2;
+    return k_glu_value(op->op, k_load(a, &first), k_load(a, &second), k_param(op, 1), k_param(op, 2));
 }
 
 K_FN int64_t k_id(const k_tensor *ids, uint32_t i0, uint32_t i1, uint32_t i2) {
-  const uint8_t *at = k_row(ids, i1, i2, 0) + i0 * ids->nb[0];
-  return ids->type == SP_TYPE_I64 ? *(const k_i64 *)at : *(const k_i32 *)at;
+    const uint8_t *at = k_row(ids, i1, i2, 0) + i0 * ids->nb[0];
+    return ids->type == SP_TYPE_I64 ? *(const k_i64 *)at : *(const k_i32 *)at;
 }
 
 K_FN float k_concat(const k_op *op, k_at at) {
-  uint32_t dim = op->params[0], first = (uint32_t)op->src[0].ne[dim];
-  if (at.i[dim] < first) {
-    return k_load(&op->src[0], &at);
-  }
-  at.i[dim] -= first;
-  return k_load(&op->src[1], &at);
+    uint32_t dim = op->params[0], first = (uint32_t)op->src[0].ne[dim];
+    if (at.i[dim] < first) {
+        return k_load(&op->src[0], &at);
+    }
+    at.i[dim] -= first;
+    return k_load(&op->src[1], &at);
 }
 
 /* rope: each element is made from its pair. table: by pair, what a position is
  * multiplied with; params[3]: the magnitude. */
 K_FN float k_rope(const k_op *op, const k_at *at) {
-  uint32_t n_dims = op->params[0], i = at->i[0];
-  const k_tensor *a = &op->src[0];
-  if (i >= n_dims) {
-    return k_load(a, at);
-  }
-  bool neox = op->params[1] == 2;
-  uint32_t pair = neox ? i % (n_dims / 2) : i / 2;
-  k_at one = *at, two = *at;
-  one.i[0] = neox ? pair : pair * 2;
-  two.i[0] = neox ? pair + n_dims / 2 : pair * 2 + 1;
-  float position = (float)k_id(&op->src[1], at->i[2], 0, 0),
-        angle = position * ((const k_f32 *)(uintptr_t)op->table)[pair], sin,
-        cos;
-  if (op->n_src > 2) {
-    angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
-  }
-  k_sin_cos(angle, &sin, &cos);
-  sin *= k_param(op, 3);
-  cos *= k_param(op, 3);
-  float x = k_load(a, &one), y = k_load(a, &two);
-  return i == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
+    uint32_t n_dims = op->params[0], i = at->i[0];
+    const k_tensor *a = &op->src[0];
+    if (i >= n_dims) {
+        return k_load(a, at);
+    }
+    bool neox = op->params[1] == 2;
+    uint32_t pair = neox ? i % (n_dims / 2) : i / 2;
+    k_at one = *at, two = *at;
+    one.i[0] = neox ? pair : pair * 2;
+    two.i[0] = neox ? pair + n_dims / 2 : pair * 2 + 1;
+    float position = (float)k_id(&op->src[1], at->i[2], 0, 0), angle = position * ((const k_f32 *)(uintptr_t)op->table)[pair], sin, cos;
+    if (op->n_src > 2) {
+        angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
+    }
+    k_sin_cos(angle, &sin, &cos);
+    sin *= k_param(op, 3);
+    cos *= k_param(op, 3);
+    float x = k_load(a, &one), y = k_load(a, &two);
+    return i == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
 }
 
 K_FN float k_get_row(const k_op *op, const k_at *at) {
-  k_at from = {{at->i[0],
-                (uint32_t)k_id(&op->src[1], at->i[1], at->i[2], at->i[3]),
-                at->i[2], at->i[3]}};
-  return k_load(&op->src[0], &from);
+    k_at from = {{at->i[0], (uint32_t)k_id(&op->src[1], at->i[1], at->i[2], at->i[3]), at->i[2], at->i[3]}};
+    return k_load(&op->src[0], &from);
 }
 
 K_FN float k_add_id(const k_op *op, const k_at *at) {
-  k_at row = {
-      {at->i[0], (uint32_t)k_id(&op->src[2], at->i[1], at->i[2], 0), 0, 0}};
-  return k_load(&op->src[0], at) + k_load(&op->src[1], &row);
+    k_at row = {{at->i[0], (uint32_t)k_id(&op->src[2], at->i[1], at->i[2], 0), 0, 0}};
+    return k_load(&op->src[0], at) + k_load(&op->src[1], &row);
 }
 
 K_FN float k_value(const k_op *op, const k_at *at) {
-  switch (op->op) {
-  case SP_OP_ADD:
-  case SP_OP_SUB:
-  case SP_OP_MUL:
-  case SP_OP_DIV:
-    return k_binary(op->op, k_load(&op->src[0], at),
-                    k_load_repeated(&op->src[1], *at));
-  case SP_OP_REPEAT:
-    return k_load_repeated(&op->src[0], *at);
-  case SP_OP_CONCAT:
-    return k_concat(op, *at);
-  case SP_OP_SCALE:
-    return k_load(&op->src[0], at) * k_param(op, 0) + k_param(op, 1);
-  case SP_OP_CLAMP: { /* as ggml: what is not a number becomes the minimum's
-                         neighbour, the maximum */
-    float x = k_load(&op->src[0], at), low = k_param(op, 0),
-          high = k_param(op, 1);
-    x = x < high ? x : high;
-    return x > low ? x : low;
-  }
-  case SP_OP_FILL:
-    return k_param(op, 0);
-  case SP_OP_REGLU:
-  case SP_OP_GEGLU:
-  case SP_OP_SWIGLU:
-  case SP_OP_SWIGLU_OAI:
-  case SP_OP_GEGLU_ERF:
-  case SP_OP_GEGLU_QUICK:
-    return k_glu(op, at);
-  case SP_OP_ROPE_EXT:
-    return k_rope(op, at);
-  case SP_OP_GET_ROWS:
-    return k_get_row(op, at);
-  case SP_OP_ADD_ID:
-    return k_add_id(op, at);
-  case SP_OP_CAST:
-  case SP_OP_CONT:
-  case SP_OP_CPY:
-    return k_load(&op->src[0], at);
-  default:
-    return k_unary(op->op, k_load(&op->src[0], at));
-  }
+    switch (op->op) {
+    case SP_OP_ADD:
+    case SP_OP_SUB:
+    case SP_OP_MUL:
+    case SP_OP_DIV:
+        return k_binary(op->op, k_load(&op->src[0], at), k_load_repeated(&op->src[1], *at));
+    case SP_OP_REPEAT:
+        return k_load_repeated(&op->src[0], *at);
+    case SP_OP_CONCAT:
+        return k_concat(op, *at);
+    case SP_OP_SCALE:
+        return k_load(&op->src[0], at) * k_param(op, 0) + k_param(op, 1);
+    case SP_OP_CLAMP: { /* as ggml: what is not a number becomes the minimum's
+                           neighbour, the maximum */
+        float x = k_load(&op->src[0], at), low = k_param(op, 0), high = k_param(op, 1);
+        x = x < high ? x : high;
+        return x > low ? x : low;
+    }
+    case SP_OP_FILL:
+        return k_param(op, 0);
+    case SP_OP_REGLU:
+    case SP_OP_GEGLU:
+    case SP_OP_SWIGLU:
+    case SP_OP_SWIGLU_OAI:
+    case SP_OP_GEGLU_ERF:
+    case SP_OP_GEGLU_QUICK:
+        return k_glu(op, at);
+    case SP_OP_ROPE_EXT:
+        return k_rope(op, at);
+    case SP_OP_GET_ROWS:
+        return k_get_row(op, at);
+    case SP_OP_ADD_ID:
+        return k_add_id(op, at);
+    case SP_OP_CAST:
+    case SP_OP_CONT:
+    case SP_OP_CPY:
+        return k_load(&op->src[0], at);
+    default:
+        return k_unary(op->op, k_load(&op->src[0], at));
+    }
 }
 
 /* Every element of the result from its place. */
 K_FN void k_do_elements(const k_op *op, uint32_t part) {
-  uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_THREADS;
-  for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
-    k_at at = k_place(&op->dst, i);
-    k_put(op->dst.type, k_address(&op->dst, &at), k_value(op, &at));
-  }
+    uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        k_at at = k_place(&op->dst, i);
+        k_put(op->dst.type, k_address(&op->dst, &at), k_value(op, &at));
+    }
 }
 
 /* ---- copies: the n-th element of one shape goes to the n-th of another; also
  * bits, and blocks of quants ---- */
 
-K_FN void k_copy_element(const k_tensor *from, const k_at *a,
-                         const k_tensor *to, const k_at *b) {
-  if (from->type != to->type) {
-    k_put(to->type, k_address(to, b), k_load(from, a));
-  } else if (to->type == SP_TYPE_I64) {
-    *(k_i64 *)k_address(to, b) = *(const k_i64 *)k_address(from, a);
-  } else if (to->type == SP_TYPE_F32 || to->type == SP_TYPE_I32) {
-    *(k_u32 *)k_address(to, b) = *(const k_u32 *)k_address(from, a);
-  } else {
-    *(k_u16 *)k_address(to, b) = *(const k_u16 *)k_address(from, a);
-  }
+K_FN void k_copy_element(const k_tensor *from, const k_at *a, const k_tensor *to, const k_at *b) {
+    if (from->type != to->type) {
+        k_put(to->type, k_address(to, b), k_load(from, a));
+    } else if (to->type == SP_TYPE_I64) {
+        *(k_i64 *)k_address(to, b) = *(const k_i64 *)k_address(from, a);
+    } else if (to->type == SP_TYPE_F32 || to->type == SP_TYPE_I32) {
+        *(k_u32 *)k_address(to, b) = *(const k_u32 *)k_address(from, a);
+    } else {
+        *(k_u16 *)k_address(to, b) = *(const k_u16 *)k_address(from, a);
+    }
 }
 
 /* Blocks of 32 floats into quants. */
-K_FN void k_quantise_blocks(const k_tensor *from, const k_tensor *to,
-                            uint32_t block_size, uint32_t part,
-                            uint32_t parts) {
-  uint64_t n = k_count(to) / 32, step = (uint64_t)parts * K_THREADS;
-  for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
-    k_at at = k_place(to, i * 32);
-    float x[32];
-    for (uint32_t j = 0; j < 32; j++) {
-      k_at one = {{at.i[0] + j, at.i[1], at.i[2], at.i[3]}};
-      x[j] = k_load(from, &one);
+K_FN void k_quantise_blocks(const k_tensor *from, const k_tensor *to, uint32_t block_size, uint32_t part, uint32_t parts) {
+    uint64_t n = k_count(to) / 32, step = (uint64_t)parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        k_at at = k_place(to, i * 32);
+        float x[32];
+        for (uint32_t j = 0; j < 32; j++) {
+            k_at one = {{at.i[0] + j, at.i[1], at.i[2], at.i[3]}};
+            x[j] = k_load(from, &one);
+        }
+        k_quantise(to->type, x, k_row(to, at.i[1], at.i[2], at.i[3]) + (uint64_t)at.i[0] / 32 * block_size);
     }
-    k_quantise(to->type, x,
-               k_row(to, at.i[1], at.i[2], at.i[3]) +
-                   (uint64_t)at.i[0] / 32 * block_size);
-  }
 }
 
 /* params[15]: bytes of a block of the destination's type; params[14]: copy as
  * contiguous bytes, this many (and params[13], the upper half). */
 K_FN void k_do_copy(const k_op *op, uint32_t part) {
-  const k_tensor *from = &op->src[0], *to = &op->dst;
-  uint64_t step = (uint64_t)op->n_parts * K_THREADS,
-           first = (uint64_t)part * K_THREADS + k_thread();
-  uint64_t bytes = op->params[14] | (uint64_t)op->params[13] << 32;
-  if (bytes) {
-    for (uint64_t i = first; i < bytes; i += step) {
-      ((uint8_t *)(uintptr_t)to->data)[i] =
-          ((const uint8_t *)(uintptr_t)from->data)[i];
+    const k_tensor *from = &op->src[0], *to = &op->dst;
+    uint64_t step = (uint64_t)op->n_parts * K_THREADS, first = (uint64_t)part * K_THREADS + k_thread();
+    uint64_t bytes = op->params[14] | (uint64_t)op->params[13] << 32;
+    if (bytes) {
+        for (uint64_t i = first; i < bytes; i += step) {
+            ((uint8_t *)(uintptr_t)to->data)[i] = ((const uint8_t *)(uintptr_t)from->data)[i];
+        }
+    } else if (k_is_quantised(to->type)) {
+        k_quantise_blocks(from, to, op->params[15], part, op->n_parts);
+    } else {
+        uint64_t n = k_count(to);
+        for (uint64_t i = first; i < n; i += step) {
+            k_at a = k_place(from, i), b = k_place(to, i);
+            k_copy_element(from, &a, to, &b);
+        }
     }
-  } else if (k_is_quantised(to->type)) {
-    k_quantise_blocks(from, to, op->params[15], part, op->n_parts);
-  } else {
-    uint64_t n = k_count(to);
-    for (uint64_t i = first; i < n; i += step) {
-      k_at a = k_place(from, i), b = k_place(to, i);
-      k_copy_element(from, &a, to, &b);
-    }
-  }
 }
 
 /* set_rows: dst is the destination's view, src[1] the rows, src[2] their ids.
  */
 K_FN void k_do_set_rows(const k_op *op, uint32_t part) {
-  const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
-  uint32_t unit = k_is_quantised(to->type) ? 32 : 1;
-  uint64_t n = k_count(rows) / unit, step = (uint64_t)op->n_parts * K_THREADS;
-  for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
-    k_at at = k_place(rows, i * unit);
-    int64_t id = k_id(ids, at.i[1], at.i[2] % (uint32_t)ids->ne[1],
-                      at.i[3] % (uint32_t)ids->ne[2]);
-    uint8_t *row =
-        (uint8_t *)(uintptr_t)(to->data +
-                               (uint64_t)(id * to->nb[1] + at.i[2] * to->nb[2] +
-                                          at.i[3] * to->nb[3]));
-    if (unit == 1) {
-      k_put(to->type, row + at.i[0] * to->nb[0], k_load(rows, &at));
-      continue;
+    const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
+    uint32_t unit = k_is_quantised(to->type) ? 32 : 1;
+    uint64_t n = k_count(rows) / unit, step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        k_at at = k_place(rows, i * unit);
+        int64_t id = k_id(ids, at.i[1], at.i[2] % (uint32_t)ids->ne[1], at.i[3] % (uint32_t)ids->ne[2]);
+        uint8_t *row = (uint8_t *)(uintptr_t)(to->data + (uint64_t)(id * to->nb[1] + at.i[2] * to->nb[2] + at.i[3] * to->nb[3]));
+        if (unit == 1) {
+            k_put(to->type, row + at.i[0] * to->nb[0], k_load(rows, &at));
+            continue;
+        }
+        float x[32];
+        for (uint32_t j = 0; j < 32; j++) {
+            k_at one = {{at.i[0] + j, at.i[1], at.i[2], at.i[3]}};
+            x[j] = k_load(rows, &one);
+        }
+        k_quantise(to->type, x, row + (uint64_t)at.i[0] / 32 * op->params[15]);
     }
-    float x[32];
-    for (uint32_t j = 0; j < 32; j++) {
-      k_at one = {{at.i[0] + j, at.i[1], at.i[2], at.i[3]}};
-      x[j] = k_load(rows, &one);
-    }
-    k_quantise(to->type, x, row + (uint64_t)at.i[0] / 32 * op->params[15]);
-  }
 }
 
 /* argsort and top_k: each element counts those before it. Ties go by place;
  * there are no NaN (the verifier asks for a clamp). */
 K_FN void k_do_sort(const k_op *op, uint32_t part) {
-  const k_tensor *a = &op->src[0];
-  uint32_t n0 = (uint32_t)a->ne[0], most = (uint32_t)op->dst.ne[0];
-  bool descending = op->op == SP_OP_TOP_K || op->params[0];
-  uint64_t n = k_count(a), step = (uint64_t)op->n_parts * K_THREADS;
-  for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
-    k_at at = k_place(a, i);
-    const k_f32 *row = (const k_f32 *)k_row(a, at.i[1], at.i[2], at.i[3]);
-    float x = row[at.i[0]];
-    uint32_t rank = 0;
-    for (uint32_t j = 0; j < n0; j++) {
-      bool before = descending ? row[j] > x : row[j] < x;
-      rank += before || (row[j] == x && j < at.i[0]);
+    const k_tensor *a = &op->src[0];
+    uint32_t n0 = (uint32_t)a->ne[0], most = (uint32_t)op->dst.ne[0];
+    bool descending = op->op == SP_OP_TOP_K || op->params[0];
+    uint64_t n = k_count(a), step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        k_at at = k_place(a, i);
+        const k_f32 *row = (const k_f32 *)k_row(a, at.i[1], at.i[2], at.i[3]);
+        float x = row[at.i[0]];
+        uint32_t rank = 0;
+        for (uint32_t j = 0; j < n0; j++) {
+            bool before = descending ? row[j] > x : row[j] < x;
+            rank += before || (row[j] == x && j < at.i[0]);
+        }
+        if (rank < most) {
+            ((k_i32 *)k_row(&op->dst, at.i[1], at.i[2], at.i[3]))[rank] = (int32_t)at.i[0];
+        }
     }
-    if (rank < most) {
-      ((k_i32 *)k_row(&op->dst, at.i[1], at.i[2], at.i[3]))[rank] =
-          (int32_t)at.i[0];
-    }
-  }
 }
 
 #endif

@@ -14,50 +14,46 @@ enum { PLAN_NONE = 0xffffffffu, PLAN_MAX_READS = 12 };
 /* A piece of memory that operations write and read: a window, a temporary,
  * partial results. */
 typedef struct plan_root {
-  uint64_t bytes;        /* temporaries: needed */
-  uint64_t at;           /* temporaries: offset, once placed */
-  int32_t written, read; /* the last phase that did, -1: none */
-  int32_t born,
-      dies; /* temporaries: the phases between which it holds something */
+    uint64_t bytes;        /* temporaries: needed */
+    uint64_t at;           /* temporaries: offset, once placed */
+    int32_t written, read; /* the last phase that did, -1: none */
+    int32_t born, dies;    /* temporaries: the phases between which it holds something */
 } plan_root;
 
 typedef struct plan_op {
-  k_op op;
-  uint32_t reads[PLAN_MAX_READS], n_reads, writes; /* roots */
-  uint32_t most_parts;
-  double work;
-  int32_t phase;
+    k_op op;
+    uint32_t reads[PLAN_MAX_READS], n_reads, writes; /* roots */
+    uint32_t most_parts;
+    double work;
+    int32_t phase;
 } plan_op;
 
 /* Which operations a product takes in. */
 typedef struct plan_fusion {
-  bool skip; /* done by another operation */
-  uint32_t before,
-      norm_weight; /* K_BEFORE_*; the tensor that the norm is multiplied with */
-  uint32_t right, other; /* tensors: what the product reads instead of its right
-                            side; the gate */
-  const sp_spec_tensor
-      *from; /* the operation that is fused before: its parameters */
-  uint32_t product, residual; /* of an addition: the product that it ends, and
-                                 what is added */
+    bool skip;                    /* done by another operation */
+    uint32_t before, norm_weight; /* K_BEFORE_*; the tensor that the norm is multiplied with */
+    uint32_t right, other;        /* tensors: what the product reads instead of its right
+                                     side; the gate */
+    const sp_spec_tensor *from;   /* the operation that is fused before: its parameters */
+    uint32_t product, residual;   /* of an addition: the product that it ends, and
+                                     what is added */
 } plan_fusion;
 
 typedef struct plan {
-  cuda_workspace *workspace;
-  const sp_spec *spec;
-  const sp_slot_binding *bindings;
-  sp_device_weights *const *weights;
-  plan_root
-      *roots; /* the program's tensors, then what operations need beside */
-  uint32_t n_roots;
-  plan_op *ops;
-  uint32_t n_ops, max_ops;
-  plan_fusion *fusions; /* by tensor */
-  uint64_t *ids; /* by tensor: row ids: offset among the temporaries, + 1 */
-  uint64_t temporary_bytes;
-  float *tables;
-  uint32_t n_tables, max_tables;
-  int32_t n_phases;
+    cuda_workspace *workspace;
+    const sp_spec *spec;
+    const sp_slot_binding *bindings;
+    sp_device_weights *const *weights;
+    plan_root *roots; /* the program's tensors, then what operations need beside */
+    uint32_t n_roots;
+    plan_op *ops;
+    uint32_t n_ops, max_ops;
+    plan_fusion *fusions; /* by tensor */
+    uint64_t *ids;        /* by tensor: row ids: offset among the temporaries, + 1 */
+    uint64_t temporary_bytes;
+    float *tables;
+    uint32_t n_tables, max_tables;
+    int32_t n_phases;
 } plan;
 
 /* fuse.c: marks what a product can take in. */

@@ -8,420 +8,379 @@
 #include "device/cuda/plan.h"
 
 static float as_float(uint32_t word) {
-  float value;
-  memcpy(&value, &word, sizeof value);
-  return value;
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
 }
 
 static uint32_t as_word(float value) {
-  uint32_t word;
-  memcpy(&word, &value, sizeof word);
-  return word;
+    uint32_t word;
+    memcpy(&word, &value, sizeof word);
+    return word;
 }
 
 static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
-  return &p->spec->tensors[t];
+    return &p->spec->tensors[t];
 }
 
 static k_tensor shape_of(const sp_spec_tensor *t, uint64_t data) {
-  k_tensor k = {.data = data, .type = t->type};
-  for (int i = 0; i < 4; i++) {
-    k.ne[i] = (int32_t)t->ne[i];
-    k.nb[i] = (int64_t)t->nb[i];
-  }
-  return k;
+    k_tensor k = {.data = data, .type = t->type};
+    for (int i = 0; i < 4; i++) {
+        k.ne[i] = (int32_t)t->ne[i];
+        k.nb[i] = (int64_t)t->nb[i];
+    }
+    return k;
 }
 
 static bool is_view(const sp_spec_tensor *t) {
-  return t->op == SP_OP_VIEW || t->op == SP_OP_RESHAPE ||
-         t->op == SP_OP_PERMUTE || t->op == SP_OP_TRANSPOSE;
+    return t->op == SP_OP_VIEW || t->op == SP_OP_RESHAPE || t->op == SP_OP_PERMUTE || t->op == SP_OP_TRANSPOSE;
 }
 
 /* Where a window lies; row ids have a copy among the temporaries. */
-static sp_status window_address(const plan *p, uint32_t t, uint64_t *out,
-                                sp_error *err) {
-  const sp_spec_tensor *w = tensor_of(p, t);
-  if (w->index) {
-    *out = PLAN_TEMPORARY | (p->ids[t] - 1);
+static sp_status window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err) {
+    const sp_spec_tensor *w = tensor_of(p, t);
+    if (w->index) {
+        *out = PLAN_TEMPORARY | (p->ids[t] - 1);
+        return SP_OK;
+    }
+    const sp_slot_binding *b = &p->bindings[w->slot];
+    const cuda_memory *m = (const cuda_memory *)(const void *)b->memory;
+    uint64_t offset = b->offset + w->offset;
+    if (offset % 16) {
+        return sp_fail(err, SP_ERR_ARGUMENT,
+                       "slot %s: the window at %llu bytes of the region is not a "
+                       "multiple of %s's 16",
+                       p->spec->slots[w->slot].name, (unsigned long long)offset, p->workspace->device->info.name);
+    }
+    *out = m->beside + offset;
     return SP_OK;
-  }
-  const sp_slot_binding *b = &p->bindings[w->slot];
-  const cuda_memory *m = (const cuda_memory *)(const void *)b->memory;
-  uint64_t offset = b->offset + w->offset;
-  if (offset % 16) {
-    return sp_fail(err, SP_ERR_ARGUMENT,
-                   "slot %s: the window at %llu bytes of the region is not a "
-                   "multiple of %s's 16",
-                   p->spec->slots[w->slot].name, (unsigned long long)offset,
-                   p->workspace->device->info.name);
-  }
-  *out = m->beside + offset;
-  return SP_OK;
 }
 
 /* A tensor as kernels see it. split: weights may come in the layout for
  * products. */
-static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out,
-                        sp_error *err) {
-  const sp_spec_tensor *s = tensor_of(p, t);
-  if (s->kind == SP_TENSOR_WEIGHT) {
-    return sp_cuda_weight(p->weights[s->slot], s->weight, split, out, err);
-  }
-  uint64_t address = 0;
-  if (s->kind == SP_TENSOR_MEMORY) {
-    sp_status status = window_address(p, t, &address, err);
-    *out = shape_of(s, address);
+static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error *err) {
+    const sp_spec_tensor *s = tensor_of(p, t);
+    if (s->kind == SP_TENSOR_WEIGHT) {
+        return sp_cuda_weight(p->weights[s->slot], s->weight, split, out, err);
+    }
+    uint64_t address = 0;
+    if (s->kind == SP_TENSOR_MEMORY) {
+        sp_status status = window_address(p, t, &address, err);
+        *out = shape_of(s, address);
+        return status;
+    }
+    if (!is_view(s) && s->op != SP_OP_SET_ROWS && s->op != SP_OP_CPY) {
+        sp_status status = s->dst == SP_PROGRAM_NONE ? SP_OK : window_address(p, s->dst, &address, err);
+        *out = shape_of(s, s->dst == SP_PROGRAM_NONE ? PLAN_TEMPORARY | (uint64_t)t << 40 : address);
+        return status;
+    }
+    sp_status status = locate(p, s->src[s->op == SP_OP_CPY], false, out, err);
+    if (status == SP_OK && out->type != s->type) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s can't make views of weights of type %s", t, p->workspace->device->info.name,
+                       sp_type_get(s->type)->name);
+    }
+    *out = shape_of(s, out->data + (s->op == SP_OP_VIEW ? s->offset : 0));
     return status;
-  }
-  if (!is_view(s) && s->op != SP_OP_SET_ROWS && s->op != SP_OP_CPY) {
-    sp_status status = s->dst == SP_PROGRAM_NONE
-                           ? SP_OK
-                           : window_address(p, s->dst, &address, err);
-    *out = shape_of(s, s->dst == SP_PROGRAM_NONE
-                           ? PLAN_TEMPORARY | (uint64_t)t << 40
-                           : address);
-    return status;
-  }
-  sp_status status = locate(p, s->src[s->op == SP_OP_CPY], false, out, err);
-  if (status == SP_OK && out->type != s->type) {
-    return sp_fail(err, SP_ERR_UNSUPPORTED,
-                   "tensor %u: %s can't make views of weights of type %s", t,
-                   p->workspace->device->info.name, sp_type_get(s->type)->name);
-  }
-  *out = shape_of(s, out->data + (s->op == SP_OP_VIEW ? s->offset : 0));
-  return status;
 }
 
 /* ---- entries ---- */
 
 static plan_op *new_op(plan *p, uint32_t kind) {
-  plan_op *o = &p->ops[p->n_ops++];
-  memset(o, 0, sizeof *o);
-  o->op.op = kind;
-  o->writes = PLAN_NONE;
-  o->most_parts = 1;
-  return o;
+    plan_op *o = &p->ops[p->n_ops++];
+    memset(o, 0, sizeof *o);
+    o->op.op = kind;
+    o->writes = PLAN_NONE;
+    o->most_parts = 1;
+    return o;
 }
 
 static void reads(const plan *p, plan_op *o, uint32_t t) {
-  uint32_t root = tensor_of(p, t)->alias;
-  if (tensor_of(p, root)->kind == SP_TENSOR_OP &&
-      tensor_of(p, root)->dst != SP_PROGRAM_NONE) {
-    root = tensor_of(p, root)->dst;
-  }
-  o->reads[o->n_reads++] = root;
+    uint32_t root = tensor_of(p, t)->alias;
+    if (tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE) {
+        root = tensor_of(p, root)->dst;
+    }
+    o->reads[o->n_reads++] = root;
 }
 
 static uint32_t written_root(const plan *p, uint32_t t) {
-  const sp_spec_tensor *s = tensor_of(p, t);
-  uint32_t root = s->alias;
-  return tensor_of(p, root)->kind == SP_TENSOR_OP &&
-                 tensor_of(p, root)->dst != SP_PROGRAM_NONE
-             ? tensor_of(p, root)->dst
-             : root;
+    const sp_spec_tensor *s = tensor_of(p, t);
+    uint32_t root = s->alias;
+    return tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE ? tensor_of(p, root)->dst : root;
 }
 
 static sp_status set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
-  sp_status status = locate(p, t, false, &o->op.dst, err);
-  o->writes = written_root(p, t);
-  const sp_spec_tensor *s = tensor_of(p, t);
-  if (s->alias == t && s->dst == SP_PROGRAM_NONE) {
-    p->roots[t].bytes = s->nb[3] * (uint64_t)s->ne[3];
-  }
-  return status;
+    sp_status status = locate(p, t, false, &o->op.dst, err);
+    o->writes = written_root(p, t);
+    const sp_spec_tensor *s = tensor_of(p, t);
+    if (s->alias == t && s->dst == SP_PROGRAM_NONE) {
+        p->roots[t].bytes = s->nb[3] * (uint64_t)s->ne[3];
+    }
+    return status;
 }
 
-static sp_status set_src(plan *p, plan_op *o, int at, uint32_t t, bool split,
-                         sp_error *err) {
-  if (t == SP_PROGRAM_NONE) {
-    return SP_OK;
-  }
-  reads(p, o, t);
-  o->op.n_src = (uint32_t)at + 1;
-  return locate(p, t, split, &o->op.src[at], err);
+static sp_status set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, sp_error *err) {
+    if (t == SP_PROGRAM_NONE) {
+        return SP_OK;
+    }
+    reads(p, o, t);
+    o->op.n_src = (uint32_t)at + 1;
+    return locate(p, t, split, &o->op.src[at], err);
 }
 
 static double elements(const k_tensor *t) {
-  return (double)t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
+    return (double)t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
 }
 
 static uint32_t parts_for(double n, double each) {
-  double parts = ceil(n / each);
-  return parts < 1 ? 1 : parts > 65536 ? 65536 : (uint32_t)parts;
+    double parts = ceil(n / each);
+    return parts < 1 ? 1 : parts > 65536 ? 65536 : (uint32_t)parts;
 }
 
 static uint32_t new_root(plan *p, uint64_t bytes) {
-  p->roots[p->n_roots] = (plan_root){
-      .bytes = bytes, .written = -1, .read = -1, .born = -1, .dies = -1};
-  return p->n_roots++;
+    p->roots[p->n_roots] = (plan_root){.bytes = bytes, .written = -1, .read = -1, .born = -1, .dies = -1};
+    return p->n_roots++;
 }
 
 /* ---- what operations need beside ---- */
 
 static float yarn_dim(int n_dims, int n_ctx, float rotations, float base) {
-  return (float)n_dims *
-         logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) /
-         (2 * logf(base));
+    return (float)n_dims * logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) / (2 * logf(base));
 }
 
 /* rope's angles: by pair, what a position is multiplied with, the parts of YaRN
  * among it; and the magnitude. */
-static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t,
-                            sp_error *err) {
-  int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
-  float base = as_float(t->params[3]), scale = as_float(t->params[4]),
-        ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
-  uint32_t n = (uint32_t)n_dims / 2;
-  if (p->n_tables + n > p->max_tables) {
-    uint32_t more = (p->n_tables + n) * 2;
-    float *grown = realloc(p->tables, more * sizeof *grown);
-    if (!grown) {
-      return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
+    int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
+    float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
+    uint32_t n = (uint32_t)n_dims / 2;
+    if (p->n_tables + n > p->max_tables) {
+        uint32_t more = (p->n_tables + n) * 2;
+        float *grown = realloc(p->tables, more * sizeof *grown);
+        if (!grown) {
+            return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        }
+        p->tables = grown;
+        p->max_tables = more;
     }
-    p->tables = grown;
-    p->max_tables = more;
-  }
-  float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)),
-        high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
-  low = fmaxf(0, low);
-  high = fminf((float)n_dims - 1, high);
-  float step = powf(base, -2.0f / (float)n_dims), angle = 1;
-  for (uint32_t i = 0; i < n; i++, angle *= step) {
-    float mix = ext != 0
-                    ? (1 - fminf(1, fmaxf(0, ((float)i - low) /
-                                                 fmaxf(0.001f, high - low)))) *
-                          ext
-                    : 0;
-    p->tables[p->n_tables + i] = angle * (scale * (1 - mix) + mix);
-  }
-  if (ext != 0) {
-    magnitude *= 1 + 0.1f * logf(1 / scale);
-  }
-  o->op.table = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
-  o->op.params[3] = as_word(magnitude);
-  p->n_tables += n;
-  return SP_OK;
+    float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
+    low = fmaxf(0, low);
+    high = fminf((float)n_dims - 1, high);
+    float step = powf(base, -2.0f / (float)n_dims), angle = 1;
+    for (uint32_t i = 0; i < n; i++, angle *= step) {
+        float mix = ext != 0 ? (1 - fminf(1, fmaxf(0, ((float)i - low) / fmaxf(0.001f, high - low)))) * ext : 0;
+        p->tables[p->n_tables + i] = angle * (scale * (1 - mix) + mix);
+    }
+    if (ext != 0) {
+        magnitude *= 1 + 0.1f * logf(1 / scale);
+    }
+    o->op.table = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
+    o->op.params[3] = as_word(magnitude);
+    p->n_tables += n;
+    return SP_OK;
 }
 
 /* Pieces of the cache, so that all blocks have some; and what is left over
  * combined in a phase of its own. */
 static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t) {
-  k_op *op = &o->op;
-  const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
-  uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]),
-           heads = k->ne[2] == v->ne[2] ? shared : 1;
-  while (heads > K_ATTENTION_HEADS || shared % heads) {
-    heads--;
-  }
-  uint32_t positions = (uint32_t)k->ne[1], chunk = K_ATTENTION_CHUNK;
-  uint32_t groups = (uint32_t)q->ne[2] / heads;
-  double tasks = (double)q->ne[1] * q->ne[3] * groups;
-  while (chunk > 32 &&
-         tasks * positions / chunk < p->workspace->device->driver->blocks) {
-    chunk /= 2;
-  }
-  op->params[3] = t->params[3];
-  op->params[4] = chunk;
-  op->params[5] = heads;
-  op->split = (positions + chunk - 1) / chunk;
-  o->most_parts = parts_for(tasks * op->split, 1);
-  o->work = tasks * heads * positions * (q->ne[0] + v->ne[0]) / 4;
-  if (op->split > 1) {
-    uint64_t rows =
-        (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
-    uint32_t scratch = new_root(
-        p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
-    op->scratch = PLAN_TEMPORARY | (uint64_t)scratch << 40;
-    plan_op *combine = &p->ops[p->n_ops++];
-    *combine = *o;
-    combine->op.op = K_OP_ATTENTION_COMBINE;
-    combine->n_reads = 0;
-    combine->reads[combine->n_reads++] = scratch;
-    if (t->n_src > 4 && t->src[4] != SP_PROGRAM_NONE) {
-      reads(p, combine, t->src[4]);
+    k_op *op = &o->op;
+    const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
+    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = k->ne[2] == v->ne[2] ? shared : 1;
+    while (heads > K_ATTENTION_HEADS || shared % heads) {
+        heads--;
     }
-    combine->most_parts = parts_for(elements(&op->dst), 256);
-    combine->work = elements(&op->dst) * op->split;
-    o->writes = scratch;
-  }
-  return SP_OK;
+    uint32_t positions = (uint32_t)k->ne[1], chunk = K_ATTENTION_CHUNK;
+    uint32_t groups = (uint32_t)q->ne[2] / heads;
+    double tasks = (double)q->ne[1] * q->ne[3] * groups;
+    while (chunk > 32 && tasks * positions / chunk < p->workspace->device->driver->blocks) {
+        chunk /= 2;
+    }
+    op->params[3] = t->params[3];
+    op->params[4] = chunk;
+    op->params[5] = heads;
+    op->split = (positions + chunk - 1) / chunk;
+    o->most_parts = parts_for(tasks * op->split, 1);
+    o->work = tasks * heads * positions * (q->ne[0] + v->ne[0]) / 4;
+    if (op->split > 1) {
+        uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
+        uint32_t scratch = new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
+        op->scratch = PLAN_TEMPORARY | (uint64_t)scratch << 40;
+        plan_op *combine = &p->ops[p->n_ops++];
+        *combine = *o;
+        combine->op.op = K_OP_ATTENTION_COMBINE;
+        combine->n_reads = 0;
+        combine->reads[combine->n_reads++] = scratch;
+        if (t->n_src > 4 && t->src[4] != SP_PROGRAM_NONE) {
+            reads(p, combine, t->src[4]);
+        }
+        combine->most_parts = parts_for(elements(&op->dst), 256);
+        combine->work = elements(&op->dst) * op->split;
+        o->writes = scratch;
+    }
+    return SP_OK;
 }
 
 /* Copies of one type between contiguous tensors are of bytes; into quants, of
  * blocks. */
-static void lower_copy(plan_op *o, const sp_spec_tensor *from,
-                       const sp_spec_tensor *to) {
-  const sp_type_traits *traits = sp_type_get(to->type);
-  bool flat = true;
-  for (int i = 0; i < 4; i++) {
-    const sp_spec_tensor *both[] = {from, to};
-    for (int j = 0; j < 2; j++) {
-      uint64_t below =
-          i == 0   ? traits->size
-          : i == 1 ? both[j]->nb[0] * (uint64_t)both[j]->ne[0] / traits->block
-                   : both[j]->nb[i - 1] * (uint64_t)both[j]->ne[i - 1];
-      flat &= both[j]->nb[i] == below ||
-              (both[j]->ne[i] == 1 && !traits->quantised);
+static void lower_copy(plan_op *o, const sp_spec_tensor *from, const sp_spec_tensor *to) {
+    const sp_type_traits *traits = sp_type_get(to->type);
+    bool flat = true;
+    for (int i = 0; i < 4; i++) {
+        const sp_spec_tensor *both[] = {from, to};
+        for (int j = 0; j < 2; j++) {
+            uint64_t below = i == 0   ? traits->size
+                             : i == 1 ? both[j]->nb[0] * (uint64_t)both[j]->ne[0] / traits->block
+                                      : both[j]->nb[i - 1] * (uint64_t)both[j]->ne[i - 1];
+            flat &= both[j]->nb[i] == below || (both[j]->ne[i] == 1 && !traits->quantised);
+        }
     }
-  }
-  o->op.params[15] = traits->size;
-  if (from->type == to->type && (flat || traits->quantised)) {
-    uint64_t bytes = (uint64_t)(to->ne[0] * to->ne[1] * to->ne[2] * to->ne[3]) /
-                     traits->block * traits->size;
-    o->op.params[14] = (uint32_t)bytes;
-    o->op.params[13] = (uint32_t)(bytes >> 32);
-  }
+    o->op.params[15] = traits->size;
+    if (from->type == to->type && (flat || traits->quantised)) {
+        uint64_t bytes = (uint64_t)(to->ne[0] * to->ne[1] * to->ne[2] * to->ne[3]) / traits->block * traits->size;
+        o->op.params[14] = (uint32_t)bytes;
+        o->op.params[13] = (uint32_t)(bytes >> 32);
+    }
 }
 
 static bool is_reduction(uint32_t op) {
-  return op == SP_OP_NORM || op == SP_OP_RMS_NORM || op == SP_OP_L2_NORM ||
-         op == SP_OP_SUM_ROWS || op == SP_OP_SOFT_MAX_EXT || op == SP_OP_ARGMAX;
+    return op == SP_OP_NORM || op == SP_OP_RMS_NORM || op == SP_OP_L2_NORM || op == SP_OP_SUM_ROWS || op == SP_OP_SOFT_MAX_EXT || op == SP_OP_ARGMAX;
 }
 
 static void size_op(plan_op *o) {
-  k_op *op = &o->op;
-  if (op->op == SP_OP_MUL_MAT || op->op == SP_OP_MUL_MAT_ID) {
-    o->work =
-        (double)op->src[0].nb[1] * op->dst.ne[0] *
-        ceil((double)op->dst.ne[1] * op->dst.ne[2] * op->dst.ne[3] / K_COLUMNS);
-    o->most_parts = parts_for(op->dst.ne[0], 8);
-  } else if (is_reduction(op->op)) {
-    o->work = elements(&op->src[0]) * 16;
-    o->most_parts = parts_for(
-        (double)op->src[0].ne[1] * op->src[0].ne[2] * op->src[0].ne[3], 1);
-  } else if (op->op == SP_OP_ARGSORT || op->op == SP_OP_TOP_K) {
-    o->work = elements(&op->src[0]) * op->src[0].ne[0];
-    o->most_parts = parts_for(elements(&op->src[0]), 256);
-  } else {
-    const k_tensor *t = op->op == SP_OP_SET_ROWS ? &op->src[1] : &op->dst;
-    o->work = elements(t) * 8;
-    o->most_parts = parts_for(elements(t), 256);
-  }
+    k_op *op = &o->op;
+    if (op->op == SP_OP_MUL_MAT || op->op == SP_OP_MUL_MAT_ID) {
+        o->work = (double)op->src[0].nb[1] * op->dst.ne[0] * ceil((double)op->dst.ne[1] * op->dst.ne[2] * op->dst.ne[3] / K_COLUMNS);
+        o->most_parts = parts_for(op->dst.ne[0], 8);
+    } else if (is_reduction(op->op)) {
+        o->work = elements(&op->src[0]) * 16;
+        o->most_parts = parts_for((double)op->src[0].ne[1] * op->src[0].ne[2] * op->src[0].ne[3], 1);
+    } else if (op->op == SP_OP_ARGSORT || op->op == SP_OP_TOP_K) {
+        o->work = elements(&op->src[0]) * op->src[0].ne[0];
+        o->most_parts = parts_for(elements(&op->src[0]), 256);
+    } else {
+        const k_tensor *t = op->op == SP_OP_SET_ROWS ? &op->src[1] : &op->dst;
+        o->work = elements(t) * 8;
+        o->most_parts = parts_for(elements(t), 256);
+    }
 }
 
 /* Elements of integers are moved, not computed with: by their bits. */
 static void move_bits(k_op *op) {
-  if (op->dst.type == SP_TYPE_I32) {
-    op->dst.type = op->src[0].type = SP_TYPE_F32;
-    op->src[1].type = op->op == SP_OP_CONCAT ? SP_TYPE_F32 : op->src[1].type;
-  }
+    if (op->dst.type == SP_TYPE_I32) {
+        op->dst.type = op->src[0].type = SP_TYPE_F32;
+        op->src[1].type = op->op == SP_OP_CONCAT ? SP_TYPE_F32 : op->src[1].type;
+    }
 }
 
 /* The product, with what is fused before it, ending in result (itself, or the
  * addition of residual). */
-static sp_status lower_product(plan *p, uint32_t product, uint32_t result,
-                               uint32_t residual, sp_error *err) {
-  const sp_spec_tensor *t = tensor_of(p, product);
-  const plan_fusion *f = &p->fusions[product];
-  plan_op *o = new_op(p, t->op);
-  k_op *op = &o->op;
-  sp_status status = set_dst(p, o, result, err);
-  status = status == SP_OK ? set_src(p, o, 0, t->src[0], true, err) : status;
-  status = status == SP_OK
-               ? set_src(p, o, 1, f->before ? f->right : t->src[1], false, err)
-               : status;
-  op->before = f->before;
-  if (status == SP_OK && t->op == SP_OP_MUL_MAT_ID) {
-    status = set_src(p, o, 2, t->src[2], false, err);
-  }
-  if (status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
-    op->params[8] = f->from->params[0];
-    reads(p, o, f->norm_weight);
-    status = locate(p, f->norm_weight, false, &op->extra[0], err);
-  } else if (status == SP_OK && f->before == K_BEFORE_GLU) {
-    op->params[9] = f->from->op;
-    op->params[10] = f->from->params[1];
-    op->params[11] = f->from->params[2];
-    reads(p, o, f->other);
-    status = locate(p, f->other, false, &op->extra[1], err);
-  }
-  if (status == SP_OK && residual != PLAN_NONE) {
-    op->after = K_AFTER_ADD;
-    reads(p, o, residual);
-    status = locate(p, residual, false, &op->extra[2], err);
-  }
-  size_op(o);
-  return status;
+static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
+    const sp_spec_tensor *t = tensor_of(p, product);
+    const plan_fusion *f = &p->fusions[product];
+    plan_op *o = new_op(p, t->op);
+    k_op *op = &o->op;
+    sp_status status = set_dst(p, o, result, err);
+    status = status == SP_OK ? set_src(p, o, 0, t->src[0], true, err) : status;
+    status = status == SP_OK ? set_src(p, o, 1, f->before ? f->right : t->src[1], false, err) : status;
+    op->before = f->before;
+    if (status == SP_OK && t->op == SP_OP_MUL_MAT_ID) {
+        status = set_src(p, o, 2, t->src[2], false, err);
+    }
+    if (status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
+        op->params[8] = f->from->params[0];
+        reads(p, o, f->norm_weight);
+        status = locate(p, f->norm_weight, false, &op->extra[0], err);
+    } else if (status == SP_OK && f->before == K_BEFORE_GLU) {
+        op->params[9] = f->from->op;
+        op->params[10] = f->from->params[1];
+        op->params[11] = f->from->params[2];
+        reads(p, o, f->other);
+        status = locate(p, f->other, false, &op->extra[1], err);
+    }
+    if (status == SP_OK && residual != PLAN_NONE) {
+        op->after = K_AFTER_ADD;
+        reads(p, o, residual);
+        status = locate(p, residual, false, &op->extra[2], err);
+    }
+    size_op(o);
+    return status;
 }
 
 static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
-  const sp_spec_tensor *t = tensor_of(p, index);
-  if (p->fusions[index].product != PLAN_NONE) {
-    return lower_product(p, p->fusions[index].product, index,
-                         p->fusions[index].residual, err);
-  }
-  if (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID) {
-    return lower_product(p, index, index, PLAN_NONE, err);
-  }
-  plan_op *o = new_op(p, t->op);
-  k_op *op = &o->op;
-  sp_status status = set_dst(p, o, index, err);
-  for (int s = 0; status == SP_OK && s < t->n_src && s < 5; s++) {
-    status =
-        set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
-  }
-  memcpy(op->params, t->params, sizeof op->params);
-  if (status != SP_OK) {
-    return status;
-  }
-  size_op(o);
-  switch (t->op) {
-  case SP_OP_ROPE_EXT:
-    return rope_table(p, o, t, err);
-  case SP_OP_FLASH_ATTN_EXT:
-    return lower_attention(p, o, t);
-  case SP_OP_CPY:
-  case SP_OP_CAST:
-  case SP_OP_CONT:
-    lower_copy(o, tensor_of(p, t->src[0]), t);
-    return SP_OK;
-  case SP_OP_SET_ROWS:
-    op->params[15] = sp_type_get(t->type)->size;
-    return SP_OK;
-  case SP_OP_REPEAT:
-  case SP_OP_CONCAT:
-  case SP_OP_GET_ROWS:
-    move_bits(op);
-    return SP_OK;
-  default:
-    return SP_OK;
-  }
+    const sp_spec_tensor *t = tensor_of(p, index);
+    if (p->fusions[index].product != PLAN_NONE) {
+        return lower_product(p, p->fusions[index].product, index, p->fusions[index].residual, err);
+    }
+    if (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID) {
+        return lower_product(p, index, index, PLAN_NONE, err);
+    }
+    plan_op *o = new_op(p, t->op);
+    k_op *op = &o->op;
+    sp_status status = set_dst(p, o, index, err);
+    for (int s = 0; status == SP_OK && s < t->n_src && s < 5; s++) {
+        status = set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
+    }
+    memcpy(op->params, t->params, sizeof op->params);
+    if (status != SP_OK) {
+        return status;
+    }
+    size_op(o);
+    switch (t->op) {
+    case SP_OP_ROPE_EXT:
+        return rope_table(p, o, t, err);
+    case SP_OP_FLASH_ATTN_EXT:
+        return lower_attention(p, o, t);
+    case SP_OP_CPY:
+    case SP_OP_CAST:
+    case SP_OP_CONT:
+        lower_copy(o, tensor_of(p, t->src[0]), t);
+        return SP_OK;
+    case SP_OP_SET_ROWS:
+        op->params[15] = sp_type_get(t->type)->size;
+        return SP_OK;
+    case SP_OP_REPEAT:
+    case SP_OP_CONCAT:
+    case SP_OP_GET_ROWS:
+        move_bits(op);
+        return SP_OK;
+    default:
+        return SP_OK;
+    }
 }
 
 /* What this device has kernels for; the table in docs/cuda.md says the same. */
-static bool is_known(uint32_t op) { return op <= SP_OP_FILL; }
+static bool is_known(uint32_t op) {
+    return op <= SP_OP_FILL;
+}
 
 /* Types of windows that kernels don't read: as weights they are converted. */
 static bool is_readable(const sp_spec_tensor *t) {
-  switch (t->type) {
-  case SP_TYPE_IQ1_S:
-  case SP_TYPE_IQ1_M:
-  case SP_TYPE_IQ2_XXS:
-  case SP_TYPE_IQ2_XS:
-  case SP_TYPE_IQ2_S:
-  case SP_TYPE_IQ3_XXS:
-  case SP_TYPE_IQ3_S:
-    return t->kind == SP_TENSOR_WEIGHT;
-  default:
-    return true;
-  }
+    switch (t->type) {
+    case SP_TYPE_IQ1_S:
+    case SP_TYPE_IQ1_M:
+    case SP_TYPE_IQ2_XXS:
+    case SP_TYPE_IQ2_XS:
+    case SP_TYPE_IQ2_S:
+    case SP_TYPE_IQ3_XXS:
+    case SP_TYPE_IQ3_S:
+        return t->kind == SP_TENSOR_WEIGHT;
+    default:
+        return true;
+    }
 }
 
 sp_status sp_plan_lower(plan *p, sp_error *err) {
-  const char *device = p->workspace->device->info.name;
-  sp_status status = SP_OK;
-  for (uint32_t i = 0; status == SP_OK && i < p->spec->n_tensors; i++) {
-    const sp_spec_tensor *t = tensor_of(p, i);
-    if (!is_readable(t)) {
-      status = sp_fail(err, SP_ERR_UNSUPPORTED,
-                       "tensor %u: %s reads %s of a model alone, not of memory",
-                       i, device, sp_type_get(t->type)->name);
-    } else if (t->kind == SP_TENSOR_OP && !is_known(t->op)) {
-      status = sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s can't do %s", i,
-                       device, sp_op_name(t->op));
-    } else if (t->kind == SP_TENSOR_OP && !is_view(t) && !p->fusions[i].skip) {
-      status = lower_op(p, i, err);
+    const char *device = p->workspace->device->info.name;
+    sp_status status = SP_OK;
+    for (uint32_t i = 0; status == SP_OK && i < p->spec->n_tensors; i++) {
+        const sp_spec_tensor *t = tensor_of(p, i);
+        if (!is_readable(t)) {
+            status =
+                sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s reads %s of a model alone, not of memory", i, device, sp_type_get(t->type)->name);
+        } else if (t->kind == SP_TENSOR_OP && !is_known(t->op)) {
+            status = sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s can't do %s", i, device, sp_op_name(t->op));
+        } else if (t->kind == SP_TENSOR_OP && !is_view(t) && !p->fusions[i].skip) {
+            status = lower_op(p, i, err);
+        }
     }
-  }
-  return status;
+    return status;
 }

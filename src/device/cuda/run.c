@@ -11,339 +11,291 @@
 #include "device/cuda/plan.h"
 
 typedef struct id_copy {
-  const uint8_t *from;
-  uint64_t size,
-      offset; /* offset: among the temporaries, and in the staging memory */
+    const uint8_t *from;
+    uint64_t size, offset; /* offset: among the temporaries, and in the staging memory */
 } id_copy;
 
 typedef struct id_check {
-  uint32_t copy;
-  sp_spec_index rule;
-  sp_spec_tensor shape;
+    uint32_t copy;
+    sp_spec_index rule;
+    sp_spec_tensor shape;
 } id_check;
 
 typedef struct cuda_executable {
-  const sp_device_ops *ops;
-  cuda_workspace *workspace;
-  uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
-                     device, but for addresses that move */
-  uint64_t size, works_at, tables_at;
-  uint32_t n_phases, n_ops;
-  uint64_t at; /* on the device */
-  id_copy *copies;
-  id_check *checks;
-  uint32_t n_copies, n_checks;
-  uint64_t ids_bytes, temporary_bytes, work, generation;
+    const sp_device_ops *ops;
+    cuda_workspace *workspace;
+    uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
+                       device, but for addresses that move */
+    uint64_t size, works_at, tables_at;
+    uint32_t n_phases, n_ops;
+    uint64_t at; /* on the device */
+    id_copy *copies;
+    id_check *checks;
+    uint32_t n_copies, n_checks;
+    uint64_t ids_bytes, temporary_bytes, work, generation;
 } cuda_executable;
 
-static sp_status check_bindings(const sp_spec *spec,
-                                const sp_slot_binding *bindings,
-                                sp_error *err) {
-  sp_slot_range *ranges =
-      calloc(spec->n_slots ? spec->n_slots : 1, sizeof *ranges);
-  if (!ranges) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  sp_status status = SP_OK;
-  for (uint32_t i = 0; status == SP_OK && i < spec->n_slots; i++) {
-    const sp_slot_binding *b = &bindings[i];
-    const cuda_memory *m = (const cuda_memory *)(const void *)b->memory;
-    if (!m) {
-      status = sp_fail(err, SP_ERR_STATE, "slot %s is not bound to a region",
-                       spec->slots[i].name);
-    } else if (!sp_range_within(b->offset, b->length, m->length)) {
-      status = sp_fail(err, SP_ERR_RANGE,
-                       "slot %s is bound to bytes outside of its region",
-                       spec->slots[i].name);
-    } else if (b->length < spec->slots[i].size) {
-      status =
-          sp_fail(err, SP_ERR_RANGE, "slot %s needs %llu bytes; %llu are bound",
-                  spec->slots[i].name, (unsigned long long)spec->slots[i].size,
-                  (unsigned long long)b->length);
-    } else {
-      ranges[i] =
-          (sp_slot_range){.start = (uint64_t)(uintptr_t)m->base + b->offset,
-                          .length = b->length};
+static sp_status check_bindings(const sp_spec *spec, const sp_slot_binding *bindings, sp_error *err) {
+    sp_slot_range *ranges = calloc(spec->n_slots ? spec->n_slots : 1, sizeof *ranges);
+    if (!ranges) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-  }
-  status = status == SP_OK ? sp_spec_check_ranges(spec, ranges, err) : status;
-  free(ranges);
-  return status;
+    sp_status status = SP_OK;
+    for (uint32_t i = 0; status == SP_OK && i < spec->n_slots; i++) {
+        const sp_slot_binding *b = &bindings[i];
+        const cuda_memory *m = (const cuda_memory *)(const void *)b->memory;
+        if (!m) {
+            status = sp_fail(err, SP_ERR_STATE, "slot %s is not bound to a region", spec->slots[i].name);
+        } else if (!sp_range_within(b->offset, b->length, m->length)) {
+            status = sp_fail(err, SP_ERR_RANGE, "slot %s is bound to bytes outside of its region", spec->slots[i].name);
+        } else if (b->length < spec->slots[i].size) {
+            status = sp_fail(err, SP_ERR_RANGE, "slot %s needs %llu bytes; %llu are bound", spec->slots[i].name,
+                             (unsigned long long)spec->slots[i].size, (unsigned long long)b->length);
+        } else {
+            ranges[i] = (sp_slot_range){.start = (uint64_t)(uintptr_t)m->base + b->offset, .length = b->length};
+        }
+    }
+    status = status == SP_OK ? sp_spec_check_ranges(spec, ranges, err) : status;
+    free(ranges);
+    return status;
 }
 
 /* Row ids: a private copy each, first among the temporaries, kept for the whole
  * run. */
 static sp_status place_ids(plan *p, cuda_executable *x, sp_error *err) {
-  x->copies = calloc(p->spec->n_tensors, sizeof *x->copies);
-  x->checks =
-      calloc(p->spec->n_indices ? p->spec->n_indices : 1, sizeof *x->checks);
-  if (!x->copies || !x->checks) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
-    const sp_spec_tensor *s = &p->spec->tensors[t];
-    if (!s->index) {
-      continue;
+    x->copies = calloc(p->spec->n_tensors, sizeof *x->copies);
+    x->checks = calloc(p->spec->n_indices ? p->spec->n_indices : 1, sizeof *x->checks);
+    if (!x->copies || !x->checks) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    const sp_slot_binding *b = &p->bindings[s->slot];
-    id_copy *copy = &x->copies[x->n_copies];
-    copy->from = ((const cuda_memory *)(const void *)b->memory)->base +
-                 b->offset + s->offset;
-    copy->size = s->nb[3] * (uint64_t)s->ne[3];
-    copy->offset = p->temporary_bytes;
-    p->ids[t] = copy->offset + 1;
-    p->temporary_bytes += (copy->size + 255) / 256 * 256;
-    for (uint32_t i = 0; i < p->spec->n_indices; i++) {
-      if (p->spec->indices[i].tensor == t) {
-        x->checks[x->n_checks] = (id_check){
-            .copy = x->n_copies, .rule = p->spec->indices[i], .shape = *s};
-        x->checks[x->n_checks].rule.tensor = 0;
-        x->checks[x->n_checks++].shape.name =
-            ""; /* names belong to the program, which may go first */
-      }
+    for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
+        const sp_spec_tensor *s = &p->spec->tensors[t];
+        if (!s->index) {
+            continue;
+        }
+        const sp_slot_binding *b = &p->bindings[s->slot];
+        id_copy *copy = &x->copies[x->n_copies];
+        copy->from = ((const cuda_memory *)(const void *)b->memory)->base + b->offset + s->offset;
+        copy->size = s->nb[3] * (uint64_t)s->ne[3];
+        copy->offset = p->temporary_bytes;
+        p->ids[t] = copy->offset + 1;
+        p->temporary_bytes += (copy->size + 255) / 256 * 256;
+        for (uint32_t i = 0; i < p->spec->n_indices; i++) {
+            if (p->spec->indices[i].tensor == t) {
+                x->checks[x->n_checks] = (id_check){.copy = x->n_copies, .rule = p->spec->indices[i], .shape = *s};
+                x->checks[x->n_checks].rule.tensor = 0;
+                x->checks[x->n_checks++].shape.name = ""; /* names belong to the program, which may go first */
+            }
+        }
+        x->n_copies++;
     }
-    x->n_copies++;
-  }
-  x->ids_bytes = p->temporary_bytes;
-  return SP_OK;
+    x->ids_bytes = p->temporary_bytes;
+    return SP_OK;
 }
 
 /* What each block does first in each phase. */
-static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks,
-                       k_work *works) {
-  for (int32_t i = 0; i < p->n_phases; i++) {
-    uint32_t op = phases[i].first_op, part = 0;
-    for (uint32_t b = 0; b < blocks; b++, part++) {
-      while (op < phases[i].first_op + phases[i].n_ops &&
-             part == p->ops[op].op.n_parts) {
-        op++;
-        part = 0;
-      }
-      bool any = op < phases[i].first_op + phases[i].n_ops;
-      works[(uint64_t)i * blocks + b] =
-          any ? (k_work){op, part} : (k_work){K_NO_WORK, 0};
+static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_work *works) {
+    for (int32_t i = 0; i < p->n_phases; i++) {
+        uint32_t op = phases[i].first_op, part = 0;
+        for (uint32_t b = 0; b < blocks; b++, part++) {
+            while (op < phases[i].first_op + phases[i].n_ops && part == p->ops[op].op.n_parts) {
+                op++;
+                part = 0;
+            }
+            bool any = op < phases[i].first_op + phases[i].n_ops;
+            works[(uint64_t)i * blocks + b] = any ? (k_work){op, part} : (k_work){K_NO_WORK, 0};
+        }
     }
-  }
 }
 
 /* Everything that the kernel reads, in one piece. */
-static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases,
-                      sp_error *err) {
-  uint64_t phases_at = sizeof(k_schedule),
-           ops_at = phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
-  x->n_phases = (uint32_t)p->n_phases;
-  x->n_ops = p->n_ops;
-  uint32_t blocks = p->workspace->device->driver->blocks;
-  x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
-  x->tables_at = x->works_at + (uint64_t)p->n_phases * blocks * sizeof(k_work);
-  x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
-  x->bytes = calloc(1, x->size);
-  if (!x->bytes) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  memcpy(x->bytes + phases_at, phases, (size_t)p->n_phases * sizeof *phases);
-  for (uint32_t i = 0; i < p->n_ops; i++) {
-    memcpy(x->bytes + ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op,
-           sizeof(k_op));
-  }
-  deal_works(p, phases, blocks, (k_work *)(void *)(x->bytes + x->works_at));
-  if (p->n_tables) {
-    memcpy(x->bytes + x->tables_at, p->tables,
-           (size_t)p->n_tables * sizeof *p->tables);
-  }
-  x->temporary_bytes = p->temporary_bytes;
-  return sp_cuda_alloc(p->workspace->device, x->size, &x->at, err);
+static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, sp_error *err) {
+    uint64_t phases_at = sizeof(k_schedule), ops_at = phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
+    x->n_phases = (uint32_t)p->n_phases;
+    x->n_ops = p->n_ops;
+    uint32_t blocks = p->workspace->device->driver->blocks;
+    x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
+    x->tables_at = x->works_at + (uint64_t)p->n_phases * blocks * sizeof(k_work);
+    x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
+    x->bytes = calloc(1, x->size);
+    if (!x->bytes) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    memcpy(x->bytes + phases_at, phases, (size_t)p->n_phases * sizeof *phases);
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        memcpy(x->bytes + ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op, sizeof(k_op));
+    }
+    deal_works(p, phases, blocks, (k_work *)(void *)(x->bytes + x->works_at));
+    if (p->n_tables) {
+        memcpy(x->bytes + x->tables_at, p->tables, (size_t)p->n_tables * sizeof *p->tables);
+    }
+    x->temporary_bytes = p->temporary_bytes;
+    return sp_cuda_alloc(p->workspace->device, x->size, &x->at, err);
 }
 
 static void resolve(const cuda_executable *x, uint64_t *address) {
-  if (*address & PLAN_TEMPORARY) {
-    *address = x->workspace->at + (*address & ~PLAN_TEMPORARY);
-  } else if (*address & PLAN_TABLE) {
-    *address = x->at + x->tables_at + (*address & ~PLAN_TABLE);
-  }
+    if (*address & PLAN_TEMPORARY) {
+        *address = x->workspace->at + (*address & ~PLAN_TEMPORARY);
+    } else if (*address & PLAN_TABLE) {
+        *address = x->at + x->tables_at + (*address & ~PLAN_TABLE);
+    }
 }
 
 /* Writes the schedule to the device, with the temporaries where they are now.
  */
 static sp_status settle(cuda_executable *x, sp_error *err) {
-  uint8_t *bytes = malloc(x->size);
-  if (!bytes) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  memcpy(bytes, x->bytes, x->size);
-  uint64_t ops_at =
-      sizeof(k_schedule) + (uint64_t)x->n_phases * sizeof(k_phase);
-  k_schedule head = {.phases = x->at + sizeof(k_schedule),
-                     .ops = x->at + ops_at,
-                     .works = x->at + x->works_at,
-                     .n_phases = x->n_phases,
-                     .n_ops = x->n_ops};
-  memcpy(bytes, &head, sizeof head);
-  k_op *ops = (k_op *)(void *)(bytes + ops_at);
-  for (uint32_t i = 0; i < x->n_ops; i++) {
-    resolve(x, &ops[i].dst.data);
-    resolve(x, &ops[i].scratch);
-    resolve(x, &ops[i].table);
-    for (int s = 0; s < 5; s++) {
-      resolve(x, &ops[i].src[s].data);
+    uint8_t *bytes = malloc(x->size);
+    if (!bytes) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    for (int s = 0; s < 3; s++) {
-      resolve(x, &ops[i].extra[s].data);
+    memcpy(bytes, x->bytes, x->size);
+    uint64_t ops_at = sizeof(k_schedule) + (uint64_t)x->n_phases * sizeof(k_phase);
+    k_schedule head = {
+        .phases = x->at + sizeof(k_schedule), .ops = x->at + ops_at, .works = x->at + x->works_at, .n_phases = x->n_phases, .n_ops = x->n_ops};
+    memcpy(bytes, &head, sizeof head);
+    k_op *ops = (k_op *)(void *)(bytes + ops_at);
+    for (uint32_t i = 0; i < x->n_ops; i++) {
+        resolve(x, &ops[i].dst.data);
+        resolve(x, &ops[i].scratch);
+        resolve(x, &ops[i].table);
+        for (int s = 0; s < 5; s++) {
+            resolve(x, &ops[i].src[s].data);
+        }
+        for (int s = 0; s < 3; s++) {
+            resolve(x, &ops[i].extra[s].data);
+        }
     }
-  }
-  sp_status status =
-      sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err);
-  x->generation = x->workspace->generation;
-  free(bytes);
-  return status;
+    sp_status status = sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err);
+    x->generation = x->workspace->generation;
+    free(bytes);
+    return status;
 }
 
 /* Makes the workspace large enough. */
-static sp_status grow(cuda_workspace *w, const cuda_executable *x,
-                      sp_error *err) {
-  sp_status status = SP_OK;
-  if (x->temporary_bytes > w->limit) {
-    return sp_fail(
-        err, SP_ERR_LIMIT,
-        "the program needs %llu bytes of temporaries; the limit is %llu",
-        (unsigned long long)x->temporary_bytes, (unsigned long long)w->limit);
-  }
-  if (x->temporary_bytes > w->bytes) {
-    sp_cuda_release(w->device, w->at);
-    w->bytes = 0;
-    w->generation++;
-    status = sp_cuda_alloc(w->device, x->temporary_bytes, &w->at, err);
-    w->bytes = status == SP_OK ? x->temporary_bytes : 0;
-  }
-  if (status == SP_OK && x->ids_bytes > w->staging_bytes) {
-    sp_cuda_host_release(w->device, w->staging);
-    w->staging_bytes = 0;
-    status = sp_cuda_host_alloc(w->device, x->ids_bytes, &w->staging, err);
-    w->staging_bytes = status == SP_OK ? x->ids_bytes : 0;
-  }
-  return status;
+static sp_status grow(cuda_workspace *w, const cuda_executable *x, sp_error *err) {
+    sp_status status = SP_OK;
+    if (x->temporary_bytes > w->limit) {
+        return sp_fail(err, SP_ERR_LIMIT, "the program needs %llu bytes of temporaries; the limit is %llu", (unsigned long long)x->temporary_bytes,
+                       (unsigned long long)w->limit);
+    }
+    if (x->temporary_bytes > w->bytes) {
+        sp_cuda_release(w->device, w->at);
+        w->bytes = 0;
+        w->generation++;
+        status = sp_cuda_alloc(w->device, x->temporary_bytes, &w->at, err);
+        w->bytes = status == SP_OK ? x->temporary_bytes : 0;
+    }
+    if (status == SP_OK && x->ids_bytes > w->staging_bytes) {
+        sp_cuda_host_release(w->device, w->staging);
+        w->staging_bytes = 0;
+        status = sp_cuda_host_alloc(w->device, x->ids_bytes, &w->staging, err);
+        w->staging_bytes = status == SP_OK ? x->ids_bytes : 0;
+    }
+    return status;
 }
 
 static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
-  uint32_t n = p->spec->n_tensors;
-  p->roots = calloc((size_t)n * 2 + 1, sizeof *p->roots);
-  p->ops = calloc((size_t)n * 2 + 1, sizeof *p->ops);
-  p->fusions = calloc((size_t)n + 1, sizeof *p->fusions);
-  p->ids = calloc((size_t)n + 1, sizeof *p->ids);
-  if (!p->roots || !p->ops || !p->fusions || !p->ids) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  for (uint32_t i = 0; i < n; i++) {
-    p->roots[i] =
-        (plan_root){.written = -1, .read = -1, .born = -1, .dies = -1};
-  }
-  p->n_roots = n;
-  k_phase *phases = NULL;
-  sp_status status = place_ids(p, x, err);
-  if (status == SP_OK) {
-    sp_plan_fuse(p);
-    status = sp_plan_lower(p, err);
-  }
-  status = status == SP_OK ? sp_plan_schedule(p, &phases, err) : status;
-  status = status == SP_OK ? pack(p, x, phases, err) : status;
-  free(phases);
-  status = status == SP_OK ? grow(x->workspace, x, err) : status;
-  return status == SP_OK ? settle(x, err) : status;
+    uint32_t n = p->spec->n_tensors;
+    p->roots = calloc((size_t)n * 2 + 1, sizeof *p->roots);
+    p->ops = calloc((size_t)n * 2 + 1, sizeof *p->ops);
+    p->fusions = calloc((size_t)n + 1, sizeof *p->fusions);
+    p->ids = calloc((size_t)n + 1, sizeof *p->ids);
+    if (!p->roots || !p->ops || !p->fusions || !p->ids) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        p->roots[i] = (plan_root){.written = -1, .read = -1, .born = -1, .dies = -1};
+    }
+    p->n_roots = n;
+    k_phase *phases = NULL;
+    sp_status status = place_ids(p, x, err);
+    if (status == SP_OK) {
+        sp_plan_fuse(p);
+        status = sp_plan_lower(p, err);
+    }
+    status = status == SP_OK ? sp_plan_schedule(p, &phases, err) : status;
+    status = status == SP_OK ? pack(p, x, phases, err) : status;
+    free(phases);
+    status = status == SP_OK ? grow(x->workspace, x, err) : status;
+    return status == SP_OK ? settle(x, err) : status;
 }
 
-sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec,
-                          const sp_slot_binding *bindings,
-                          sp_device_weights *const *weights, uint32_t n_weights,
-                          sp_executable **out, sp_error *err) {
-  *out = NULL;
-  for (uint32_t i = 0; i < spec->n_tensors; i++) {
-    if (spec->tensors[i].kind == SP_TENSOR_WEIGHT &&
-        spec->tensors[i].slot >= n_weights) {
-      return sp_fail(err, SP_ERR_NOT_FOUND,
-                     "the program uses model %u; the actor has %u",
-                     spec->tensors[i].slot, n_weights);
+sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
+                          uint32_t n_weights, sp_executable **out, sp_error *err) {
+    *out = NULL;
+    for (uint32_t i = 0; i < spec->n_tensors; i++) {
+        if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot >= n_weights) {
+            return sp_fail(err, SP_ERR_NOT_FOUND, "the program uses model %u; the actor has %u", spec->tensors[i].slot, n_weights);
+        }
     }
-  }
-  sp_status status = check_bindings(spec, bindings, err);
-  if (status != SP_OK) {
-    return status;
-  }
-  cuda_executable *x = calloc(1, sizeof *x);
-  if (!x) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  x->workspace = (cuda_workspace *)(void *)workspace;
-  x->ops = x->workspace->ops;
-  x->work = spec->flops;
-  plan p = {.workspace = x->workspace,
-            .spec = spec,
-            .bindings = bindings,
-            .weights = weights};
-  status = prepare(&p, x, err);
-  free(p.roots);
-  free(p.ops);
-  free(p.fusions);
-  free(p.ids);
-  free(p.tables);
-  if (status != SP_OK) {
-    sp_cuda_executable_close((sp_executable *)(void *)x);
-    return status;
-  }
-  *out = (sp_executable *)(void *)x;
-  return SP_OK;
+    sp_status status = check_bindings(spec, bindings, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    cuda_executable *x = calloc(1, sizeof *x);
+    if (!x) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    x->workspace = (cuda_workspace *)(void *)workspace;
+    x->ops = x->workspace->ops;
+    x->work = spec->flops;
+    plan p = {.workspace = x->workspace, .spec = spec, .bindings = bindings, .weights = weights};
+    status = prepare(&p, x, err);
+    free(p.roots);
+    free(p.ops);
+    free(p.fusions);
+    free(p.ids);
+    free(p.tables);
+    if (status != SP_OK) {
+        sp_cuda_executable_close((sp_executable *)(void *)x);
+        return status;
+    }
+    *out = (sp_executable *)(void *)x;
+    return SP_OK;
 }
 
 /* Into the staging memory, which guests can't reach, and checked there. */
-static sp_status take_ids(const cuda_executable *x, k_copy *copies,
-                          sp_error *err) {
-  uint8_t *staging = x->workspace->staging;
-  for (uint32_t i = 0; i < x->n_copies; i++) {
-    memcpy(staging + x->copies[i].offset, x->copies[i].from, x->copies[i].size);
-    copies[i] = (k_copy){x->workspace->at + x->copies[i].offset,
-                         (uint64_t)(uintptr_t)staging + x->copies[i].offset,
-                         x->copies[i].size};
-  }
-  for (uint32_t i = 0; i < x->n_checks; i++) {
-    sp_spec one = {.n_tensors = 1,
-                   .tensors = (sp_spec_tensor *)(uintptr_t)&x->checks[i].shape};
-    sp_status status =
-        sp_spec_check_index(&one, &x->checks[i].rule,
-                            staging + x->copies[x->checks[i].copy].offset, err);
-    if (status != SP_OK) {
-      return status;
+static sp_status take_ids(const cuda_executable *x, k_copy *copies, sp_error *err) {
+    uint8_t *staging = x->workspace->staging;
+    for (uint32_t i = 0; i < x->n_copies; i++) {
+        memcpy(staging + x->copies[i].offset, x->copies[i].from, x->copies[i].size);
+        copies[i] = (k_copy){x->workspace->at + x->copies[i].offset, (uint64_t)(uintptr_t)staging + x->copies[i].offset, x->copies[i].size};
     }
-  }
-  return SP_OK;
+    for (uint32_t i = 0; i < x->n_checks; i++) {
+        sp_spec one = {.n_tensors = 1, .tensors = (sp_spec_tensor *)(uintptr_t)&x->checks[i].shape};
+        sp_status status = sp_spec_check_index(&one, &x->checks[i].rule, staging + x->copies[x->checks[i].copy].offset, err);
+        if (status != SP_OK) {
+            return status;
+        }
+    }
+    return SP_OK;
 }
 
 sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
-  cuda_executable *x = (cuda_executable *)(void *)executable;
-  sp_status status = grow(x->workspace, x, err);
-  if (status == SP_OK && x->generation != x->workspace->generation) {
-    status = settle(x, err);
-  }
-  k_copy few[K_MAX_COPIES], *copies = x->n_copies > K_MAX_COPIES
-                                          ? calloc(x->n_copies, sizeof *copies)
-                                          : few;
-  if (!copies) {
-    return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-  }
-  status = status == SP_OK ? take_ids(x, copies, err) : status;
-  if (status == SP_OK) {
-    status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at,
-                             x->work, err);
-  }
-  if (copies != few) {
-    free(copies);
-  }
-  return status;
+    cuda_executable *x = (cuda_executable *)(void *)executable;
+    sp_status status = grow(x->workspace, x, err);
+    if (status == SP_OK && x->generation != x->workspace->generation) {
+        status = settle(x, err);
+    }
+    k_copy few[K_MAX_COPIES], *copies = x->n_copies > K_MAX_COPIES ? calloc(x->n_copies, sizeof *copies) : few;
+    if (!copies) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    status = status == SP_OK ? take_ids(x, copies, err) : status;
+    if (status == SP_OK) {
+        status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at, x->work, err);
+    }
+    if (copies != few) {
+        free(copies);
+    }
+    return status;
 }
 
 void sp_cuda_executable_close(sp_executable *executable) {
-  cuda_executable *x = (cuda_executable *)(void *)executable;
-  sp_cuda_release(x->workspace->device, x->at);
-  free(x->bytes);
-  free(x->copies);
-  free(x->checks);
-  free(x);
+    cuda_executable *x = (cuda_executable *)(void *)executable;
+    sp_cuda_release(x->workspace->device, x->at);
+    free(x->bytes);
+    free(x->copies);
+    free(x->checks);
+    free(x);
 }
