@@ -482,3 +482,11 @@ int32_t sp_step(void) {
         return after_batch();
     }
 }
+
+/* Siblings draw different numbers, unless a seed was asked for: then the answer goes on as it would have. */
+void sp_resumed(uint64_t seed, int32_t reason) {
+    (void)reason;
+    if (!sampling.config.has_seed) {
+        sampler_seed(&sampling, seed);
+    }
+}

@@ -1,6 +1,6 @@
 /*
  * abi: the functions that a guest can import, and Wasmtime behind them. The only place that touches guest pointers.
- * May call: model, device, program, memory, base. The actor layer drives what is declared here.
+ * May call: model, device, program, snapshot (its types), memory, base. The actor layer drives what is declared here.
  */
 #ifndef SP_ABI_ABI_H
 #define SP_ABI_ABI_H
@@ -16,6 +16,7 @@
 #include "model/model.h"
 #include "program/program.h"
 #include "samepage.h"
+#include "snapshot/log.h"
 
 enum { SP_MAX_SUBMITTED = 16, SP_CACHED_EXECUTABLES = 16, SP_MAX_GRAMMARS = 16 };
 
@@ -47,8 +48,13 @@ struct sp_module {
     wasmtime_module_t *module;
     wasmtime_instance_pre_t *pre;
     sp_module_kind kind;
-    uint8_t hash[32];      /* BLAKE2b of the bytes: the name of compiled code must not be open to collisions */
+    uint8_t id[32];        /* BLAKE2b of the bytes that were given */
+    char id_text[65];      /* the same in hex */
+    uint8_t hash[32];      /* BLAKE2b of the bytes that were compiled: the name of compiled code must not be open to collisions */
     uint64_t memory_bytes; /* size of the memory at the start */
+    bool freezable;        /* its code allows it; sp_module_check_freeze asks for more */
+    uint32_t n_globals;    /* mutable ones, exported as SP_GLOBAL_EXPORT and a number (rewrite.h) */
+    char not_freezable[200];
 };
 
 /* A folder for the host's caches, below cache_dir; NULL, without an error, if there is no cache or it can't be trusted. Malloc'ed. */
@@ -56,9 +62,18 @@ char *sp_host_cache_folder(const sp_host *host, const char *name);
 
 /* ---- an actor as its imports see it ---- */
 
+typedef struct sp_span {
+    uint32_t from, to;
+} sp_span;
+
 typedef struct sp_region {
-    sp_device_memory *memory; /* NULL: a closed handle */
+    bool open;                /* false: a closed handle */
+    bool restored;            /* thawed or forked: a device with memory of its own gets all of it when it is first needed */
+    sp_device_memory *memory; /* NULL: not needed yet */
     uint32_t start, length;
+    /* Devices with memory of their own: where programs wrote and nothing was synced since, ascending, disjoint. */
+    sp_span *ahead;
+    uint32_t n_ahead, room;
 } sp_region;
 
 typedef struct sp_bound_slot {
@@ -75,8 +90,9 @@ typedef struct sp_prepared {
 
 typedef struct sp_loaded {
     sp_program *program; /* NULL: a closed handle */
+    atomic_uint *users;  /* of program: forks share it */
     sp_bound_slot *slots;
-    sp_prepared prepared[SP_CACHED_EXECUTABLES];
+    sp_prepared *prepared; /* SP_CACHED_EXECUTABLES of them, from the first run on */
 } sp_loaded;
 
 typedef struct sp_open_grammar {
@@ -112,7 +128,10 @@ struct sp_actor {
     sp_open_grammar grammars[SP_MAX_GRAMMARS];
     uint64_t prepared_bytes; /* what all prepared programs hold */
     uint64_t uses;           /* counts runs, for the age of prepared programs */
-    sp_executable *submitted[SP_MAX_SUBMITTED];
+    struct {
+        sp_loaded *program;
+        sp_executable *executable;
+    } submitted[SP_MAX_SUBMITTED];
     uint32_t n_submitted;
     sp_message *inbox, **inbox_end;
     uint32_t n_inbox;
@@ -121,7 +140,15 @@ struct sp_actor {
     bool in_guest, dead, done;
     sp_status stopped; /* why guest code was stopped from outside: SP_ERR_INTERRUPTED, SP_ERR_LIMIT; else SP_OK */
     uint64_t step_started, step_device_ns, step_sent;
+    uint64_t clock_offset; /* added to the host's clock: the guest's starts at 0, and goes on after a thaw where it was */
+    bool inherit_stdin, inherit_stdout, inherit_stderr;
     sp_actor_stats stats;
+    /* What the memory's pages are copies of, and which differ from it although they do not count as written (bit per host page; NULL: none). */
+    sp_log_anchor anchor;
+    uint64_t *changed, changed_pages;
+    bool mapped;         /* pages were mapped from a file or an image: those that were not written are not zeros */
+    sp_image *image;     /* what forks share; NULL: none yet */
+    uint64_t image_step; /* the number of steps when it was made */
 };
 
 uint64_t sp_now_ns(void);
@@ -150,6 +177,22 @@ int64_t sp_abi_grammar_accept(sp_actor *actor, int32_t handle, uint32_t tokens, 
 int64_t sp_abi_grammar_allows(sp_actor *actor, int32_t handle, int32_t token, sp_error *err);
 int64_t sp_abi_grammar_mask(sp_actor *actor, int32_t handle, uint32_t logits, uint32_t count, sp_error *err);
 void sp_abi_release_grammars(sp_actor *actor);
+
+/* ---- freezing: what the actor layer asks of regions and programs ---- */
+
+/* The region's device memory, opened now if it was not needed before. */
+sp_status sp_abi_region_need(sp_actor *actor, uint32_t region, sp_error *err);
+/* Notes that a program wrote bytes [from, to) of a region of a device with memory of its own. */
+sp_status sp_abi_mark_ahead(sp_region *region, uint32_t from, uint32_t to, sp_error *err);
+/* Copies to the guest's pages what programs wrote on a device with memory of its own. */
+sp_status sp_abi_bring_back(sp_actor *actor, sp_error *err);
+/* Opens a region under a given handle, without touching the device. */
+sp_status sp_abi_region_restore(sp_actor *actor, uint32_t handle, uint32_t start, uint32_t length, sp_error *err);
+/* Loads a program under a given handle. slots are copied, and checked; they are as many as the program has. */
+sp_status sp_abi_program_restore(sp_actor *actor, uint32_t handle, const void *bytes, uint64_t size, const sp_bound_slot *slots, uint32_t n_slots,
+                                 sp_error *err);
+/* The same from another actor, which shares its program. */
+sp_status sp_abi_program_share(sp_actor *actor, uint32_t handle, const sp_loaded *from, sp_error *err);
 
 /* Executes what was submitted, in order, and forgets it. */
 sp_status sp_abi_complete(sp_actor *actor, sp_error *err);

@@ -276,8 +276,8 @@ static int64_t seed(sp_actor *actor, raw v, sp_error *err) {
 }
 
 static int64_t clock_ns(sp_actor *actor, raw v, sp_error *err) {
-    (void)actor, (void)v, (void)err;
-    return (int64_t)sp_now_ns();
+    (void)v, (void)err;
+    return (int64_t)(sp_now_ns() + actor->clock_offset);
 }
 
 typedef struct import {

@@ -5,6 +5,7 @@
 
 #include "abi/abi.h"
 #include "abi/module_cache.h"
+#include "abi/rewrite.h"
 
 static sp_status take_error(wasmtime_error_t *error, sp_status code, const char *what, sp_error *err) {
     wasm_name_t text;
@@ -99,6 +100,32 @@ static sp_status check_exports(sp_module *module, sp_error *err) {
     return status;
 }
 
+static sp_status identify(sp_module *module, const void *bytes, size_t size, sp_error *err) {
+    if (sodium_init() < 0 || crypto_generichash(module->id, sizeof module->id, bytes, size, NULL, 0)) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "libsodium does not start");
+    }
+    sodium_bin2hex(module->id_text, sizeof module->id_text, module->id, sizeof module->id);
+    return SP_OK;
+}
+
+static sp_status rewrite_and_compile(sp_module *module, const void *bytes, size_t size, sp_error *err) {
+    sp_rewritten changed;
+    sp_status status = sp_wasm_rewrite(bytes, size, &changed, err);
+    if (status) {
+        return status;
+    }
+    const void *code = changed.bytes ? changed.bytes : bytes;
+    size_t code_size = changed.bytes ? changed.size : size;
+    module->freezable = changed.freezable;
+    module->n_globals = changed.freezable ? changed.n_globals : 0;
+    memcpy(module->not_freezable, changed.reason, sizeof changed.reason);
+    /* The cache is keyed by what is compiled, not by what was given. */
+    crypto_generichash(module->hash, sizeof module->hash, code, code_size, NULL, 0);
+    status = compile(module, code, code_size, err);
+    free(changed.bytes);
+    return status;
+}
+
 sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_module **out, sp_error *err) {
     *out = NULL;
     static const char magic[4] = {0, 'a', 's', 'm'};
@@ -110,8 +137,8 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     module->host = host;
-    crypto_generichash(module->hash, sizeof module->hash, bytes, size, NULL, 0);
-    sp_status status = compile(module, bytes, size, err);
+    sp_status status = identify(module, bytes, size, err);
+    status = status ? status : rewrite_and_compile(module, bytes, size, err);
     if (status == SP_OK) {
         status = check_imports(module, err);
     }
@@ -145,4 +172,15 @@ void sp_module_close(sp_module *module) {
 
 sp_module_kind sp_module_get_kind(const sp_module *module) {
     return module->kind;
+}
+
+const char *sp_module_hash(const sp_module *module) {
+    return module->id_text;
+}
+
+sp_status sp_module_check_freeze(const sp_module *module, sp_error *err) {
+    if (module->kind == SP_MODULE_COMMAND) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "the module can't be frozen: it is a command (_start), which is never at rest");
+    }
+    return module->freezable ? SP_OK : sp_fail(err, SP_ERR_UNSUPPORTED, "the module can't be frozen: %s", module->not_freezable);
 }

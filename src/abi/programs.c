@@ -19,6 +19,25 @@ static bool find_weight(void *context, uint32_t model, const char *name, sp_weig
     return model < actor->n_models && sp_model_find_weight(actor->models[model], 0, name, out);
 }
 
+/* A program that was checked becomes this handle's, with no slot bound. False, and the program is gone: no memory. */
+static bool take_program(sp_loaded *loaded, sp_program *program, sp_error *err) {
+    uint32_t n = sp_program_get_header(program)->n_slots;
+    *loaded = (sp_loaded){.program = program, .users = malloc(sizeof *loaded->users), .slots = calloc(n ? n : 1, sizeof *loaded->slots)};
+    if (!loaded->slots || !loaded->users) {
+        free(loaded->slots);
+        free(loaded->users);
+        sp_program_free(program);
+        *loaded = (sp_loaded){0};
+        sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        return false;
+    }
+    atomic_init(loaded->users, 1);
+    for (uint32_t i = 0; i < n; i++) {
+        loaded->slots[i].region = -1;
+    }
+    return true;
+}
+
 int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_error *err) {
     if (size > actor->limits.program_bytes) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_program_bytes, size, err);
@@ -36,21 +55,12 @@ int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_e
     }
     sp_loaded *loaded = &actor->programs[slot];
     sp_weight_source weights = {.find = find_weight, .context = actor};
-    sp_status status = sp_program_load(at, size, &weights, &loaded->program, err);
+    sp_program *program;
+    sp_status status = sp_program_load(at, size, &weights, &program, err);
     if (status != SP_OK) {
         return status;
     }
-    uint32_t n = sp_program_get_header(loaded->program)->n_slots;
-    loaded->slots = calloc(n ? n : 1, sizeof *loaded->slots);
-    if (!loaded->slots) {
-        sp_program_free(loaded->program);
-        *loaded = (sp_loaded){0};
-        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-    }
-    for (uint32_t i = 0; i < n; i++) {
-        loaded->slots[i].region = -1;
-    }
-    return slot;
+    return take_program(loaded, program, err) ? (int64_t)slot : SP_ERR_NO_MEMORY;
 }
 
 static void drop_one(sp_actor *actor, sp_prepared *prepared) {
@@ -60,14 +70,19 @@ static void drop_one(sp_actor *actor, sp_prepared *prepared) {
 }
 
 static void drop_prepared(sp_actor *actor, sp_loaded *loaded) {
-    for (int i = 0; i < SP_CACHED_EXECUTABLES; i++) {
+    for (int i = 0; loaded->prepared && i < SP_CACHED_EXECUTABLES; i++) {
         drop_one(actor, &loaded->prepared[i]);
     }
+    free(loaded->prepared);
+    loaded->prepared = NULL;
 }
 
 static void unload(sp_actor *actor, sp_loaded *loaded) {
     drop_prepared(actor, loaded);
-    sp_program_free(loaded->program);
+    if (atomic_fetch_sub(loaded->users, 1) == 1) {
+        sp_program_free(loaded->program);
+        free(loaded->users);
+    }
     free(loaded->slots);
     *loaded = (sp_loaded){0};
 }
@@ -95,7 +110,7 @@ int64_t sp_abi_program_bind(sp_actor *actor, int32_t program, uint32_t slot, int
     if (slot >= sp_program_get_header(loaded->program)->n_slots) {
         return sp_fail(err, SP_ERR_NOT_FOUND, "program %d has no slot %u", program, slot);
     }
-    if (region < 0 || (uint32_t)region >= actor->limits.regions || !actor->regions[region].memory) {
+    if (region < 0 || (uint32_t)region >= actor->limits.regions || !actor->regions[region].open) {
         return sp_fail(err, SP_ERR_NOT_FOUND, "there is no region %d", region);
     }
     if (!sp_range_within(offset, length, actor->regions[region].length)) {
@@ -139,6 +154,7 @@ static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *sym
     for (uint32_t i = 0; status == SP_OK && i < spec->n_slots; i++) {
         const sp_bound_slot *s = &loaded->slots[i];
         if (s->region >= 0) {
+            status = sp_abi_region_need(actor, (uint32_t)s->region, err);
             bindings[i] = (sp_slot_binding){.memory = actor->regions[s->region].memory, .offset = s->offset, .length = s->length};
         }
     }
@@ -156,7 +172,7 @@ static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *sym
 
 static bool is_submitted(const sp_actor *actor, const sp_executable *executable) {
     for (uint32_t i = 0; i < actor->n_submitted; i++) {
-        if (actor->submitted[i] == executable) {
+        if (actor->submitted[i].executable == executable) {
             return true;
         }
     }
@@ -168,7 +184,7 @@ static sp_status make_room(sp_actor *actor, const sp_prepared *keep, sp_error *e
     while (actor->prepared_bytes > actor->limits.prepared_bytes) {
         sp_prepared *oldest = NULL;
         for (uint32_t i = 0; i < actor->limits.programs; i++) {
-            for (int j = 0; j < SP_CACHED_EXECUTABLES; j++) {
+            for (int j = 0; actor->programs[i].prepared && j < SP_CACHED_EXECUTABLES; j++) {
                 sp_prepared *p = &actor->programs[i].prepared[j];
                 bool free_to_go = p != keep && p->executable && !is_submitted(actor, p->executable);
                 oldest = free_to_go && (!oldest || p->last_use < oldest->last_use) ? p : oldest;
@@ -185,6 +201,12 @@ static sp_status make_room(sp_actor *actor, const sp_prepared *keep, sp_error *e
 /* From the cache, or prepared in place of the one that was not used for the longest time. */
 static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_executable **out, sp_error *err) {
     sp_prepared *oldest = NULL;
+    if (!loaded->prepared) {
+        loaded->prepared = calloc(SP_CACHED_EXECUTABLES, sizeof *loaded->prepared);
+        if (!loaded->prepared) {
+            return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        }
+    }
     for (int i = 0; i < SP_CACHED_EXECUTABLES; i++) {
         sp_prepared *p = &loaded->prepared[i];
         if (p->executable && n_symbols == sp_program_get_header(loaded->program)->n_symbols &&
@@ -221,12 +243,28 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
     return SP_OK;
 }
 
-static sp_status execute(sp_actor *actor, sp_executable *executable, sp_error *err) {
+/* A device with memory of its own is ahead of the guest's pages where the program may have written. */
+static sp_status note_writes(sp_actor *actor, const sp_loaded *loaded, sp_error *err) {
+    sp_device_info info;
+    sp_device_describe(actor->device, &info);
+    sp_status status = SP_OK;
+    uint32_t n = info.unified ? 0 : sp_program_get_header(loaded->program)->n_slots;
+    for (uint32_t i = 0; !status && i < n; i++) {
+        const sp_bound_slot *s = &loaded->slots[i];
+        if (s->region >= 0 && sp_program_slots(loaded->program)[i].flags & (SP_SLOT_WRITE | SP_SLOT_STATE | SP_SLOT_OUTPUT)) {
+            status = sp_abi_mark_ahead(&actor->regions[s->region], s->offset, s->offset + s->length, err);
+        }
+    }
+    return status;
+}
+
+static sp_status execute(sp_actor *actor, const sp_loaded *loaded, sp_executable *executable, sp_error *err) {
     if (actor->stats.device_ns / 1000000 >= actor->limits.device_ms) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_device_ms, actor->stats.device_ns / 1000000, err);
     }
     uint64_t start = sp_now_ns();
     sp_status status = sp_device_execute(executable, err);
+    status = status ? status : note_writes(actor, loaded, err);
     uint64_t took = sp_now_ns() - start;
     actor->stats.device_ns += took;
     actor->step_device_ns += took;
@@ -257,16 +295,79 @@ int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, u
         return status;
     }
     if (submit) {
-        actor->submitted[actor->n_submitted++] = executable;
+        actor->submitted[actor->n_submitted].program = loaded;
+        actor->submitted[actor->n_submitted++].executable = executable;
         return SP_OK;
     }
-    return execute(actor, executable, err);
+    return execute(actor, loaded, executable, err);
+}
+
+/* ---- thawing and forking ---- */
+
+static sp_status check_restored(const sp_actor *actor, uint32_t handle, const sp_program *program, const sp_bound_slot *slots, uint32_t n_slots,
+                                sp_error *err) {
+    if (n_slots != sp_program_get_header(program)->n_slots) {
+        return sp_fail(err, SP_ERR_FORMAT, "program %u has %u slots, not %u", handle, sp_program_get_header(program)->n_slots, n_slots);
+    }
+    for (uint32_t i = 0; i < n_slots; i++) {
+        const sp_bound_slot *s = &slots[i];
+        bool bound = s->region >= 0 && (uint32_t)s->region < actor->limits.regions && actor->regions[s->region].open &&
+                     sp_range_within(s->offset, s->length, actor->regions[s->region].length);
+        if (s->region != -1 && !bound) {
+            return sp_fail(err, SP_ERR_FORMAT, "slot %u of program %u is bound to [%u, +%u) of region %d, which can't be", i, handle, s->offset,
+                           s->length, s->region);
+        }
+    }
+    return SP_OK;
+}
+
+sp_status sp_abi_program_restore(sp_actor *actor, uint32_t handle, const void *bytes, uint64_t size, const sp_bound_slot *slots, uint32_t n_slots,
+                                 sp_error *err) {
+    if (handle >= actor->limits.programs || size > actor->limits.program_bytes) {
+        return handle >= actor->limits.programs ? sp_limit_reached(&actor->limits, SP_LIMIT_programs, handle + 1, err)
+                                                : sp_limit_reached(&actor->limits, SP_LIMIT_program_bytes, size, err);
+    }
+    if (actor->programs[handle].program) {
+        return sp_fail(err, SP_ERR_FORMAT, "program %u is there twice", handle);
+    }
+    sp_weight_source weights = {.find = find_weight, .context = actor};
+    sp_program *program;
+    sp_status status = sp_program_load(bytes, size, &weights, &program, err);
+    if (status) {
+        return status;
+    }
+    status = check_restored(actor, handle, program, slots, n_slots, err);
+    if (status) {
+        sp_program_free(program);
+        return status;
+    }
+    if (!take_program(&actor->programs[handle], program, err)) {
+        return SP_ERR_NO_MEMORY;
+    }
+    memcpy(actor->programs[handle].slots, slots, n_slots * sizeof *slots);
+    return SP_OK;
+}
+
+sp_status sp_abi_program_share(sp_actor *actor, uint32_t handle, const sp_loaded *from, sp_error *err) {
+    uint32_t n = sp_program_get_header(from->program)->n_slots;
+    if (handle >= actor->limits.programs) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_programs, handle + 1, err);
+    }
+    sp_status status = check_restored(actor, handle, from->program, from->slots, n, err);
+    sp_bound_slot *slots = status ? NULL : malloc((n + 1) * sizeof *slots);
+    if (!slots) {
+        return status ? status : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    memcpy(slots, from->slots, n * sizeof *slots);
+    atomic_fetch_add(from->users, 1);
+    actor->programs[handle] = (sp_loaded){.program = from->program, .users = from->users, .slots = slots};
+    return SP_OK;
 }
 
 sp_status sp_abi_complete(sp_actor *actor, sp_error *err) {
     sp_status status = SP_OK;
     for (uint32_t i = 0; status == SP_OK && i < actor->n_submitted; i++) {
-        status = execute(actor, actor->submitted[i], err);
+        status = execute(actor, actor->submitted[i].program, actor->submitted[i].executable, err);
     }
     actor->n_submitted = 0;
     return status;
@@ -282,6 +383,7 @@ void sp_abi_release(sp_actor *actor) {
     sp_workspace_close(actor->workspace);
     for (uint32_t i = 0; actor->regions && i < actor->limits.regions; i++) {
         sp_device_memory_close(actor->regions[i].memory);
+        free(actor->regions[i].ahead);
     }
     for (uint32_t i = 0; actor->weights && i < actor->n_models; i++) {
         sp_host_release_weights(actor->host, actor->weights[i]);

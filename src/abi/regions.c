@@ -1,15 +1,26 @@
 /* Regions: ranges of linear memory that the guest shares with its device. */
+#include <stdlib.h>
+#include <string.h>
+
 #include "abi/abi.h"
 #include "abi/limits.h"
 #include "base/checked.h"
 #include "memory/os.h"
 
+static bool is_open(const sp_actor *actor, int32_t region) {
+    return region >= 0 && (uint32_t)region < actor->limits.regions && actor->regions[region].open;
+}
+
 static sp_region *find(sp_actor *actor, int32_t region, sp_error *err) {
-    if (region < 0 || (uint32_t)region >= actor->limits.regions || !actor->regions[region].memory) {
+    if (!is_open(actor, region)) {
         sp_fail(err, SP_ERR_NOT_FOUND, "there is no region %d", region);
         return NULL;
     }
     return &actor->regions[region];
+}
+
+static bool overlaps(const sp_region *r, uint32_t start, uint32_t length) {
+    return r->open && start < (uint64_t)r->start + r->length && r->start < (uint64_t)start + length;
 }
 
 int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_error *err) {
@@ -22,9 +33,9 @@ int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_
     for (uint32_t i = 0; i < actor->limits.regions; i++) {
         const sp_region *r = &actor->regions[i];
         shared += r->length;
-        if (!r->memory) {
+        if (!r->open) {
             slot = i < slot ? i : slot;
-        } else if (start < (uint64_t)r->start + r->length && r->start < (uint64_t)start + length) {
+        } else if (overlaps(r, start, length)) {
             return sp_fail(err, SP_ERR_RANGE, "the region [%u, +%u) overlaps region %u", start, length, i);
         }
     }
@@ -39,7 +50,7 @@ int64_t sp_abi_region_open(sp_actor *actor, uint32_t start, uint32_t length, sp_
     if (status != SP_OK) {
         return status;
     }
-    region->start = start, region->length = length;
+    region->start = start, region->length = length, region->open = true;
     return slot;
 }
 
@@ -57,8 +68,65 @@ int64_t sp_abi_region_close(sp_actor *actor, int32_t region, sp_error *err) {
         }
     }
     sp_device_memory_close(r->memory);
+    free(r->ahead);
     *r = (sp_region){0};
     return 0;
+}
+
+/* ---- devices with memory of their own: what they have that the guest's pages don't ---- */
+
+static bool add_span(sp_region *r, uint32_t at, sp_span span) {
+    if (r->n_ahead == r->room) {
+        uint32_t room = r->room ? 2 * r->room : 8;
+        sp_span *spans = realloc(r->ahead, room * sizeof *spans);
+        if (!spans) {
+            return false;
+        }
+        r->ahead = spans;
+        r->room = room;
+    }
+    memmove(r->ahead + at + 1, r->ahead + at, (r->n_ahead - at) * sizeof *r->ahead);
+    r->ahead[at] = span;
+    r->n_ahead++;
+    return true;
+}
+
+static void remove_span(sp_region *r, uint32_t at) {
+    r->n_ahead--;
+    memmove(r->ahead + at, r->ahead + at + 1, (r->n_ahead - at) * sizeof *r->ahead);
+}
+
+sp_status sp_abi_mark_ahead(sp_region *r, uint32_t from, uint32_t to, sp_error *err) {
+    uint32_t at = 0;
+    while (at < r->n_ahead && r->ahead[at].to < from) {
+        at++;
+    }
+    while (at < r->n_ahead && r->ahead[at].from <= to) {
+        from = r->ahead[at].from < from ? r->ahead[at].from : from;
+        to = r->ahead[at].to > to ? r->ahead[at].to : to;
+        remove_span(r, at);
+    }
+    return from == to || add_span(r, at, (sp_span){from, to}) ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+}
+
+/* Bytes [from, to) are the same on both sides now. */
+static bool mark_equal(sp_region *r, uint32_t from, uint32_t to) {
+    for (uint32_t i = 0; i < r->n_ahead;) {
+        sp_span s = r->ahead[i];
+        if (s.to <= from || s.from >= to) {
+            i++;
+            continue;
+        }
+        remove_span(r, i);
+        if (s.to > to && !add_span(r, i, (sp_span){to, s.to})) {
+            return false;
+        }
+        if (s.from < from && !add_span(r, i, (sp_span){s.from, from})) {
+            return false;
+        }
+        i += (s.from < from) + (s.to > to);
+    }
+    return true;
 }
 
 int64_t sp_abi_region_sync(sp_actor *actor, int32_t region, uint32_t offset, uint32_t length, int32_t direction, sp_error *err) {
@@ -69,5 +137,64 @@ int64_t sp_abi_region_sync(sp_actor *actor, int32_t region, uint32_t offset, uin
     if (direction != SP_SYNC_TO_DEVICE && direction != SP_SYNC_FROM_DEVICE) {
         return sp_fail(err, SP_ERR_ARGUMENT, "sync goes in direction 0 or 1, not %d", direction);
     }
-    return sp_device_memory_sync(r->memory, offset, length, (sp_sync_direction)direction, err);
+    sp_status status = sp_abi_region_need(actor, (uint32_t)region, err);
+    status = status ? status : sp_device_memory_sync(r->memory, offset, length, (sp_sync_direction)direction, err);
+    if (!status && !mark_equal(r, offset, offset + length)) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    return status;
+}
+
+sp_status sp_abi_region_need(sp_actor *actor, uint32_t region, sp_error *err) {
+    sp_region *r = &actor->regions[region];
+    if (r->memory) {
+        return SP_OK;
+    }
+    sp_status status = sp_device_memory_open(actor->device, sp_memory_base(actor->memory) + r->start, r->length, &r->memory, err);
+    if (!status && r->restored) {
+        status = sp_device_memory_sync(r->memory, 0, r->length, SP_SYNC_TO_DEVICE, err);
+    }
+    return status;
+}
+
+sp_status sp_abi_bring_back(sp_actor *actor, sp_error *err) {
+    for (uint32_t i = 0; i < actor->limits.regions; i++) {
+        sp_region *r = &actor->regions[i];
+        while (r->n_ahead) {
+            const sp_span *s = &r->ahead[r->n_ahead - 1];
+            sp_status status = sp_device_memory_sync(r->memory, s->from, s->to - s->from, SP_SYNC_FROM_DEVICE, err);
+            if (status) {
+                return status;
+            }
+            r->n_ahead--;
+        }
+    }
+    return SP_OK;
+}
+
+sp_status sp_abi_region_restore(sp_actor *actor, uint32_t handle, uint32_t start, uint32_t length, sp_error *err) {
+    sp_device_info info;
+    sp_device_describe(actor->device, &info);
+    if (handle >= actor->limits.regions) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_regions, handle + 1, err);
+    }
+    if (actor->regions[handle].open || !length || !sp_guest_range(actor, start, length, NULL)) {
+        return sp_fail(err, SP_ERR_FORMAT, "region %u, [%u, +%u), can't be", handle, start, length);
+    }
+    if (start % info.import_alignment || length % info.import_alignment) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "region %u, [%u, +%u), does not start and end at a multiple of the %llu bytes that %s wants", handle,
+                       start, length, (unsigned long long)info.import_alignment, info.name);
+    }
+    uint64_t shared = length;
+    for (uint32_t i = 0; i < actor->limits.regions; i++) {
+        shared += actor->regions[i].length;
+        if (overlaps(&actor->regions[i], start, length)) {
+            return sp_fail(err, SP_ERR_FORMAT, "regions %u and %u overlap", handle, i);
+        }
+    }
+    if (shared > actor->limits.shared_bytes) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_shared_bytes, shared, err);
+    }
+    actor->regions[handle] = (sp_region){.open = true, .restored = true, .start = start, .length = length};
+    return SP_OK;
 }

@@ -1,5 +1,5 @@
 /*
- * actor: lifecycle. Spawn, send, step, stop; limits; what the time went to.
+ * actor: lifecycle. Spawn, send, step, freeze, thaw, fork, stop; limits; what the time went to.
  * May call: abi and everything below it.
  */
 #include <errno.h>
@@ -9,9 +9,9 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-#include "abi/abi.h"
 #include "abi/limits.h"
 #include "abi/memory_creator.h"
+#include "actor/actor.h"
 
 enum { MAX_TABLES = 16 /* Wasm tables of one actor */, MAX_HANDLES = 65536 };
 
@@ -98,17 +98,36 @@ static void leave_guest(sp_actor *actor) {
     atomic_fetch_sub(&actor->host->running, 1);
 }
 
-/* Calls an exported function without arguments, under the limits. exit_code may be NULL: then proc_exit is a failure. */
-static sp_status call_guest(sp_actor *actor, const wasmtime_func_t *function, wasmtime_val_t *result, size_t n_results, int *exit_code,
-                            sp_error *err) {
+/* What was mapped from a file that is no longer whole became zeros, and whoever computed on it went on. */
+static sp_status check_memory(sp_actor *actor, sp_error *err) {
+    if (!sp_memory_is_lost(actor->memory)) {
+        return SP_OK;
+    }
+    actor->dead = true;
+    return sp_fail(err, SP_ERR_IO, "the actor's memory is lost: the session's file was truncated by somebody else, or its disk failed");
+}
+
+typedef struct guest_call {
+    const wasmtime_func_t *function;
+    const wasmtime_val_t *args;
+    size_t n_args;
+    wasmtime_val_t *results;
+    size_t n_results;
+    int *exit_code; /* NULL: proc_exit is a failure */
+} guest_call;
+
+/* Calls an exported function, under the limits. */
+static sp_status call_guest(sp_actor *actor, const guest_call *call, sp_error *err) {
     wasm_trap_t *trap = NULL;
     uint64_t prepared = actor->stats.prepare_ns, computed = actor->stats.device_ns;
     enter_guest(actor);
-    wasmtime_error_t *error = wasmtime_func_call(actor->context, function, NULL, 0, result, n_results, &trap);
+    wasmtime_error_t *error = wasmtime_func_call(actor->context, call->function, call->args, call->n_args, call->results, call->n_results, &trap);
     leave_guest(actor);
     uint64_t inside = (actor->stats.prepare_ns - prepared) + (actor->stats.device_ns - computed);
     actor->stats.guest_ns += sp_now_ns() - actor->step_started - inside;
-    return error || trap ? guest_failed(actor, error, trap, exit_code, err) : SP_OK;
+    sp_status status = error || trap ? guest_failed(actor, error, trap, call->exit_code, err) : SP_OK;
+    /* A guest that failed on memory that was lost is not to blame. */
+    return check_memory(actor, err) ? SP_ERR_IO : status;
 }
 
 /* ---- output of WASI ---- */
@@ -226,7 +245,7 @@ static bool get_function(sp_actor *actor, const char *name, wasmtime_func_t *out
 }
 
 /* A start section and _initialize are under the limit of a step, a command's too: nobody holds the actor yet who could interrupt it. */
-static sp_status instantiate(sp_actor *actor, sp_error *err) {
+static sp_status instantiate(sp_actor *actor, bool fresh, sp_error *err) {
     if (actor->module->memory_bytes > actor->limits.memory_bytes) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_memory_bytes, actor->module->memory_bytes, err);
     }
@@ -244,13 +263,25 @@ static sp_status instantiate(sp_actor *actor, sp_error *err) {
     sp_status status = SP_OK;
     if (!get_function(actor, command ? "_start" : "sp_step", &actor->step)) {
         status = sp_fail(err, SP_ERR_UNSUPPORTED, "the module exports neither sp_step nor _start as a function");
-    } else if (!command && get_function(actor, "_initialize", &initialize)) {
-        status = call_guest(actor, &initialize, NULL, 0, NULL, err);
+    } else if (fresh && !command && get_function(actor, "_initialize", &initialize)) {
+        status = call_guest(actor, &(guest_call){.function = &initialize}, err);
     }
     return status == SP_OK ? sp_abi_complete(actor, err) : status;
 }
 
-sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_options *options, sp_actor **out, sp_error *err) {
+static void take_options(sp_actor *actor, const sp_actor_options *options) {
+    actor->device = options->device;
+    actor->limits = options->limits;
+    actor->seed = options->seed;
+    actor->on_message = options->on_message;
+    actor->on_message_user = options->on_message_user;
+    actor->inherit_stdin = options->inherit_stdin;
+    actor->inherit_stdout = options->inherit_stdout;
+    actor->inherit_stderr = options->inherit_stderr;
+    sp_limits_fill(&actor->limits);
+}
+
+sp_status sp_actor_create(sp_host *host, sp_module *module, const sp_actor_options *options, bool fresh, sp_actor **out, sp_error *err) {
     *out = NULL;
     if (!options->device) {
         return sp_fail(err, SP_ERR_ARGUMENT, "an actor needs a device");
@@ -259,15 +290,11 @@ sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_option
     if (!actor) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    *actor = (sp_actor){.host = host,
-                        .module = module,
-                        .device = options->device,
-                        .limits = options->limits,
-                        .seed = options->seed,
-                        .on_message = options->on_message,
-                        .on_message_user = options->on_message_user};
+    actor->host = host;
+    actor->module = module;
     actor->inbox_end = &actor->inbox;
-    sp_limits_fill(&actor->limits);
+    actor->clock_offset = -sp_now_ns();
+    take_options(actor, options);
     if (actor->limits.regions > MAX_HANDLES || actor->limits.programs > MAX_HANDLES) {
         sp_actor_close(actor);
         return sp_fail(err, SP_ERR_ARGUMENT, "an actor can have %d regions and programs at most", MAX_HANDLES);
@@ -281,7 +308,7 @@ sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_option
         status = set_up_wasi(actor, options, err);
     }
     if (status == SP_OK) {
-        status = instantiate(actor, err);
+        status = instantiate(actor, fresh, err);
     }
     if (module->kind == SP_MODULE_COMMAND && !options->limits.step_ms) {
         actor->limits.step_ms = UINT64_MAX; /* a command runs until it ends or is interrupted */
@@ -292,6 +319,21 @@ sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_option
     }
     *out = actor;
     return SP_OK;
+}
+
+sp_status sp_actor_spawn(sp_host *host, sp_module *module, const sp_actor_options *options, sp_actor **out, sp_error *err) {
+    return sp_actor_create(host, module, options, true, out, err);
+}
+
+sp_status sp_actor_resume(sp_actor *actor, int32_t reason, sp_error *err) {
+    wasmtime_func_t resumed;
+    if (actor->done || !get_function(actor, "sp_resumed", &resumed)) {
+        return SP_OK;
+    }
+    const wasmtime_val_t args[2] = {{.kind = WASMTIME_I64, .of.i64 = (int64_t)actor->seed}, {.kind = WASMTIME_I32, .of.i32 = reason}};
+    sp_status status = call_guest(actor, &(guest_call){.function = &resumed, .args = args, .n_args = 2}, err);
+    status = status ? status : sp_abi_complete(actor, err);
+    return status ? sp_fail_in(err, "sp_resumed") : SP_OK;
 }
 
 void sp_actor_close(sp_actor *actor) {
@@ -306,6 +348,8 @@ void sp_actor_close(sp_actor *actor) {
         next = m->next;
         free(m);
     }
+    sp_image_release(actor->image);
+    free(actor->changed);
     free(actor->models);
     free(actor);
 }
@@ -340,7 +384,7 @@ sp_status sp_actor_step(sp_actor *actor, sp_step_result *result, sp_error *err) 
     }
     wasmtime_val_t returned = {0};
     actor->stats.steps++;
-    sp_status status = call_guest(actor, &actor->step, &returned, 1, NULL, err);
+    sp_status status = call_guest(actor, &(guest_call){.function = &actor->step, .results = &returned, .n_results = 1}, err);
     if (status != SP_OK) {
         return status;
     }
@@ -351,6 +395,7 @@ sp_status sp_actor_step(sp_actor *actor, sp_step_result *result, sp_error *err) 
     *result = (sp_step_result)returned.of.i32;
     actor->done = *result == SP_STEP_DONE;
     status = sp_abi_complete(actor, err);
+    status = check_memory(actor, err) ? SP_ERR_IO : status;
     actor->dead = status != SP_OK;
     return status;
 }
@@ -369,7 +414,7 @@ sp_status sp_actor_run_command(sp_actor *actor, int *exit_code, sp_error *err) {
     }
     *exit_code = 0;
     actor->done = true;
-    return call_guest(actor, &actor->step, NULL, 0, exit_code, err);
+    return call_guest(actor, &(guest_call){.function = &actor->step, .exit_code = exit_code}, err);
 }
 
 void *sp_actor_memory(sp_actor *actor, uint64_t *size) {

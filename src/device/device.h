@@ -44,6 +44,9 @@ void sp_device_memory_close(sp_device_memory *memory);
 /* The device's own address of the region's first byte, for showing; equals base where memory is unified. */
 uint64_t sp_device_memory_address(const sp_device_memory *memory);
 
+/* Does the device hold the pages of an open region, so that a write to one that is shared copy-on-write would not reach it? Then they stay mapped. */
+bool sp_device_pins_pages(const sp_device *device);
+
 typedef enum sp_sync_direction { SP_SYNC_TO_DEVICE = 0, SP_SYNC_FROM_DEVICE = 1 } sp_sync_direction;
 /* Moves exactly those bytes; does nothing where memory is unified. SP_ERR_RANGE outside of the region. */
 sp_status sp_device_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);

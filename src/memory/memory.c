@@ -7,6 +7,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "memory/fault.h"
 #include "memory/os.h"
 
 struct sp_memory {
@@ -14,6 +15,7 @@ struct sp_memory {
     uint64_t size;        /* usable bytes, a multiple of the page size */
     uint64_t reservation; /* bytes that size may grow to */
     uint64_t mapped;      /* reservation and guard */
+    sp_fault_watch *watch;
 };
 
 sp_status sp_memory_create(uint64_t size, uint64_t reservation, uint64_t guard, sp_memory **out, sp_error *err) {
@@ -35,6 +37,11 @@ sp_status sp_memory_create(uint64_t size, uint64_t reservation, uint64_t guard, 
         return sp_fail(err, SP_ERR_NO_MEMORY, "can't reserve %llu MiB of address space: %s (a limit on virtual memory, ulimit -v?)",
                        (unsigned long long)(mapped >> 20), strerror(error));
     }
+    memory->watch = sp_fault_watch_open(memory->base, size);
+    if (!memory->watch) {
+        sp_memory_destroy(memory);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
     *out = memory;
     return SP_OK;
 }
@@ -43,6 +50,7 @@ void sp_memory_destroy(sp_memory *memory) {
     if (!memory) {
         return;
     }
+    sp_fault_watch_close(memory->watch);
     if (memory->base) {
         sp_os_release(memory->base, memory->mapped);
     }
@@ -72,7 +80,12 @@ sp_status sp_memory_grow(sp_memory *memory, uint64_t new_size, sp_error *err) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "can't grow linear memory to %llu bytes: %s", (unsigned long long)new_size, strerror(errno));
     }
     memory->size = new_size;
+    sp_fault_watch_resize(memory->watch, new_size);
     return SP_OK;
+}
+
+bool sp_memory_is_lost(const sp_memory *memory) {
+    return sp_fault_watch_lost(memory->watch);
 }
 
 sp_status sp_memory_written_pages(const sp_memory *memory, uint64_t at, uint64_t length, uint64_t *bitmap, sp_error *err) {

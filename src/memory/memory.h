@@ -5,6 +5,8 @@
 #ifndef SP_MEMORY_MEMORY_H
 #define SP_MEMORY_MEMORY_H
 
+#include <stdbool.h>
+
 #include "samepage.h"
 
 /*
@@ -26,6 +28,12 @@ uint64_t sp_memory_reservation(const sp_memory *memory);
 
 /* Makes the first new_size bytes usable. SP_ERR_LIMIT beyond the reservation; a smaller new_size is SP_ERR_ARGUMENT. Nothing changes on failure. */
 sp_status sp_memory_grow(sp_memory *memory, uint64_t new_size, sp_error *err);
+
+/*
+ * True once a page that was mapped from a file could not be read (the file was truncated, the disk failed). The access that found it went on, and
+ * the whole memory became zeros: nothing in it is what it was.
+ */
+bool sp_memory_is_lost(const sp_memory *memory);
 
 /*
  * Immutable pages that memories map copy-on-write: a range of a file (the descriptor is duplicated) or of an anonymous file.

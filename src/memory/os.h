@@ -16,6 +16,8 @@ uint64_t sp_os_page_size(void);
 void *sp_os_reserve(uint64_t length);
 /* Makes reserved pages readable and writable; they read as zeros. */
 bool sp_os_commit(void *at, uint64_t length);
+/* Replaces [at, at + length) by zeros, readable and writable. Async-signal-safe. */
+bool sp_os_map_zeros(void *at, uint64_t length);
 /* Gives back pages and address space. */
 void sp_os_release(void *at, uint64_t length);
 /* Replaces [at, at + length) by a private, writable mapping of fd from offset on. */

@@ -22,6 +22,10 @@ bool sp_os_commit(void *at, uint64_t length) {
     return length == 0 || mprotect(at, length, PROT_READ | PROT_WRITE) == 0;
 }
 
+bool sp_os_map_zeros(void *at, uint64_t length) {
+    return mmap(at, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) != MAP_FAILED;
+}
+
 void sp_os_release(void *at, uint64_t length) {
     munmap(at, length);
 }

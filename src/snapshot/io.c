@@ -13,4 +13,4 @@ static int sync_file(int fd) {
 #endif
 }
 
-sp_io sp_snapshot_io = {pwrite, sync_file, ftruncate, rename};
+sp_io sp_snapshot_io = {pwrite, sync_file, ftruncate, rename, link};

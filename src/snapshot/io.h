@@ -14,6 +14,7 @@ typedef struct sp_io {
     int (*sync)(int fd);
     int (*truncate)(int fd, off_t size);
     int (*rename)(const char *from, const char *to);
+    int (*link)(const char *from, const char *to);
 } sp_io;
 
 /* The system's. Tests may replace it while no log is in use by another thread. */

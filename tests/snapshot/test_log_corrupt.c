@@ -45,7 +45,19 @@ static void mended(void **state) {
     assert_int_equal(sp_log_create(path, &(sp_log_identity){.n_models = 1}, &log, NULL), SP_OK);
     for (uint64_t t = 1; t <= 2; t++) {
         memset(pages + t * 20480, (int)t, 70000);
-        assert_int_equal(sp_log_commit(log, &(sp_log_commit_input){t - 1, pages, SIZE, NULL, "meta", 4, "name"}, NULL, NULL), SP_OK);
+        assert_int_equal(sp_log_commit(log,
+                                       &(sp_log_commit_input){.parent = t - 1,
+                                                              .base = pages,
+                                                              .size = SIZE,
+                                                              .side = pages,
+                                                              .side_size = 4096,
+                                                              .meta = "meta",
+                                                              .meta_size = 4,
+                                                              .name = "name",
+                                                              .note = "note",
+                                                              .note_size = 4},
+                                       NULL, NULL),
+                         SP_OK);
     }
     uint64_t offset = log->commits[1].offset, size = log->commits[1].bytes, accepted = 0, refused = 0;
     int fd = open(path, O_RDWR);
@@ -63,24 +75,24 @@ static void mended(void **state) {
         memcpy(record->checksum, checksum, 16);
         assert_int_equal(pwrite(fd, bad, size, (off_t)offset), (ssize_t)size);
         sp_log *damaged;
-        flock(log->fd, LOCK_UN);                                    /* this log stays open for its seed alone */
-        assert_int_equal(sp_log_open(path, &damaged, NULL), SP_OK); /* the first commit stands */
-        if (sp_log_count(damaged) == 2) {
+        flock(log->fd, LOCK_UN);                                               /* this log stays open for its seed alone */
+        assert_int_equal(sp_session_open(path, false, &damaged, NULL), SP_OK); /* the first commit stands */
+        if (sp_session_count(damaged) == 2) {
             accepted++;
             assert_int_equal(sp_memory_create(SIZE, SIZE, 65536, &memory, NULL), SP_OK);
             sp_log_map(damaged, 2, memory, NULL);
-            sp_log_verify(damaged, NULL);
+            sp_session_verify(damaged, NULL);
             sp_memory_destroy(memory);
         } else {
             refused++;
         }
-        sp_log_close(damaged);
+        sp_session_close(damaged);
     }
     assert_true(accepted > 100 && refused > 100);
     free(good);
     free(bad);
     close(fd);
-    sp_log_close(log);
+    sp_session_close(log);
     unlink(path);
 }
 

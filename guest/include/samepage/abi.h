@@ -129,15 +129,23 @@ SP_IMPORT(receive) int32_t sp_receive(void *out, uint32_t capacity);
 SP_IMPORT(send) int32_t sp_send(const void *bytes, uint32_t size);
 /* One line about the last failure of a function above. */
 SP_IMPORT(last_error) int32_t sp_last_error(char *out, uint32_t capacity);
-/* The seed that the actor was spawned with. */
+/* The seed that the actor was spawned, thawed or forked with. */
 SP_IMPORT(seed) uint64_t sp_seed(void);
-/* Monotonic nanoseconds. Jumps when an actor is thawed: measure within a step or two. */
+/* Monotonic nanoseconds since the actor was spawned, those that it was frozen for left out. */
 SP_IMPORT(clock) uint64_t sp_clock(void);
 
 /* ---- what a guest exports ---- */
 
 /* Actors: does one piece of work and returns SP_IDLE (call me when there is a message), SP_AGAIN (call me when what I submitted is done), SP_DONE. */
 __attribute__((export_name("sp_step"))) int32_t sp_step(void);
+
+/*
+ * Optional: called once, before the next step, in an actor that was thawed or forked: memory and globals are as they were at the freeze, but there
+ * are siblings now that are the same to the byte. seed is fresh (or what the host was told to give): whoever draws random numbers starts from it
+ * anew, or all siblings draw the same. reason is SP_RESUMED_*. Nothing else of the outside is restored: no descriptors; sp_clock goes on where it
+ * was.
+ */
+__attribute__((export_name("sp_resumed"))) void sp_resumed(uint64_t seed, int32_t reason);
 #endif
 
 #endif
