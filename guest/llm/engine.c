@@ -14,6 +14,7 @@ sp_model_info llm_model;
 /* Where a slot lies in its region. */
 typedef struct place {
     uint32_t offset, capacity;
+    uint32_t used; /* inputs: bytes that were filled since engine_rest */
 } place;
 
 static struct {
@@ -259,6 +260,7 @@ static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symb
             return problem;
         }
         uint32_t size = (uint32_t)sp_program_slot_size(engine.program, i, symbols);
+        engine.places[i].used = size > engine.places[i].used ? size : engine.places[i].used;
         if (!sp_inputs_is_ids(slot_name(i)) && sp_region_sync(engine.input_region, engine.places[i].offset, size, SP_TO_DEVICE) < 0) {
             return failed("an input can't be synced");
         }
@@ -287,4 +289,16 @@ float *engine_logits(uint32_t i) {
     uint64_t row = (uint64_t)llm_model.n_vocab * sizeof(float);
     sp_region_sync(engine.logits_region, (uint32_t)(i * row), (uint32_t)row, SP_FROM_DEVICE);
     return (float *)(engine.logits + i * row);
+}
+
+void engine_rest(void) {
+    const sp_program_header *header = engine.program;
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        if (sp_inputs_is_input(&engine.knows, i)) {
+            memset(engine.inputs + engine.places[i].offset, 0, engine.places[i].used);
+            engine.places[i].used = 0;
+        }
+    }
+    memset(engine.logits, 0, (uint64_t)engine.n_outputs * llm_model.n_vocab * sizeof(float));
+    engine.n_outputs = 0;
 }

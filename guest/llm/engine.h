@@ -39,4 +39,7 @@ const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, ui
 /* After the step: logits of output i of the last batch, llm_model.n_vocab floats. They may be changed. */
 float *engine_logits(uint32_t i);
 
+/* A request is done: inputs and logits become zeros, which cost nothing in a snapshot. */
+void engine_rest(void);
+
 #endif

@@ -29,6 +29,9 @@ static void to_idle(void) {
     free(actor.todo);
     actor.todo = NULL;
     actor.n_todo = actor.at = actor.batch = 0;
+    if (engine_is_open()) {
+        engine_rest();
+    }
 }
 
 int32_t finish(uint32_t reason) {

@@ -59,17 +59,20 @@ static void on_bus_error(int number, siginfo_t *info, void *context) {
     }
 }
 
+/* Whoever took the signal since gets what is not ours. Under the lock. */
 static void install(void) {
-    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER};
-    sigemptyset(&action.sa_mask);
-    sigaction(SIGBUS, &action, &previous);
+    struct sigaction action = {.sa_sigaction = on_bus_error, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER}, now;
+    if (!sigaction(SIGBUS, NULL, &now) && !(now.sa_flags & SA_SIGINFO && now.sa_sigaction == on_bus_error)) {
+        previous = now;
+        sigemptyset(&action.sa_mask);
+        sigaction(SIGBUS, &action, NULL);
+    }
 }
 
 sp_fault_watch *sp_fault_watch_open(void *base, uint64_t size) {
-    static pthread_once_t once = PTHREAD_ONCE_INIT;
-    pthread_once(&once, install);
     sp_fault_watch *found = NULL;
     pthread_mutex_lock(&lock);
+    install();
     for (block *b = &first_block; b && !found;) {
         for (int i = 0; i < BLOCK && !found; i++) {
             found = atomic_load(&b->watches[i].base) ? NULL : &b->watches[i];

@@ -7,7 +7,10 @@
 
 typedef struct sp_fault_watch sp_fault_watch;
 
-/* From now on a bus error in [base, base + size) turns all of that range to zeros. NULL: no memory. The first call installs the handler. */
+/*
+ * From now on a bus error in [base, base + size) turns all of that range to zeros. NULL: no memory. Installs the handler, where somebody
+ * else's stands, and passes on to that one what is not ours.
+ */
 sp_fault_watch *sp_fault_watch_open(void *base, uint64_t size);
 void sp_fault_watch_resize(sp_fault_watch *watch, uint64_t size);
 /* Did that happen? */

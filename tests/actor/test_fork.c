@@ -1,0 +1,134 @@
+/*
+ * A thousand actors for the price of the pages that differ.
+ *     ASKED=1000   forks that are told a fact and asked for it (the suite: 12)
+ */
+#include "actor_test.h"
+
+enum { FORKS = 1000, THREADS = 2, TOKENS = 1500 };
+
+/* A session of 1,500 tokens. */
+static session *open_parent(void) {
+    char *path = pocket_path();
+    session *s = session_open(path, "cpu", THREADS);
+    free(path);
+    session_greedy(s, 2048, 24);
+    int32_t *tokens = malloc(TOKENS * sizeof *tokens);
+    for (int i = 0; i < TOKENS; i++) {
+        tokens[i] = 300 + i % 200;
+    }
+    session_eval(s, tokens, TOKENS, false);
+    free(tokens);
+    return s;
+}
+
+static uint64_t hash_memory(sp_actor *actor) {
+    uint64_t size;
+    const void *bytes = sp_actor_memory(actor, &size);
+    return XXH3_64bits(bytes, size);
+}
+
+static void tell(session *s, sp_actor *fork, const char *text) {
+    sp_actor *kept = s->actor;
+    s->actor = fork;
+    session_say(s, SP_LLM_USER, text);
+    s->actor = kept;
+}
+
+static void test_thousand(void **state) {
+    (void)state;
+    static sp_actor *forks[FORKS];
+    static const char *const places[] = {"attic", "garden", "kitchen", "cellar", "tower"};
+    static const char *const things[] = {"red key", "blue lamp", "green book", "silver ring", "black hat", "golden coin", "brown drum"};
+    session *s = open_parent();
+    sp_error err = {0};
+    sp_actor *first;
+    ok(sp_actor_fork(s->actor, NULL, &first, &err), &err);
+    uint64_t parents = hash_memory(s->actor);
+    uint64_t before = sp_os_proportional_bytes();
+    double start = now_ms();
+    for (int i = 0; i < FORKS; i++) {
+        ok(sp_actor_fork(s->actor, NULL, &forks[i], &err), &err);
+    }
+    double each_ms = (now_ms() - start) / FORKS;
+    uint64_t each_bytes = (sp_os_proportional_bytes() - before) / FORKS;
+    print_message("%d forks of a session of %d tokens: %.1f KiB of memory (PSS) and %.3f ms each\n", FORKS, TOKENS, (double)each_bytes / 1024,
+                  each_ms);
+    assert_true(each_bytes <= 200 * 1024);
+    int asked = times("ASKED", 12);
+    char text[128];
+    for (int i = 0; i < asked; i++) {
+        snprintf(text, sizeof text, "The %s is in the %s.", things[i % 7], places[i / 7 % 5]);
+        tell(s, forks[i], text);
+    }
+    for (int i = 0; i < asked; i++) {
+        snprintf(text, sizeof text, "Where is the %s?", things[i % 7]);
+        tell(s, forks[i], text);
+        snprintf(text, sizeof text, "%s", places[i / 7 % 5]);
+        if (!strstr(s->text, text)) {
+            fail_msg("fork %d was told %s and says: %s", i, text, s->text);
+        }
+    }
+    assert_true(hash_memory(s->actor) == parents); /* which knows none of it */
+    for (int i = 0; i < FORKS; i++) {
+        sp_actor_close(forks[i]);
+    }
+    sp_actor_close(first);
+    session_close(s);
+}
+
+/* Forks of forks; a fork outlives its parent; what a fork is asked for can be frozen, in the session of its parent, too. */
+static void test_generations(void **state) {
+    (void)state;
+    char *path = pocket_path();
+    session *s = session_open(path, "cpu", THREADS);
+    free(path);
+    session_greedy(s, 512, 24);
+    session_say(s, SP_LLM_USER, "My name is Ada.");
+    sp_session *file = create_session(s, "family.session");
+    uint64_t root = freeze(s, file);
+    sp_error err = {0};
+    sp_actor *child, *grandchild;
+    ok(sp_actor_fork(s->actor, NULL, &child, &err), &err);
+    replace_actor(s, child);
+    session_say(s, SP_LLM_USER, "The code is 4711.");
+    ok(sp_actor_fork(s->actor, NULL, &grandchild, &err), &err);
+    replace_actor(s, grandchild);
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    uint64_t leaf = freeze(s, file);
+    assert_int_equal(sp_session_get(file, leaf)->parent, root);
+    thaw(s, file, root);
+    session_say(s, SP_LLM_USER, "What is my name?");
+    assert_non_null(strstr(s->text, "Ada"));
+    thaw(s, file, leaf);
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    ok(sp_session_verify(file, &err), &err);
+    sp_session_close(file);
+    session_close(s);
+    empty_folder();
+}
+
+/* What a program wrote on a device of its own is part of what is forked. */
+static void test_discrete(void **state) {
+    (void)state;
+    char *path = pocket_path();
+    session *s = session_open(path, "discrete", THREADS);
+    free(path);
+    session_greedy(s, 512, 24);
+    session_say(s, SP_LLM_USER, "The code is 4711.");
+    sp_error err = {0};
+    sp_actor *child;
+    ok(sp_actor_fork(s->actor, NULL, &child, &err), &err);
+    tell(s, child, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    sp_actor_close(child);
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    session_close(s);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_thousand), cmocka_unit_test(test_generations), cmocka_unit_test(test_discrete)};
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
