@@ -1,7 +1,6 @@
 /* See rewrite.h. Sections are passed over in the order in which they come; only the export section is written anew. */
 #include "abi/rewrite.h"
 
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +22,13 @@ typedef struct scan {
 } scan;
 
 /* Notes the first reason against freezing. */
-__attribute__((format(printf, 2, 3))) static void refuse(scan *s, const char *format, ...) {
-    if (s->out->freezable) {
-        va_list arguments;
-        va_start(arguments, format);
-        vsnprintf(s->out->reason, sizeof s->out->reason, format, arguments);
-        va_end(arguments);
-        s->out->freezable = false;
-    }
-}
+#define refuse(s, ...)                                                                                                                               \
+    do {                                                                                                                                             \
+        if ((s)->out->freezable) {                                                                                                                   \
+            snprintf((s)->out->reason, sizeof(s)->out->reason, __VA_ARGS__);                                                                         \
+            (s)->out->freezable = false;                                                                                                             \
+        }                                                                                                                                            \
+    } while (0)
 
 static bool is_number(uint8_t type) {
     return type >= 0x7b && type <= 0x7f; /* v128, f64, f32, i64, i32 */

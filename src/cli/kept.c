@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "program/program.h"
 
 struct sp_kept {
     char store[SP_STORE_PATH_MAX], path[SP_STORE_PATH_MAX], name[SP_STORE_NAME_MAX + 1];
@@ -150,7 +151,15 @@ static sp_status merge_settings(sp_kept *kept, const sp_kept_line *line, sp_erro
     s->repeat_last_n = config.repeat_last_n;
     s->ignore_end = config.ignore_end;
     s->biases.n = s->stops.n = 0;
+    const sp_type_traits *k = sp_type_get(config.type_k), *v = sp_type_get(config.type_v);
+    const char *type_k = k ? k->name : "?", *type_v = v ? v->name : "?";
+    s->type_k = type_k;
+    s->type_v = type_v;
     sp_options_parse(line->table, "", "", "", line->argc, line->argv); /* went well before */
+    if (strcmp(s->type_k, type_k) != 0 || strcmp(s->type_v, type_v) != 0) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "session %s has a cache of %s and %s, and --cache-type-k and -v can't change it: begin another session",
+                       kept->name, type_k, type_v);
+    }
     restore_lists(kept, &config, biases, stops, s);
     return SP_OK;
 }

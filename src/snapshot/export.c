@@ -5,6 +5,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -40,6 +41,17 @@ typedef struct stream {
     size_t n; /* bytes in plain: writing: kept back; reading: there are */
     size_t at;
 } stream;
+
+/* Another temporary name beside the first. */
+static char *second_path(const char *temporary) {
+    size_t size = strlen(temporary) + 8;
+    char *path = malloc(size);
+    if (path) {
+        snprintf(path, size, "%s-2", temporary);
+        unlink(path);
+    }
+    return path;
+}
 
 static sp_status make_key(const char *passphrase, const crypt_header *head, uint8_t key[32], sp_error *err) {
     _Static_assert(crypto_secretstream_xchacha20poly1305_KEYBYTES == 32, "the key's size");
@@ -170,13 +182,11 @@ sp_status sp_session_export(sp_session *log, const char *path, const sp_export_o
     if (options->compression < 0 || options->compression > 19 || (options->passphrase && !*options->passphrase)) {
         return sp_fail(err, SP_ERR_ARGUMENT, "the level of compression is 0 to 19, and a passphrase has at least one byte");
     }
-    char *alone = sp_log_temporary_path(path), *wrapped = alone ? malloc(strlen(alone) + 8) : NULL;
+    char *alone = sp_log_temporary_path(path), *wrapped = alone ? second_path(alone) : NULL;
     if (!wrapped) {
         free(alone);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    strcat(strcpy(wrapped, alone), "-w");
-    unlink(wrapped);
     bool wrap = options->compression || options->passphrase;
     sp_log *copy = NULL;
     sp_status status = sp_log_copy_alone(log, options->number, alone, &copy, err);
@@ -347,13 +357,12 @@ static sp_status unwrap(const char *exported, const char *path, const char *pass
 }
 
 sp_status sp_session_import(const char *exported, const char *path, const char *passphrase, sp_progress progress, void *user, sp_error *err) {
-    char *raw = sp_log_temporary_path(path), *fresh = raw ? malloc(strlen(raw) + 8) : NULL;
+    char *raw = sp_log_temporary_path(path), *fresh = raw ? second_path(raw) : NULL;
     if (!fresh || sodium_init() < 0) {
+        free(fresh);
         free(raw);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    strcat(strcpy(fresh, raw), "-i");
-    unlink(fresh);
     sp_log *log = NULL, *copy = NULL;
     sp_status status = unwrap(exported, raw, passphrase, err);
     status = status ? status : sp_session_open(raw, true, &log, err);

