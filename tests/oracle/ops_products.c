@@ -161,7 +161,7 @@ static void attend_values(const attention *at, double *out, double *tolerance) {
         magnitude = sum == 0 ? 0 : magnitude / sum;
         /* Weights off by a factor of e^slip each; the sum over v is kept in halves where v is, one rounding for each key. */
         const double kept = call->s[2]->type == SP_TYPE_F16 || call->loose ? 0x1p-10 * (2 + sqrt((double)at->n_kv)) : 0x1p-18;
-        tolerance[d] = magnitude * (2 * expm1(at->slip > 50 ? 50 : at->slip) + kept) + 0x1p-25 * (2 + (double)at->n_kv) +
+        tolerance[d] = magnitude * (2 * expm1(at->slip > 20 ? NAN : at->slip) + kept) + 0x1p-25 * (2 + (double)at->n_kv) +
                        unknown; /* sums of halves: each addition rounds, the least half is 2^-24 */
     }
 }
