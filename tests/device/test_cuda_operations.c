@@ -259,6 +259,74 @@ static void test_caches(void **state) {
     }
 }
 
+static sp_tensor f32(graph_case *c, int64_t n0, int64_t n1, int64_t n2, int64_t n3) {
+    return numbers(c, SP_TYPE_F32, n0, n1, n2, n3);
+}
+
+static void test_recurrent(void **state) {
+    graph_case c;
+    begin_case(&c, "ssm_conv", 1e-6);
+    sp_tensor sx = f32(&c, 9, 33, 2, 1), taps = f32(&c, 4, 33, 1, 1);
+    result(&c, sp_graph_op2(&c.g, SP_OP_SSM_CONV, sx, taps), SP_TYPE_F32, 33, 6, 2, 1);
+    compare(state, &c);
+    for (int each = 1; each <= 16; each += 15) {
+        begin_case(&c, "ssm_scan", 1e-6);
+        uint32_t kept = 1;
+        sp_tensor in[7] = {f32(&c, 16, 8, 4, 3),
+                           f32(&c, 8, 4, 5, 2),
+                           f32(&c, 4, 5, 2, 1),
+                           f32(&c, each, 4, 1, 1),
+                           f32(&c, 16, 2, 5, 2),
+                           f32(&c, 16, 2, 5, 2),
+                           row_ids(&c, SP_TYPE_I32, 2, 1, 1, 3, false)};
+        result(&c, sp_graph_op(&c.g, SP_OP_SSM_SCAN, 7, in, 1, &kept), SP_TYPE_F32, 8 * 4 * 5 * 2 + 16 * 8 * 4 * 2, 1, 1, 1);
+        compare(state, &c);
+    }
+    for (int each = 1; each <= 16; each += 15) {
+        begin_case(&c, "gated_delta_net", 1e-6);
+        uint32_t kept = 1;
+        sp_tensor in[6] = {f32(&c, 16, 2, 5, 1),   f32(&c, 16, 4, 5, 2), f32(&c, 16, 4, 5, 2),
+                           f32(&c, each, 4, 5, 2), f32(&c, 1, 4, 5, 2),  f32(&c, 16, 16, 4, 2)};
+        result(&c, sp_graph_op(&c.g, SP_OP_GATED_DELTA_NET, 6, in, 1, &kept), SP_TYPE_F32, 64, (5 + 16) * 2, 1, 1);
+        compare(state, &c);
+    }
+    begin_case(&c, "rwkv_wkv6", 1e-6);
+    sp_tensor six[6] = {f32(&c, 64, 2, 6, 1), f32(&c, 64, 2, 6, 1), f32(&c, 64, 2, 6, 1),
+                        f32(&c, 64, 2, 1, 1), f32(&c, 64, 2, 6, 1), f32(&c, 64 * 64 * 2, 2, 1, 1)};
+    result(&c, sp_graph_op(&c.g, SP_OP_RWKV_WKV6, 6, six, 0, NULL), SP_TYPE_F32, 128, 6 + 64 * 2, 1, 1);
+    compare(state, &c);
+    begin_case(&c, "rwkv_wkv7", 1e-6);
+    sp_tensor seven[7];
+    for (int i = 0; i < 6; i++) {
+        seven[i] = f32(&c, 64, 2, 6, 1);
+        c.windows[i].low = -0.3f;
+        c.windows[i].high = 0.3f;
+    }
+    seven[6] = f32(&c, 64 * 64 * 2, 2, 1, 1);
+    result(&c, sp_graph_op(&c.g, SP_OP_RWKV_WKV7, 7, seven, 0, NULL), SP_TYPE_F32, 128, 6 + 64 * 2, 1, 1);
+    compare(state, &c);
+    begin_case(&c, "lightning_indexer", 1e-6);
+    sp_tensor four[4] = {f32(&c, 64, 3, 5, 1), numbers(&c, SP_TYPE_F16, 64, 1, 20, 1), f32(&c, 3, 5, 1, 1), numbers(&c, SP_TYPE_F16, 20, 5, 1, 1)};
+    result(&c, sp_graph_op(&c.g, SP_OP_LIGHTNING_INDEXER, 4, four, 0, NULL), SP_TYPE_F32, 20, 5, 1, 1);
+    compare(state, &c);
+}
+
+/* Positions in sections, interleaved and not, and what is turned not at a row's start. */
+static void test_rope_sections(void **state) {
+    graph_case c;
+    for (uint32_t i = 0; i < 3; i++) {
+        begin_case(&c, "rope_ext in sections", 1e-6);
+        sp_tensor in[2] = {f32(&c, 64, 2, 5, 1), row_ids(&c, SP_TYPE_I32, i < 2 ? 20 : 5, 1, 1, 900, false)};
+        float base = 10000, one = 1, fast = 32;
+        uint32_t params[14] = {
+            i < 2 ? 64 : 32, i == 0 ? 8 : i == 1 ? 40 : 2, 4096, 0, 0, 0, 0, 0, 0, i < 2 ? 8 : 0, i < 2 ? 12 : 0, i < 2 ? 12 : 0, 0, i < 2 ? 0 : 16};
+        memcpy(&params[3], &base, 4), memcpy(&params[4], &one, 4), memcpy(&params[6], &one, 4), memcpy(&params[7], &fast, 4),
+            memcpy(&params[8], &one, 4);
+        result(&c, sp_graph_op(&c.g, SP_OP_ROPE_EXT, 2, in, 14, params), SP_TYPE_F32, 64, 2, 5, 1);
+        compare(state, &c);
+    }
+}
+
 /* A layer as models have them: what is fused must give what is not. */
 static void layer(graph_case *c, uint32_t type, int64_t n, int64_t tokens, bool f16_cache) {
     int64_t heads = 4, kv = 2, d = n / heads, positions = 300;
@@ -309,6 +377,8 @@ int main(void) {
         cmocka_unit_test(test_batched_products),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_rope_sections),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

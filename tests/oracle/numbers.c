@@ -178,6 +178,8 @@ void numbers_read(const sp_spec_tensor *t, const uint8_t *base, double *out) {
 }
 
 double number_rounding(uint32_t type, double value, double block_max) {
+    /* A block's scale is a half, of which the least is 2^-24: blocks of very small numbers lose more, up to all that they have. */
+    const double least = fmin(block_max, 128 * 0x1p-25);
     switch (type) {
     case SP_TYPE_F32:
         return ldexp(fabs(value), -24) + 1e-45;
@@ -187,17 +189,17 @@ double number_rounding(uint32_t type, double value, double block_max) {
         return ldexp(fabs(value), -8) + 1e-40;
     /* The scale is a half: it adds 2^-11. Where the largest element is at one end of the range, the other end is one step short. */
     case SP_TYPE_Q8_0:
-        return block_max * (0.5 / 127 + 0x1p-10);
+        return block_max * (0.5 / 127 + 0x1p-10) + least;
     case SP_TYPE_Q4_0:
-        return block_max * (1.0 / 8 + 0x1p-10);
+        return block_max * (1.0 / 8 + 0x1p-10) + least;
     case SP_TYPE_Q4_1:
-        return block_max * (1.0 / 15 + 0x1p-9);
+        return block_max * (1.0 / 15 + 0x1p-9) + least;
     case SP_TYPE_Q5_0:
-        return block_max * (1.0 / 16 + 0x1p-10);
+        return block_max * (1.0 / 16 + 0x1p-10) + least;
     case SP_TYPE_Q5_1:
-        return block_max * (1.0 / 31 + 0x1p-9);
+        return block_max * (1.0 / 31 + 0x1p-9) + least;
     case SP_TYPE_IQ4_NL:
-        return block_max * 0.15;
+        return block_max * 0.15 + least;
     default:
         return 0;
     }

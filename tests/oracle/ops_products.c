@@ -16,7 +16,7 @@ static double largest_half_or_block(uint32_t type, bool loose) {
 
 double eval_product_tolerance(uint32_t type, const double *a, const double *b, int64_t n, bool loose) {
     const uint32_t block = sp_type_get(type)->block;
-    double squares = 0, magnitude = 0, block_max = 0;
+    double squares = 0, magnitude = 0, block_max = 0, least = 0; /* least: what very small numbers lose, for halves end at 2^-24 */
     const double largest = largest_half_or_block(type, loose);
     for (int64_t k = 0; k < n; k++) {
         if (block > 1 && k % 32 == 0) {
@@ -39,11 +39,12 @@ double eval_product_tolerance(uint32_t type, const double *a, const double *b, i
         }
         squares += a[k] * a[k] * step * step;
         magnitude += fabs(a[k] * b[k]);
+        least += block > 1 ? fabs(a[k]) * fmin(block_max, 127 * 0x1p-25) : 0;
     }
     if (!(magnitude < 1e37)) {
         return NAN;
     }
-    return 5 * sqrt(squares) +
+    return 5 * sqrt(squares) + least +
            magnitude * ((block > 1 ? 0x1p-10 : 0) + 0x1p-21 * (1 + 0.05 * (double)n) + (loose ? 0x1p-9 * (1 + 0.02 * (double)n) : 0));
 }
 
@@ -145,8 +146,8 @@ static void attend_values(const attention *at, double *out, double *tolerance) {
     for (int64_t i = 0; i < at->n_kv; i++) {
         sum += at->logits[i] = most == -INFINITY ? 0 : exp(at->logits[i] - most);
     }
-    /* A query that may see no key: 0 on a CPU, anything on a GPU. */
-    const double unknown = most == -INFINITY && call->loose ? NAN : 0;
+    /* A query that may see no key: 0 on a CPU, anything on a GPU, and anywhere where the sink is minus infinity too. */
+    const double unknown = most == -INFINITY && (call->loose || call->s[4]) ? NAN : 0;
     sum += call->s[4] && most > -INFINITY ? exp(call->x[4][at->head] - most) : 0;
     for (int64_t d = 0; d < v[0]; d++) {
         double total = 0, magnitude = 0;
@@ -156,11 +157,11 @@ static void attend_values(const attention *at, double *out, double *tolerance) {
             magnitude += fabs(at->logits[i] * x) + (isfinite(x) ? 0 : NAN);
         }
         magnitude = magnitude > 60000 && call->s[2]->type == SP_TYPE_F16 ? NAN : magnitude;
-        out[d] = sum > 0 ? total / sum : 0;
-        magnitude = sum > 0 ? magnitude / sum : 0;
+        out[d] = sum == 0 ? 0 : total / sum; /* NaN stays */
+        magnitude = sum == 0 ? 0 : magnitude / sum;
         /* Weights off by a factor of e^slip each; the sum over v is kept in halves where v is, one rounding for each key. */
         const double kept = call->s[2]->type == SP_TYPE_F16 || call->loose ? 0x1p-10 * (2 + sqrt((double)at->n_kv)) : 0x1p-18;
-        tolerance[d] = magnitude * (2 * expm1(at->slip > 50 ? 50 : at->slip) + kept) + 0x1p-25 * (2 + (double)at->n_kv) +
+        tolerance[d] = magnitude * (2 * expm1(at->slip > 20 ? NAN : at->slip) + kept) + 0x1p-25 * (2 + (double)at->n_kv) +
                        unknown; /* sums of halves: each addition rounds, the least half is 2^-24 */
     }
 }

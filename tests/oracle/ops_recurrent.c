@@ -82,12 +82,14 @@ static void scan_head(const eval_call *call, int64_t h, int64_t seq, int64_t sta
         roundings += 8;
         for (int64_t r = 0; r < nr; r++) {
             const double x = call->x[1][(token * nh + h) * nr + r] * dt;
+            /* log(1 + e^x) in single precision is as far off where it is small as where it is 1. */
+            const double most = fabs(call->x[1][(token * nh + h) * nr + r]) * (dt + 1);
             double sum = 0, magnitude = 0;
             for (int64_t i = 0; i < nc; i++) {
                 const double decay = exp(dt * call->x[3][h * decays + (decays == 1 ? 0 : i)]);
                 double *s = &c.s[r * nc + i], *m = &c.m[r * nc + i];
                 *s = *s * decay + b[i] * x;
-                *m = within(*m * within(decay) + fabs(b[i] * x));
+                *m = within(*m * within(decay) + fabs(b[i]) * most);
                 sum += *s * cc[i];
                 magnitude += *m * fabs(cc[i]);
             }

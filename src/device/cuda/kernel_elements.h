@@ -115,6 +115,8 @@ K_FN float k_glu_value(uint32_t op, float x, float gate, float alpha, float limi
         x = k_min(x, limit);
         gate = k_max(k_min(gate, limit), -limit);
         return x * k_sigmoid(alpha * x) * (gate + 1.0f);
+    case SP_OP_SWIGLU_CLAMP:
+        return k_silu(k_min(x, alpha)) * k_max(k_min(gate, alpha), -alpha);
     default: /* SWIGLU */
         return k_silu(x) * gate;
     }
@@ -144,28 +146,32 @@ K_FN float k_concat(const k_op *op, k_at at) {
     return k_load(&op->src[1], &at);
 }
 
-/* rope: each element is made from its pair. table: by pair, what a position is
- * multiplied with; params[3]: the magnitude. */
+/*
+ * rope: each element is made from its pair. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the
+ * magnitude.
+ */
 K_FN float k_rope(const k_op *op, const k_at *at) {
-    uint32_t n_dims = op->params[0], i = at->i[0];
+    uint32_t n_dims = op->params[0], offset = op->params[13], i = at->i[0] - offset, pairs = n_dims / 2;
     const k_tensor *a = &op->src[0];
-    if (i >= n_dims) {
+    if (at->i[0] < offset || i >= n_dims) {
         return k_load(a, at);
     }
-    bool neox = op->params[1] == 2;
-    uint32_t pair = neox ? i % (n_dims / 2) : i / 2;
+    bool neighbours = op->params[1] == 0;
+    uint32_t pair = neighbours ? i / 2 : i % pairs;
     k_at one = *at, two = *at;
-    one.i[0] = neox ? pair : pair * 2;
-    two.i[0] = neox ? pair + n_dims / 2 : pair * 2 + 1;
-    float position = (float)k_id(&op->src[1], at->i[2], 0, 0), angle = position * ((const k_f32 *)(uintptr_t)op->table)[pair], sin, cos;
-    if (op->n_src > 2) {
+    one.i[0] = offset + (neighbours ? pair * 2 : pair);
+    two.i[0] = offset + (neighbours ? pair * 2 + 1 : pair + pairs);
+    const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
+    uint32_t row = (uint32_t)table[pairs + pair];
+    float position = (float)k_id(&op->src[1], at->i[2] + row * (uint32_t)a->ne[2], 0, 0), angle = position * table[pair], sin, cos;
+    if (op->src[2].data) {
         angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
     }
     k_sin_cos(angle, &sin, &cos);
     sin *= k_param(op, 3);
     cos *= k_param(op, 3);
     float x = k_load(a, &one), y = k_load(a, &two);
-    return i == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
+    return at->i[0] == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
 }
 
 K_FN float k_get_row(const k_op *op, const k_at *at) {
@@ -177,6 +183,10 @@ K_FN float k_add_id(const k_op *op, const k_at *at) {
     k_at row = {{at->i[0], (uint32_t)k_id(&op->src[2], at->i[1], at->i[2], 0), 0, 0}};
     return k_load(&op->src[0], at) + k_load(&op->src[1], &row);
 }
+
+/* In kernel_recurrent.h. */
+K_FN float k_ssm_conv(const k_op *op, const k_at *at);
+K_FN float k_lightning_indexer(const k_op *op, const k_at *at);
 
 K_FN float k_value(const k_op *op, const k_at *at) {
     switch (op->op) {
@@ -203,11 +213,16 @@ K_FN float k_value(const k_op *op, const k_at *at) {
     case SP_OP_GEGLU:
     case SP_OP_SWIGLU:
     case SP_OP_SWIGLU_OAI:
+    case SP_OP_SWIGLU_CLAMP:
     case SP_OP_GEGLU_ERF:
     case SP_OP_GEGLU_QUICK:
         return k_glu(op, at);
     case SP_OP_ROPE_EXT:
         return k_rope(op, at);
+    case SP_OP_SSM_CONV:
+        return k_ssm_conv(op, at);
+    case SP_OP_LIGHTNING_INDEXER:
+        return k_lightning_indexer(op, at);
     case SP_OP_GET_ROWS:
         return k_get_row(op, at);
     case SP_OP_ADD_ID:

@@ -133,6 +133,7 @@ void sp_plan_fuse(plan *p) {
         case SP_OP_GEGLU:
         case SP_OP_SWIGLU:
         case SP_OP_SWIGLU_OAI:
+        case SP_OP_SWIGLU_CLAMP:
         case SP_OP_GEGLU_ERF:
         case SP_OP_GEGLU_QUICK:
             fuse_glu(p, t);

@@ -147,14 +147,31 @@ static float yarn_dim(int n_dims, int n_ctx, float rotations, float base) {
     return (float)n_dims * logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) / (2 * logf(base));
 }
 
+/* Which of the four rows of positions a pair of a rope with sections goes by. */
+static int rope_row(const sp_spec_tensor *t, int pair) {
+    int sections[4], all = 0;
+    for (int i = 0; i < 4; i++) {
+        sections[i] = (int)t->params[9 + i];
+        all += sections[i];
+    }
+    if (t->params[1] != 8 && t->params[1] != 40) {
+        return 0;
+    }
+    int at = pair % all;
+    if (t->params[1] == 40) {
+        return at < 3 * sections[at % 3] ? at % 3 : 3;
+    }
+    return at < sections[0] ? 0 : at < sections[0] + sections[1] ? 1 : at < sections[0] + sections[1] + sections[2] ? 2 : 3;
+}
+
 /* rope's angles: by pair, what a position is multiplied with, the parts of YaRN
  * among it; and the magnitude. */
 static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
     int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
     float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
     uint32_t n = (uint32_t)n_dims / 2;
-    if (p->n_tables + n > p->max_tables) {
-        uint32_t more = (p->n_tables + n) * 2;
+    if (p->n_tables + 2 * n > p->max_tables) {
+        uint32_t more = (p->n_tables + 2 * n) * 2;
         float *grown = realloc(p->tables, more * sizeof *grown);
         if (!grown) {
             return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
@@ -169,13 +186,14 @@ static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_err
     for (uint32_t i = 0; i < n; i++, angle *= step) {
         float mix = ext != 0 ? (1 - fminf(1, fmaxf(0, ((float)i - low) / fmaxf(0.001f, high - low)))) * ext : 0;
         p->tables[p->n_tables + i] = angle * (scale * (1 - mix) + mix);
+        p->tables[p->n_tables + n + i] = (float)rope_row(t, (int)i);
     }
     if (ext != 0) {
         magnitude *= 1 + 0.1f * logf(1 / scale);
     }
     o->op.table = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
     o->op.params[3] = as_word(magnitude);
-    p->n_tables += n;
+    p->n_tables += 2 * n;
     return SP_OK;
 }
 
@@ -256,6 +274,9 @@ static void size_op(plan_op *o) {
     } else if (op->op == SP_OP_ARGSORT || op->op == SP_OP_TOP_K) {
         o->work = elements(&op->src[0]) * op->src[0].ne[0];
         o->most_parts = parts_for(elements(&op->src[0]), 256);
+    } else if (op->op == SP_OP_SSM_SCAN || op->op == SP_OP_GATED_DELTA_NET || op->op == SP_OP_RWKV_WKV6 || op->op == SP_OP_RWKV_WKV7) {
+        o->work = elements(&op->dst) * 64;
+        o->most_parts = parts_for(elements(&op->dst), 64);
     } else {
         const k_tensor *t = op->op == SP_OP_SET_ROWS ? &op->src[1] : &op->dst;
         o->work = elements(t) * 8;
@@ -316,7 +337,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     plan_op *o = new_op(p, t->op);
     k_op *op = &o->op;
     sp_status status = set_dst(p, o, index, err);
-    for (int s = 0; status == SP_OK && s < t->n_src && s < 5; s++) {
+    for (int s = 0; status == SP_OK && s < t->n_src && s < K_MAX_SRC; s++) {
         status = set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
     }
     memcpy(op->params, t->params, sizeof op->params);
@@ -349,7 +370,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
 
 /* What this device has kernels for; the table in docs/cuda.md says the same. */
 static bool is_known(uint32_t op) {
-    return op <= SP_OP_FILL;
+    return op <= SP_OP_RWKV_WKV7;
 }
 
 /* Types of windows that kernels don't read: as weights they are converted. */

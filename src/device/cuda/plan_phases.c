@@ -141,7 +141,7 @@ static void settle(const plan *p, uint64_t *address) {
 static void settle_op(const plan *p, k_op *op) {
     settle(p, &op->dst.data);
     settle(p, &op->scratch);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < K_MAX_SRC; i++) {
         settle(p, &op->src[i].data);
     }
     for (int i = 0; i < 3; i++) {

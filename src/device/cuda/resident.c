@@ -6,6 +6,7 @@
 #include "device/cuda/resident.h"
 
 #include "device/cuda/kernel_product.h"
+#include "device/cuda/kernel_recurrent.h"
 
 static void run_op(k_block *b, const k_op *op, uint32_t part) {
     switch (op->op) {
@@ -39,6 +40,12 @@ static void run_op(k_block *b, const k_op *op, uint32_t part) {
     case SP_OP_CONT:
     case K_OP_COPY_BYTES:
         k_do_copy(op, part);
+        break;
+    case SP_OP_SSM_SCAN:
+    case SP_OP_GATED_DELTA_NET:
+    case SP_OP_RWKV_WKV6:
+    case SP_OP_RWKV_WKV7:
+        k_do_recurrent(op, part);
         break;
     default:
         k_do_elements(op, part);

@@ -158,7 +158,7 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
         resolve(x, &ops[i].dst.data);
         resolve(x, &ops[i].scratch);
         resolve(x, &ops[i].table);
-        for (int s = 0; s < 5; s++) {
+        for (int s = 0; s < K_MAX_SRC; s++) {
             resolve(x, &ops[i].src[s].data);
         }
         for (int s = 0; s < 3; s++) {

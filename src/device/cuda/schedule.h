@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 enum {
-    K_MAX_SRC = 10,
+    K_MAX_SRC = 7,
     K_MAX_PARAMS = 16,
     K_CARD_THREADS = 256,    /* of a block on a card */
     K_COLUMNS = 8,           /* columns of a product that a warp computes at once */
@@ -48,7 +48,7 @@ typedef struct k_op {
     uint32_t params[K_MAX_PARAMS];
     uint64_t scratch, table; /* device addresses: partial results; numbers that
                                 the host worked out */
-    k_tensor dst, src[5];
+    k_tensor dst, src[K_MAX_SRC];
     k_tensor extra[3]; /* of what is fused before (the norm's weight, the gate)
                           and after (the residual) */
 } k_op;
