@@ -46,7 +46,11 @@ static void hear(void *user, const void *bytes, size_t size) {
     memcpy(&kind, bytes, sizeof kind);
     if (kind == SP_LLM_LOGITS) {
         t->size = size - sizeof(sp_llm_logits);
-        t->logits = realloc(t->logits, t->size);
+        free(t->logits);
+        t->logits = malloc(t->size);
+        if (!t->logits) {
+            abort();
+        }
         memcpy(t->logits, (const char *)bytes + sizeof(sp_llm_logits), t->size);
     } else if (kind == SP_LLM_ERROR) {
         printf("refused %.*s\n", (int)(size - sizeof(sp_llm_text)), (const char *)bytes + sizeof(sp_llm_text));
