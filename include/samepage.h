@@ -102,7 +102,7 @@ typedef struct sp_device_info {
 SP_API sp_status sp_device_list(sp_device_info *infos, size_t capacity, size_t *count, sp_error *err);
 
 /*
- * Opens a device by name. threads: CPU threads it may use; 0: as many as the machine has cores.
+ * Opens a device by name. threads: CPU threads it may use; 0: as many as the machine has cores, second threads of a core not counted.
  * SP_ERR_NOT_FOUND names the devices that there are. SP_ERR_DEVICE: it is there and does not work, with the driver's words.
  */
 SP_API sp_status sp_device_open(const char *name, int threads, sp_device **out, sp_error *err);

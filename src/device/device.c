@@ -2,7 +2,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/error.h"
 #include "device/cuda/cuda.h"
@@ -148,8 +147,7 @@ static sp_status open_candidate(const candidate *c, int threads, sp_device *devi
         return sp_fail(err, SP_ERR_DEVICE, "%s (%s) does not start: %s", device->info.name, device->info.description, why);
     }
     if (ggml_backend_is_cpu(device->backend)) {
-        long cores = sysconf(_SC_NPROCESSORS_ONLN);
-        return open_cpu(device, threads > 0 ? threads : cores > 0 ? (int)cores : 1, err);
+        return open_cpu(device, threads > 0 ? threads : sp_os_cores(), err);
     }
     device->upload_weights = true;
     return probe_import(device, err);

@@ -31,6 +31,9 @@ int sp_os_anonymous_file(const char *label, uint64_t length);
 /* Takes a file's clean pages out of the system's memory, for measurements. False, with errno, where the system can't. */
 bool sp_os_drop_cached(int fd);
 
+/* Cores that compute on their own (a core's second thread adds nothing to what keeps its units busy), at most as many as this process may use. */
+int sp_os_cores(void);
+
 /* Resident memory of this process in bytes; 0 if it can't be told. Proportional (shared pages divided) and private+shared. */
 uint64_t sp_os_resident_bytes(void);
 uint64_t sp_os_proportional_bytes(void);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
+#include <sys/sysctl.h>
 #include <unistd.h>
 
 uint64_t sp_os_page_size(void) {
@@ -89,4 +90,10 @@ bool sp_os_drop_cached(int fd) {
     (void)fd;
     errno = ENOTSUP;
     return false;
+}
+
+int sp_os_cores(void) {
+    int cores = 0;
+    size_t size = sizeof cores;
+    return sysctlbyname("hw.physicalcpu", &cores, &size, NULL, 0) == 0 && cores > 0 ? cores : 1;
 }

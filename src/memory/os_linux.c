@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,4 +159,23 @@ bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
 bool sp_os_drop_cached(int fd) {
     errno = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return errno == 0;
+}
+
+int sp_os_cores(void) {
+    const long online = sysconf(_SC_NPROCESSORS_CONF);
+    cpu_set_t allowed;
+    int cores = 0;
+    for (long i = 0; i < online; i++) {
+        char path[96];
+        long first = -1;
+        snprintf(path, sizeof path, "/sys/devices/system/cpu/cpu%ld/topology/thread_siblings_list", i);
+        FILE *file = fopen(path, "re");
+        if (file) {
+            cores += fscanf(file, "%ld", &first) == 1 && first == i; /* each core is counted at its first thread */
+            fclose(file);
+        }
+    }
+    const int usable = sched_getaffinity(0, sizeof allowed, &allowed) == 0 ? CPU_COUNT(&allowed) : (int)sysconf(_SC_NPROCESSORS_ONLN);
+    cores = cores > 0 && cores < usable ? cores : usable;
+    return cores > 0 ? cores : 1;
 }
