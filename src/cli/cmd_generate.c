@@ -179,7 +179,7 @@ static sp_status answer(generation *g, const sp_llm_settings *s, sp_llm_client *
     sp_llm_catch_interrupts(client);
     g->client = client;
     sp_llm_events events = {.on_token = on_token, .on_other = on_other, .user = g};
-    sp_llm_done done;
+    sp_llm_done done = {0};
     bool chat = g->chat || g->kept;
     sp_status status = g->messages ? ask_request(g, &events, &done, err)
                                    : sp_llm_ask(client, chat ? SP_LLM_USER : SP_LLM_COMPLETE, prompt, length, &events, &done, err);
