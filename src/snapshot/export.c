@@ -307,7 +307,7 @@ static sp_status pour_in(stream *s, int fd, sp_error *err) {
             } else if (!put_sparse(fd, compressed ? out : s->plain, compressed ? target.pos : s->n, &at)) {
                 status = sp_fail(err, SP_ERR_IO, "the session can't be written: %s", strerror(errno));
             }
-        } while (!status && compressed && (source.pos < source.size || target.pos == target.size));
+        } while (!status && compressed && (source.pos < source.size || (left && target.pos == target.size)));
         status = status ? status : refill(s, err);
     }
     if (!status && (left || (s->encrypted && !s->ended))) {

@@ -184,9 +184,36 @@ K_FN float k_add_id(const k_op *op, const k_at *at) {
     return k_load(&op->src[0], at) + k_load(&op->src[1], &row);
 }
 
-/* In kernel_recurrent.h. */
-K_FN float k_ssm_conv(const k_op *op, const k_at *at);
-K_FN float k_lightning_indexer(const k_op *op, const k_at *at);
+K_FN const k_f32 *k_floats(const k_tensor *t, uint32_t i1, uint32_t i2, uint32_t i3) {
+    return (const k_f32 *)k_row(t, i1, i2, i3);
+}
+
+/* sx [taps - 1 + tokens, rows, sequences], c [taps, rows] */
+K_FN float k_ssm_conv(const k_op *op, const k_at *at) {
+    const k_f32 *s = k_floats(&op->src[0], at->i[0], at->i[2], 0) + at->i[1], *c = k_floats(&op->src[1], at->i[0], 0, 0);
+    float sum = 0;
+    for (int32_t i = 0; i < op->src[1].ne[0]; i++) {
+        sum += s[i] * c[i];
+    }
+    return sum;
+}
+
+/* q [n, heads, tokens, streams], k [n, 1, positions, streams], weights [heads, tokens], mask [positions, tokens] */
+K_FN float k_lightning_indexer(const k_op *op, const k_at *at) {
+    const k_tensor *q = &op->src[0], *k = &op->src[1], *mask = &op->src[3];
+    const uint8_t *key = k_row(k, 0, at->i[0], at->i[3]);
+    const k_f32 *weights = k_floats(&op->src[2], at->i[1], 0, at->i[3]);
+    float score = 0;
+    for (uint32_t h = 0; h < (uint32_t)q->ne[1]; h++) {
+        const k_f32 *query = k_floats(q, h, at->i[1], at->i[3]);
+        float sum = 0;
+        for (uint32_t i = 0; i < (uint32_t)q->ne[0]; i++) {
+            sum += query[i] * k_element(k->type, key, i, (uint32_t)k->ne[0]);
+        }
+        score += sum > 0 ? sum * weights[h] : 0;
+    }
+    return score + k_half(k_row(mask, at->i[1], 0, at->i[3] % (uint32_t)mask->ne[3]) + at->i[0] * 2ull);
+}
 
 K_FN float k_value(const k_op *op, const k_at *at) {
     switch (op->op) {
