@@ -24,7 +24,7 @@ int sp_cmd_devices(int argc, char **argv) {
     }
     json_t *list = json_array();
     if (!json) {
-        printf("%-10s %-9s %10s %12s  %s\n", "device", "memory", "alignment", "size", "description");
+        printf("%-14s %-9s %10s %12s  %s\n", "device", "memory", "alignment", "size", "description");
     }
     for (size_t i = 0; i < count && i < 32; i++) {
         const sp_device_info *d = &infos[i];
@@ -33,7 +33,7 @@ int sp_cmd_devices(int argc, char **argv) {
                                                   (json_int_t)d->import_alignment, "memory_total", (json_int_t)d->memory_total, "description",
                                                   d->description));
         } else {
-            printf("%-10s %-9s %10llu %8.1f GiB  %s\n", d->name, d->unified ? "unified" : "separate", (unsigned long long)d->import_alignment,
+            printf("%-14s %-9s %10llu %8.1f GiB  %s\n", d->name, d->unified ? "unified" : "separate", (unsigned long long)d->import_alignment,
                    (double)d->memory_total / (1u << 30), d->description);
         }
     }
