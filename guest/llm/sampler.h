@@ -1,7 +1,6 @@
 /*
- * sampler: from logits to a token, in the order that llama.cpp uses: bias,
- * penalties, top-k, top-p, min-p, temperature, chance. Pure: calls nothing
- * outside of the C library.
+ * sampler: from logits to a token, in the order that llama.cpp uses: bias, penalties, top-k, top-p, min-p, temperature, chance.
+ * Pure: calls nothing outside of the C library.
  */
 #ifndef LLM_SAMPLER_H
 #define LLM_SAMPLER_H
