@@ -1,6 +1,8 @@
 /* The interface of the layer: each call goes to the kind of device that made the handle. */
 #include "device/ops.h"
 
+#include "base/error.h"
+
 static const sp_device_ops *ops_of(const void *handle) {
     return ((const sp_device_handle *)handle)->ops;
 }
@@ -67,7 +69,13 @@ uint64_t sp_workspace_bytes(const sp_workspace *workspace) {
 
 sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                             uint32_t n_weights, sp_executable **out, sp_error *err) {
-    return ops_of(workspace)->prepare(workspace, spec, bindings, weights, n_weights, out, err);
+    *out = NULL;
+    for (uint32_t i = 0; i < spec->n_tensors; i++) {
+        if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot >= n_weights) {
+            return sp_fail(err, SP_ERR_NOT_FOUND, "the program uses model %u; the actor has %u", spec->tensors[i].slot, n_weights);
+        }
+    }
+    return ops_of(workspace)->prepare(workspace, spec, bindings, weights, out, err);
 }
 
 sp_status sp_device_execute(sp_executable *executable, sp_error *err) {

@@ -21,7 +21,7 @@ typedef struct sp_device_ops {
     uint64_t (*workspace_bytes)(const sp_workspace *workspace);
     void (*workspace_limit_time)(sp_workspace *workspace, uint64_t milliseconds); /* (optional; runs take any time) */
     sp_status (*prepare)(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
-                         uint32_t n_weights, sp_executable **out, sp_error *err);
+                         sp_executable **out, sp_error *err);
     sp_status (*execute)(sp_executable *executable, sp_error *err);
     uint64_t (*executable_bytes)(const sp_executable *executable); /* (optional; 0) */
     void (*executable_close)(sp_executable *executable);

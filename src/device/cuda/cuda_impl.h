@@ -71,7 +71,7 @@ sp_status sp_cuda_weights_open(sp_device *device, const sp_weight_table *table, 
                                sp_error *err);
 void sp_cuda_weights_close(sp_device_weights *weights);
 sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
-                          uint32_t n_weights, sp_executable **out, sp_error *err);
+                          sp_executable **out, sp_error *err);
 sp_status sp_cuda_execute(sp_executable *executable, sp_error *err);
 void sp_cuda_executable_close(sp_executable *executable);
 

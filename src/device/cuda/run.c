@@ -221,13 +221,8 @@ static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
 }
 
 sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
-                          uint32_t n_weights, sp_executable **out, sp_error *err) {
+                          sp_executable **out, sp_error *err) {
     *out = NULL;
-    for (uint32_t i = 0; i < spec->n_tensors; i++) {
-        if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot >= n_weights) {
-            return sp_fail(err, SP_ERR_NOT_FOUND, "the program uses model %u; the actor has %u", spec->tensors[i].slot, n_weights);
-        }
-    }
     sp_status status = check_bindings(spec, bindings, err);
     if (status != SP_OK) {
         return status;
