@@ -55,7 +55,7 @@ static void look_at(sp_model *model, bool graph) {
     }
     const void *bytes;
     uint64_t size;
-    if (graph && sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err) == SP_OK) {
+    if (graph && sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err) == SP_OK) {
         sp_program *program;
         const sp_weight_source weights = {.find = sp_model_find_weight, .context = model};
         CHECK(sp_program_load(bytes, size, &weights, &program, &err) == SP_OK);

@@ -37,7 +37,8 @@ static void start(void) {
         return;
     }
     must(sp_model_open_cached(NULL, tiny_model(), NULL, &model, &err), &err);
-    must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, (const void **)&traced, &traced_size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, (const void **)&traced, &traced_size, &err),
+         &err);
     edited = malloc(traced_size);
     CHECK(edited);
     for (int i = 0; i < DEVICES; i++) {

@@ -58,7 +58,7 @@ static int32_t pick(float *logits) {
 
 /* Samples from output i. False: the answer ended, and *result is what the step returns. */
 static bool sample(uint32_t i, int32_t *token, int32_t *result) {
-    float *logits = engine_logits(i), *raw = NULL, logprob = 0;
+    float *logits = engine_output(i), *raw = NULL, logprob = 0;
     uint32_t n = llm_model.n_vocab;
     if (sampling.config.logprobs || sampling.config.n_top) {
         raw = malloc(n * sizeof *raw);

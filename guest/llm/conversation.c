@@ -182,6 +182,6 @@ char *request_answer(const char *json, uint32_t length, const char *answer, uint
     return out;
 }
 
-const char *text_prompt(const char *text, uint32_t length, prompt *out) {
-    return tokenise(text, length, SP_TOKENIZE_ADD_SPECIAL, out);
+const char *text_prompt(const char *text, uint32_t length, uint32_t flags, prompt *out) {
+    return tokenise(text, length, SP_TOKENIZE_ADD_SPECIAL | flags, out);
 }

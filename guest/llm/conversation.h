@@ -47,7 +47,7 @@ extern uint32_t format_stops_length;
  */
 char *request_answer(const char *json, uint32_t length, const char *answer, uint32_t answer_length, bool partial, uint32_t *size);
 
-/* Tokens of raw text. */
-const char *text_prompt(const char *text, uint32_t length, prompt *out);
+/* Tokens of raw text. flags: SP_TOKENIZE_PARSE_SPECIAL or 0. */
+const char *text_prompt(const char *text, uint32_t length, uint32_t flags, prompt *out);
 
 #endif

@@ -24,11 +24,12 @@ static struct {
     uint32_t n_ctx, n_batch;
     sp_inputs knows; /* how inputs are filled */
     uint64_t state_bytes;
-    int32_t input_region, logits_region, state_region;
-    uint8_t *inputs, *logits, *state;
+    int32_t input_region, output_region, state_region;
+    uint8_t *inputs, *output, *state;
     uint32_t inputs_bytes, max_outputs, n_outputs;
-    uint32_t logits_slot;
-    place *places; /* of each slot: inputs in the inputs' region, state in the state's */
+    uint32_t output_slot, row; /* floats of a row of the output */
+    bool embeddings;           /* the output is embeddings, for each token, and no logits */
+    place *places;             /* of each slot: inputs in the inputs' region, state in the state's */
 } engine;
 
 static char problem[512];
@@ -61,8 +62,13 @@ static uint32_t aligned(uint64_t bytes) {
     return (uint32_t)((bytes + page - 1) / page * page);
 }
 
+static int32_t get_program(uint32_t type_k, uint32_t type_v, void *out, uint32_t capacity) {
+    return engine.embeddings ? sp_model_get_embeddings_program(0, type_k, type_v, out, capacity)
+                             : sp_model_get_program(0, type_k, type_v, out, capacity);
+}
+
 static const char *load_program(uint32_t type_k, uint32_t type_v) {
-    int32_t size = sp_model_get_program(0, type_k, type_v, NULL, 0);
+    int32_t size = get_program(type_k, type_v, NULL, 0);
     if (size < 0) {
         return failed("the model can't be run");
     }
@@ -70,7 +76,7 @@ static const char *load_program(uint32_t type_k, uint32_t type_v) {
     if (!engine.program) {
         return no_space((uint64_t)size, "the model's program");
     }
-    sp_model_get_program(0, type_k, type_v, engine.program, (uint32_t)size);
+    get_program(type_k, type_v, engine.program, (uint32_t)size);
     engine.handle = sp_program_load(engine.program, (uint32_t)size);
     if (engine.handle < 0) {
         return failed("the model's program is refused");
@@ -162,28 +168,29 @@ static const char *place_inputs(const uint64_t most[SYMBOLS]) {
     return wrong ? wrong : bind_slots(false, engine.input_region);
 }
 
-static const char *place_logits(uint32_t n_outputs) {
+static const char *place_output(uint32_t n_outputs) {
     uint64_t most[SYMBOLS];
     most_symbols(most, n_outputs, n_outputs);
-    uint64_t size = sp_program_slot_size(engine.program, engine.logits_slot, most);
+    uint64_t size = sp_program_slot_size(engine.program, engine.output_slot, most);
     uint8_t *at = size < UINT32_MAX - WASM_PAGE ? fresh_pages(aligned(size)) : NULL;
     if (!at) {
-        return no_space(size, "the logits");
+        return no_space(size, engine.embeddings ? "the embeddings" : "the logits");
     }
     int32_t region;
     const char *wrong = open_region(at, aligned(size), &region);
     if (!wrong) {
-        wrong = bind(engine.logits_slot, region, 0, size);
+        wrong = bind(engine.output_slot, region, 0, size);
     }
     if (!wrong) {
-        engine.logits = at;
-        engine.logits_region = region;
+        engine.output = at;
+        engine.output_region = region;
         engine.max_outputs = n_outputs;
+        engine.row = (uint32_t)(size / n_outputs / sizeof(float));
     }
     return wrong;
 }
 
-const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint32_t type_v) {
+const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint32_t type_v, bool embeddings) {
     if (sp_model_count() < 1 || sp_model_get_info(0, &llm_model) < 0) {
         return "the actor was given no model";
     }
@@ -194,28 +201,35 @@ const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint3
         snprintf(problem, sizeof problem, "a context of %u tokens is too large", engine.n_ctx);
         return problem;
     }
+    engine.embeddings = embeddings;
     const char *wrong = load_program(type_k, type_v);
     if (wrong) {
         return wrong;
     }
-    if (engine.knows.no_cache) {
+    if (engine.knows.no_cache && !embeddings) {
         return "the model can't continue text: it keeps no state from token to token (a diffusion model)";
     }
-    engine.logits_slot = sp_program_find_slot(engine.program, "logits");
-    if (engine.logits_slot == SP_PROGRAM_NONE) {
-        return "the model's program has no logits";
+    if (engine.knows.no_cache) { /* what it is to see must be in one batch */
+        engine.n_batch = engine.n_ctx = engine.n_ctx < MAX_BATCH ? engine.n_ctx : MAX_BATCH;
+    }
+    engine.output_slot = sp_program_find_slot(engine.program, embeddings ? "embeddings" : "logits");
+    if (engine.output_slot == SP_PROGRAM_NONE) {
+        return "the model's program has no output";
     }
     uint64_t most[SYMBOLS];
     most_symbols(most, engine.n_batch, engine.n_batch);
     wrong = place_state(most);
     wrong = wrong ? wrong : place_inputs(most);
-    wrong = wrong ? wrong : place_logits(1);
+    wrong = wrong ? wrong : place_output(embeddings ? engine.n_batch : 1);
     engine.open = !wrong;
     return wrong;
 }
 
 bool engine_is_open(void) {
     return engine.open;
+}
+bool engine_embeds(void) {
+    return engine.embeddings;
 }
 uint32_t engine_n_ctx(void) {
     return engine.n_ctx;
@@ -270,7 +284,7 @@ static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symb
 
 const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
     const sp_inputs_batch batch = {.tokens = tokens, .n_tokens = n, .n_past = n_past, .n_outputs = n_outputs};
-    const char *wrong = n_outputs > engine.max_outputs ? place_logits(n_outputs) : NULL;
+    const char *wrong = n_outputs > engine.max_outputs ? place_output(n_outputs) : NULL;
     wrong = wrong || n_past ? wrong : clear_summaries();
     uint64_t symbols[SYMBOLS];
     sp_inputs_symbols(&engine.knows, &batch, symbols);
@@ -285,10 +299,14 @@ const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, ui
     return NULL;
 }
 
-float *engine_logits(uint32_t i) {
-    uint64_t row = (uint64_t)llm_model.n_vocab * sizeof(float);
-    sp_region_sync(engine.logits_region, (uint32_t)(i * row), (uint32_t)row, SP_FROM_DEVICE);
-    return (float *)(engine.logits + i * row);
+uint32_t engine_row(void) {
+    return engine.row;
+}
+
+float *engine_output(uint32_t i) {
+    uint64_t row = (uint64_t)engine.row * sizeof(float);
+    sp_region_sync(engine.output_region, (uint32_t)(i * row), (uint32_t)row, SP_FROM_DEVICE);
+    return (float *)(engine.output + i * row);
 }
 
 void engine_rest(void) {
@@ -299,6 +317,6 @@ void engine_rest(void) {
             engine.places[i].used = 0;
         }
     }
-    memset(engine.logits, 0, (uint64_t)engine.n_outputs * llm_model.n_vocab * sizeof(float));
+    memset(engine.output, 0, (uint64_t)engine.n_outputs * engine.row * sizeof(float));
     engine.n_outputs = 0;
 }

@@ -15,9 +15,13 @@ enum { MAX_BATCH = 512 };
 /* What is known about the model. */
 extern sp_model_info llm_model;
 
-/* Gets the model's program and allocates its state. NULL, or what is wrong (valid until the next call). */
-const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint32_t type_v);
+/*
+ * Gets the model's program and allocates its state. embeddings: of the program that ends in embeddings of tokens; its context is one batch where the
+ * model has no cache. NULL, or what is wrong (valid until the next call).
+ */
+const char *engine_open(uint32_t n_ctx, uint32_t n_batch, uint32_t type_k, uint32_t type_v, bool embeddings);
 bool engine_is_open(void);
+bool engine_embeds(void);
 
 uint32_t engine_n_ctx(void);
 uint32_t engine_n_batch(void);
@@ -31,15 +35,17 @@ uint64_t engine_state_bytes(void);
 uint32_t engine_keep(uint32_t n_past, uint32_t wanted);
 
 /*
- * Submits n tokens at positions n_past, n_past + 1, ...; logits of the last n_outputs of them. The step must end with SP_AGAIN afterwards.
+ * Submits n tokens at positions n_past, n_past + 1, ...; logits of the last n_outputs of them, or
+ * embeddings of all (n_outputs is n). The step must end with SP_AGAIN afterwards.
  * NULL, or what is wrong; then nothing was submitted.
  */
 const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs);
 
-/* After the step: logits of output i of the last batch, llm_model.n_vocab floats. They may be changed. */
-float *engine_logits(uint32_t i);
+/* After the step: output i of the last batch, logits or an embedding, engine_row() floats. They may be changed. */
+float *engine_output(uint32_t i);
+uint32_t engine_row(void);
 
-/* A request is done: inputs and logits become zeros, which cost nothing in a snapshot. */
+/* A request is done: inputs and outputs become zeros, which cost nothing in a snapshot. */
 void engine_rest(void);
 
 #endif

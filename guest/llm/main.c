@@ -62,7 +62,7 @@ int32_t fail(const char *why) {
 static int32_t submit_batch(void) {
     uint32_t left = actor.n_todo - actor.at;
     actor.batch = left < engine_n_batch() ? left : engine_n_batch();
-    uint32_t n_outputs = actor.doing == EVAL && actor.each ? actor.batch : 1;
+    uint32_t n_outputs = (actor.doing == EVAL && actor.each) || actor.doing == EMBED ? actor.batch : 1;
     if (actor.doing == SCORE && actor.at + actor.batch > actor.from) {
         n_outputs = actor.at > actor.from ? actor.batch : actor.at + actor.batch - actor.from;
     }
@@ -178,7 +178,7 @@ static int32_t complete(const char *text, uint32_t length) {
     conversation_cut(0);
     forget_request();
     prompt p;
-    const char *wrong = text_prompt(text, length, &p);
+    const char *wrong = text_prompt(text, length, 0, &p);
     actor.chatting = false;
     actor.n_past = 0; /* the whole prompt is this request's */
     return wrong ? fail(wrong) : start_prompt(p, false);
@@ -212,19 +212,25 @@ static int32_t tell_history(void) {
     return nothing_to_do();
 }
 
-static int32_t start_evaluation(const int32_t *tokens, uint32_t n, int doing) {
+/* Takes the tokens. */
+static int32_t start_todo(int32_t *tokens, uint32_t n, int doing) {
     forget_request();
-    actor.todo = malloc(n * sizeof *actor.todo);
-    if (!actor.todo) {
-        return fail("out of memory");
-    }
-    memcpy(actor.todo, tokens, n * sizeof *actor.todo);
+    actor.todo = tokens;
     actor.n_todo = n;
     actor.at = actor.n_cached = actor.n_answer = 0;
     actor.started = sp_clock();
     actor.answer_started = 0;
     actor.doing = doing;
     return submit_batch();
+}
+
+static int32_t start_evaluation(const int32_t *tokens, uint32_t n, int doing) {
+    int32_t *copy = malloc(n * sizeof *copy);
+    if (!copy) {
+        return fail("out of memory");
+    }
+    memcpy(copy, tokens, n * sizeof *copy);
+    return start_todo(copy, n, doing);
 }
 
 static int32_t evaluate(const uint8_t *bytes, uint32_t size) {
@@ -261,6 +267,29 @@ static int32_t score(const uint8_t *bytes, uint32_t size) {
     return start_evaluation((const int32_t *)(bytes + sizeof head), head.n_tokens, SCORE);
 }
 
+static int32_t embed_text(const uint8_t *bytes, uint32_t size) {
+    sp_llm_embed head;
+    memcpy(&head, bytes, sizeof head);
+    if (head.length > size - sizeof head) {
+        return fail("the message is cut");
+    }
+    const char *wrong = embed_begin(&head);
+    prompt p = {0};
+    wrong = wrong ? wrong : text_prompt((const char *)(bytes + sizeof head), head.length, SP_TOKENIZE_PARSE_SPECIAL, &p);
+    char why[160];
+    if (!wrong && (p.n == 0 || p.n > engine_n_ctx())) {
+        snprintf(why, sizeof why, p.n ? "the text has %u tokens; the context has room for %u" : "the text has no tokens", p.n, engine_n_ctx());
+        wrong = why;
+    }
+    if (wrong) {
+        free(p.tokens);
+        return fail(wrong);
+    }
+    actor.chatting = false;
+    actor.n_past = 0;
+    return start_todo(p.tokens, p.n, EMBED);
+}
+
 static int32_t set_grammar(const uint8_t *bytes, uint32_t size) {
     sp_llm_grammar head;
     memcpy(&head, bytes, sizeof head);
@@ -286,7 +315,7 @@ static int32_t configure(const uint8_t *bytes, uint32_t size) {
         sampling.config.seed = before.config.seed;
     }
     if (!wrong && first) {
-        wrong = engine_open(config.n_ctx, config.n_batch, config.type_k, config.type_v);
+        wrong = engine_open(config.n_ctx, config.n_batch, config.type_k, config.type_v, config.embeddings);
     }
     if (!wrong && !actor.context) {
         actor.context = malloc(engine_n_ctx() * sizeof *actor.context);
@@ -313,6 +342,9 @@ static int32_t handle(const uint8_t *bytes, uint32_t size) {
     }
     if (!engine_is_open()) {
         return fail("the first message is SP_LLM_CONFIG");
+    }
+    if (engine_embeds() != (kind == SP_LLM_EMBED)) {
+        return fail(engine_embeds() ? "this actor is configured for embeddings alone" : "this actor is not configured for embeddings");
     }
     const sp_llm_text *text = (const sp_llm_text *)bytes;
     bool has_text = size >= sizeof *text && text->length <= size - sizeof *text;
@@ -342,6 +374,8 @@ static int32_t handle(const uint8_t *bytes, uint32_t size) {
         return answer_request(bytes, size);
     case SP_LLM_SCORE:
         return size < sizeof(sp_llm_score) ? fail("the message is cut") : score(bytes, size);
+    case SP_LLM_EMBED:
+        return size < sizeof(sp_llm_embed) ? fail("the message is cut") : embed_text(bytes, size);
     case SP_LLM_GRAMMAR:
         return size < sizeof(sp_llm_grammar) ? fail("the message is cut") : set_grammar(bytes, size);
     case SP_LLM_STOP:
@@ -395,7 +429,7 @@ static int32_t next_message(void) {
 static void send_logits(uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         sp_llm_logits head = {.kind = SP_LLM_LOGITS, .position = actor.n_past - n + i, .n_vocab = llm_model.n_vocab};
-        send_with_text(&head, sizeof head, (const char *)engine_logits(i), llm_model.n_vocab * (uint32_t)sizeof(float));
+        send_with_text(&head, sizeof head, (const char *)engine_output(i), llm_model.n_vocab * (uint32_t)sizeof(float));
     }
 }
 
@@ -406,7 +440,7 @@ static void send_logprobs(void) {
     static float values[MAX_BATCH];
     sp_llm_logprobs head = {.kind = SP_LLM_LOGPROBS, .position = first, .n = last > first ? last - first : 0};
     for (uint32_t i = 0; i < head.n; i++) {
-        values[i] = sampler_logprob(engine_logits(i), llm_model.n_vocab, actor.todo[first + i + 1]);
+        values[i] = sampler_logprob(engine_output(i), llm_model.n_vocab, actor.todo[first + i + 1]);
     }
     if (head.n) {
         send_with_text(&head, sizeof head, (const char *)values, head.n * (uint32_t)sizeof *values);
@@ -418,6 +452,8 @@ static int32_t after_batch(void) {
     memcpy(actor.context + actor.n_past, actor.todo + actor.at, actor.batch * sizeof *actor.context);
     if (actor.doing == SCORE) {
         send_logprobs();
+    } else if (actor.doing == EMBED) {
+        embed_batch(actor.at + actor.batch == actor.n_todo);
     }
     actor.n_past += actor.batch;
     actor.at += actor.batch;

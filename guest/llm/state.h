@@ -6,9 +6,10 @@
 #include <stdint.h>
 
 #include "lookup.h"
+#include "samepage/llm.h"
 #include "text.h"
 
-enum { IDLE, PROMPT, ANSWER, EVAL, SCORE };
+enum { IDLE, PROMPT, ANSWER, EVAL, SCORE, EMBED };
 
 /* A message that came in the middle of an answer. */
 typedef struct waiting {
@@ -51,7 +52,13 @@ bool stream(int32_t token, float logprob, bool last);
 int32_t fail(const char *why);
 int32_t finish(uint32_t reason);
 
-/* ---- answer.c; the same ---- */
+/* ---- embed.c ---- */
+/* Takes SP_LLM_EMBED's settings; NULL, or what is wrong. */
+const char *embed_begin(const sp_llm_embed *settings);
+/* A batch is evaluated: its rows are sent, or pooled and sent in the end. whole: it was the last. */
+void embed_batch(bool whole);
+
+/* ---- answer.c; each returns what the step returns ---- */
 /* The prompt is evaluated. */
 int32_t first_token(void);
 /* The token that was sampled last, and a draft behind it, are evaluated. */

@@ -125,15 +125,24 @@ static int64_t model_meta(sp_actor *actor, raw v, sp_error *err) {
     return status == SP_OK ? give(actor, value, strlen(value), u(v, 3), u(v, 4), err) : status;
 }
 
-static int64_t model_program(sp_actor *actor, raw v, sp_error *err) {
+static int64_t give_program(sp_actor *actor, raw v, bool embeddings, sp_error *err) {
     sp_model *model = model_of(actor, v, err);
     if (!model) {
         return err->status;
     }
+    const sp_program_wish wish = {.type_k = u(v, 1), .type_v = u(v, 2), .embeddings = embeddings};
     const void *bytes;
     uint64_t size;
-    sp_status status = sp_model_get_program(model, u(v, 1), u(v, 2), &bytes, &size, err);
+    sp_status status = sp_model_get_program(model, &wish, &bytes, &size, err);
     return status == SP_OK ? give(actor, bytes, size, u(v, 3), u(v, 4), err) : status;
+}
+
+static int64_t model_program(sp_actor *actor, raw v, sp_error *err) {
+    return give_program(actor, v, false, err);
+}
+
+static int64_t embeddings_program(sp_actor *actor, raw v, sp_error *err) {
+    return give_program(actor, v, true, err);
 }
 
 /* The services' work grows with the text and can't be stopped in the middle. */
@@ -303,6 +312,7 @@ static const import imports[] = {
     {"model_info", 2, false, model_info},
     {"model_meta", 5, false, model_meta},
     {"model_program", 5, false, model_program},
+    {"embeddings_program", 5, false, embeddings_program},
     {"tokenize", 6, false, tokenize},
     {"detokenize", 6, false, detokenize},
     {"token_is_end", 2, false, token_is_end},

@@ -124,7 +124,8 @@ static sp_status place_slots(subject *s, sp_error *err) {
 static sp_status open_subject(sp_host *host, const char *path, const check_options *o, subject *s, sp_error *err) {
     static const int32_t token = 1;
     sp_status status = sp_model_open(host, path, NULL, &s->model, err);
-    status = status ? status : sp_model_get_program(s->model, SP_TYPE_F16, SP_TYPE_F16, &s->bytes, &s->size, err);
+    status =
+        status ? status : sp_model_get_program(s->model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &s->bytes, &s->size, err);
     if (status != SP_OK) {
         return status;
     }

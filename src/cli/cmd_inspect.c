@@ -98,7 +98,7 @@ static sp_status inspect_model(const char *path, const inspect_options *o, sp_er
     } else if (status == SP_OK) {
         const void *bytes;
         uint64_t size;
-        status = sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, err);
+        status = sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, err);
         sp_weight_source weights = {.find = sp_model_find_weight, .context = model};
         status = status == SP_OK ? print_program(bytes, size, &weights, o->dot, err) : status;
     }

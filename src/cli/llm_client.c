@@ -238,7 +238,8 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
                             .n_stop = (uint32_t)s->stops.n,
                             .logprobs = s->n_top >= 0,
                             .n_top = s->n_top > 0 ? (uint32_t)s->n_top : 0,
-                            .n_lookup = (uint32_t)s->n_lookup};
+                            .n_lookup = (uint32_t)s->n_lookup,
+                            .embeddings = s->embeddings};
     if (parse_type("cache-type-k", s->type_k ? s->type_k : "f16", &config.type_k, err) != SP_OK ||
         parse_type("cache-type-v", s->type_v ? s->type_v : "f16", &config.type_v, err) != SP_OK) {
         return SP_ERR_ARGUMENT;

@@ -16,8 +16,8 @@ typedef struct sp_llm_settings {
     float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     sp_seed_option seed;
     sp_option_list biases, stops;
-    bool ignore_end;
-    int32_t n_lookup, n_top; /* n_top: -1: no logprobs */
+    bool ignore_end, embeddings; /* embeddings: the actor is for SP_LLM_EMBED alone */
+    int32_t n_lookup, n_top;     /* n_top: -1: no logprobs */
     const char *grammar, *grammar_file, *schema, *schema_file;
     sp_limit_settings limits;
 } sp_llm_settings;

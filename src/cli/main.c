@@ -19,6 +19,7 @@ static const struct {
 } commands[] = {
     {"chat", sp_cmd_chat, "talk with a model"},
     {"generate", sp_cmd_generate, "continue a text"},
+    {"embed", sp_cmd_embed, "turn texts into vectors"},
     {"perplexity", sp_cmd_perplexity, "measure how well a model expects a text"},
     {"sessions", sp_cmd_sessions, "list, fork, move and check conversations that are kept"},
     {"run", sp_cmd_run, "run a WebAssembly guest"},

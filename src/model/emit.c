@@ -12,6 +12,7 @@ typedef struct emitter {
     const sp_model *model;
     const trace *traces;
     const trace_window *window;
+    const char *output; /* the slot of the result */
     sp_graph graph;
     sp_expr symbols[N_SYMS];
     sp_tensor *tensors; /* by node */
@@ -317,8 +318,8 @@ static sp_status emit_output(emitter *e, int index, sp_error *err) {
     if (status != SP_OK) {
         return status;
     }
-    uint32_t slot = sp_graph_slot(&e->graph, "logits", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
-    sp_tensor window = sp_graph_memory(&e->graph, "logits", slot, SP_TYPE_F32, ne, NULL, sp_dim(0));
+    uint32_t slot = sp_graph_slot(&e->graph, e->output, SP_SLOT_WRITE | SP_SLOT_OUTPUT);
+    sp_tensor window = sp_graph_memory(&e->graph, e->output, slot, SP_TYPE_F32, ne, NULL, sp_dim(0));
     status = emit_operation(e, index, err);
     if (status == SP_OK) {
         sp_graph_into(&e->graph, e->tensors[index], window);
@@ -354,8 +355,20 @@ static sp_status check_alike(const trace *traces, sp_error *err) {
     return SP_OK;
 }
 
+/* What libllama pools: the source of the rows that it picks. NO_NODE too where more is computed of what is pooled. */
+static int find_embeddings(const trace *traces) {
+    int pooled = NO_NODE, n = 0;
+    for (int i = 0; i < traces[0].n; i++) {
+        if (strcmp(traces[0].nodes[i].name, "result_embd_pooled") == 0) {
+            pooled = traces[0].nodes[i].op == GGML_OP_GET_ROWS ? traces[0].nodes[i].src[0] : NO_NODE;
+            n++;
+        }
+    }
+    return n == 1 && pooled != NO_NODE && sp_trace_is_sized(traces, pooled, 1, SYM_TOKENS) ? pooled : NO_NODE;
+}
+
 /* The logits: by their name, or else the last result with a number for each token of the vocabulary and each output. */
-static int find_output(const sp_model *model, const trace *traces) {
+static int find_logits(const sp_model *model, const trace *traces) {
     for (int i = traces[0].n - 1; i >= 0; i--) {
         if (strcmp(traces[0].nodes[i].name, "result_output") == 0) {
             return i;
@@ -476,20 +489,23 @@ static void emit_symbols(emitter *e, uint64_t least, uint64_t most) {
     }
 }
 
-sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], const trace_window *window, void **bytes, uint64_t *size, sp_error *err) {
+sp_status sp_trace_emit(const sp_model *model, bool embeddings, trace traces[N_TRACES], const trace_window *window, void **bytes, uint64_t *size,
+                        sp_error *err) {
     *bytes = NULL;
     sp_status status = check_alike(traces, err);
     if (status != SP_OK) {
         return status;
     }
-    int output = find_output(model, traces);
+    int output = embeddings ? find_embeddings(traces) : find_logits(model, traces);
     if (output == NO_NODE) {
-        return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph has no logits");
+        return sp_fail(err, SP_ERR_UNSUPPORTED,
+                       embeddings ? "its graph has no embeddings of tokens that are pooled as they are" : "its graph has no logits");
     }
     mark_used(&traces[0], output);
     emitter e = {.model = model,
                  .traces = traces,
                  .window = window,
+                 .output = embeddings ? "embeddings" : "logits",
                  .tensors = calloc((size_t)traces[0].n, sizeof *e.tensors),
                  .slots = calloc((size_t)traces[0].n, sizeof *e.slots)};
     if (!e.tensors || !e.slots) {

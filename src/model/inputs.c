@@ -42,6 +42,12 @@ static bool is_window_input(const trace *traces, int index) {
     return strstr(name, "_idxs") && serves_window(traces, index);
 }
 
+/* The mask of a window over a batch that stands alone: libllama gives it no name. */
+static bool is_batch_window(const trace *traces, int index) {
+    return traces[0].nodes[index].input && strncmp(traces[0].nodes[index].name, "leaf_", 5) == 0 && sp_trace_is_sized(traces, index, 0, SYM_TOKENS) &&
+           sp_trace_is_sized(traces, index, 1, SYM_TOKENS);
+}
+
 static sp_inputs inputs_of(const trace *t, const trace_window *window) {
     return (sp_inputs){.n_ctx = (uint32_t)t->symbols[SYM_CTX],
                        .n_ctx_swa = window->traced ? (uint32_t)t->symbols[SYM_CTX_SWA] : 0,
@@ -86,7 +92,7 @@ static bool has_known_shape(const trace *traces, int index) {
         return one && sp_trace_is_sized(traces, index, 1, SYM_TOKENS) &&
                (sp_trace_is_sized(traces, index, 0, SYM_KV) || sp_trace_is_sized(traces, index, 0, SYM_KV_SWA));
     }
-    if (strcmp(name, "self_kq_mask") == 0) {
+    if (strcmp(name, "self_kq_mask") == 0 || is_batch_window(traces, index)) {
         return one && sp_trace_is_sized(traces, index, 0, SYM_TOKENS) && sp_trace_is_sized(traces, index, 1, SYM_TOKENS);
     }
     if (strcmp(name, "inp_attn_scale") == 0) {
@@ -117,7 +123,11 @@ static bool has_known_shape(const trace *traces, int index) {
 
 bool sp_trace_input(const trace *traces, int index, const trace_window *window, char name[GGML_MAX_NAME], char *why, size_t capacity) {
     const trace_node *node = &traces[0].nodes[index];
-    snprintf(name, GGML_MAX_NAME, "%.50s%s", node->name, window->traced && is_window_input(traces, index) ? "_swa" : "");
+    if (window->no_cache && window->traced && is_batch_window(traces, index)) {
+        snprintf(name, GGML_MAX_NAME, "self_kq_mask_swa");
+    } else {
+        snprintf(name, GGML_MAX_NAME, "%.50s%s", node->name, window->traced && is_window_input(traces, index) ? "_swa" : "");
+    }
     if (!has_known_shape(traces, index)) {
         snprintf(why, capacity, "has a shape that is not known");
         return false;
@@ -154,7 +164,7 @@ void sp_trace_learn_masks(const trace *traces, trace_window *window) {
             memcpy(&window->token_scale, node->content, sizeof window->token_scale);
         }
     }
-    window->kind = SP_WINDOW_STANDARD;
+    window->kind = window->no_cache ? SP_WINDOW_SYMMETRIC : SP_WINDOW_STANDARD;
     for (int i = 0; window->traced && i < traces[0].n; i++) {
         if (traces[0].nodes[i].op == GGML_OP_NONE && strcmp(traces[0].nodes[i].name, "attn_inp_kq_mask") == 0 && is_window_input(traces, i)) {
             for (window->kind = SP_WINDOW_STANDARD; window->kind < SP_WINDOW_SYMMETRIC && !mask_fits(traces, i, window);) {

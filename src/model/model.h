@@ -35,10 +35,14 @@ sp_status sp_model_meta(const sp_model *model, const char *key, const char **out
  *
  * Symbols: n_tokens (1 to 512), n_kv (1 to the model's context), n_outputs (1 to 512), n_ctx (size of the attention cache in cells); only those that
  * occur. Slots, by libllama's names: inputs (SP_SLOT_READ) inp_tokens, inp_pos, inp_out_ids, attn_inp_kq_mask, attn_inp_k_idxs, attn_inp_v_idxs;
- * state (SP_SLOT_STATE) cache_k_l0, cache_v_l0, ...; output (SP_SLOT_OUTPUT) logits, n_vocab x n_outputs F32. SP_ERR_UNSUPPORTED names the
- * architecture and the input, state or operation that is not supported.
+ * state (SP_SLOT_STATE) cache_k_l0, cache_v_l0, ...; output (SP_SLOT_OUTPUT) logits, n_vocab x n_outputs F32, or embeddings, n_embd x n_tokens.
+ * SP_ERR_UNSUPPORTED names the architecture and the input, state or operation that is not supported.
  */
-sp_status sp_model_get_program(sp_model *model, uint32_t type_k, uint32_t type_v, const void **bytes, uint64_t *size, sp_error *err);
+typedef struct sp_program_wish {
+    uint32_t type_k, type_v; /* of the cache */
+    bool embeddings;         /* the graph ends in what the model's head or pooling would start from, for each token */
+} sp_program_wish;
+sp_status sp_model_get_program(sp_model *model, const sp_program_wish *wish, const void **bytes, uint64_t *size, sp_error *err);
 
 /* ---- the vocabulary: pure functions of the file; thread-safe ---- */
 

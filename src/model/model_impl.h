@@ -23,7 +23,7 @@ struct sp_model {
     char fingerprint[33];
     char *cache_folder; /* NULL: none */
     sp_model_options options;
-    struct sp_cached_program *programs; /* by cache types */
+    struct sp_cached_program *programs; /* by wish */
     char **meta_texts;                  /* numbers that sp_model_meta gave as text, by key; they stay as long as the model */
     pthread_mutex_t lock;               /* chat, programs, meta_texts */
 };
@@ -31,13 +31,13 @@ struct sp_model {
 /* A program of the model, in memory. */
 typedef struct sp_cached_program {
     struct sp_cached_program *next;
-    uint32_t type_k, type_v;
+    sp_program_wish wish;
     void *bytes;
     uint64_t size;
 } sp_cached_program;
 
 /* Traces libllama's graph; *bytes is malloc'ed. */
-sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err);
+sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err);
 
 /* The unsigned number at ARCHITECTURE.suffix; 0: none. */
 uint32_t sp_model_number(const sp_model *model, const char *suffix);

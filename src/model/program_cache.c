@@ -13,14 +13,14 @@
 #include "samepage/inputs.h"
 
 /* Changes when a trace of the same model gives another program. */
-#define TRACE_VERSION 3
+#define TRACE_VERSION 4
 
-static bool cache_path(const sp_model *model, uint32_t type_k, uint32_t type_v, char *path, size_t capacity) {
+static bool cache_path(const sp_model *model, const sp_program_wish *wish, char *path, size_t capacity) {
     if (!model->cache_folder) {
         return false;
     }
-    int n =
-        snprintf(path, capacity, "%s/%s-k%u-v%u-%s-%d.trace", model->cache_folder, model->fingerprint, type_k, type_v, ggml_version(), TRACE_VERSION);
+    int n = snprintf(path, capacity, "%s/%s-k%u-v%u%s-%s-%d.trace", model->cache_folder, model->fingerprint, wish->type_k, wish->type_v,
+                     wish->embeddings ? "-embeddings" : "", ggml_version(), TRACE_VERSION);
     return n > 0 && (size_t)n < capacity;
 }
 
@@ -98,13 +98,13 @@ static void write_cached(const char *path, const void *bytes, uint64_t size) {
     }
 }
 
-static sp_status make(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err) {
+static sp_status make(sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err) {
     char path[4200];
-    bool cached = cache_path(model, type_k, type_v, path, sizeof path);
+    bool cached = cache_path(model, wish, path, sizeof path);
     if (cached && read_cached(model, path, bytes, size)) {
         return SP_OK;
     }
-    sp_status status = sp_model_trace(model, type_k, type_v, bytes, size, err);
+    sp_status status = sp_model_trace(model, wish, bytes, size, err);
     if (status != SP_OK) {
         return status;
     }
@@ -120,22 +120,26 @@ static sp_status make(sp_model *model, uint32_t type_k, uint32_t type_v, void **
     return SP_OK;
 }
 
-sp_status sp_model_get_program(sp_model *model, uint32_t type_k, uint32_t type_v, const void **bytes, uint64_t *size, sp_error *err) {
+static bool same_wish(const sp_program_wish *a, const sp_program_wish *b) {
+    return a->type_k == b->type_k && a->type_v == b->type_v && a->embeddings == b->embeddings;
+}
+
+sp_status sp_model_get_program(sp_model *model, const sp_program_wish *wish, const void **bytes, uint64_t *size, sp_error *err) {
     *bytes = NULL;
-    if (!sp_type_get(type_k) || !sp_type_get(type_v)) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "cache types %u and %u: no such types", type_k, type_v);
+    if (!sp_type_get(wish->type_k) || !sp_type_get(wish->type_v)) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "cache types %u and %u: no such types", wish->type_k, wish->type_v);
     }
     sp_status status = SP_OK;
     pthread_mutex_lock(&model->lock);
     sp_cached_program *it = model->programs;
-    while (it && (it->type_k != type_k || it->type_v != type_v)) {
+    while (it && !same_wish(&it->wish, wish)) {
         it = it->next;
     }
     if (!it) {
         it = calloc(1, sizeof *it);
-        status = it ? make(model, type_k, type_v, &it->bytes, &it->size, err) : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        status = it ? make(model, wish, &it->bytes, &it->size, err) : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
         if (status == SP_OK) {
-            it->type_k = type_k, it->type_v = type_v;
+            it->wish = *wish;
             it->next = model->programs;
             model->programs = it;
         } else {

@@ -71,6 +71,10 @@ static bool is_hybrid(const sp_synthetic *w) {
     return strcmp(w->architecture, "lfm2") == 0;
 }
 
+static bool is_encoder(const sp_synthetic *w) {
+    return strcmp(w->architecture, "bert") == 0 || strcmp(w->architecture, "nomic-bert") == 0;
+}
+
 /* Of a hybrid's layers every third attends; the others have a short convolution. */
 static bool attends(const sp_synthetic *w, uint32_t layer) {
     return !is_hybrid(w) || layer % 3 == 2;
@@ -116,6 +120,19 @@ static void set_metadata(builder *b) {
     }
     if (is_hybrid(w)) {
         set_u32(b, "shortconv.l_cache", CONVOLUTION);
+    }
+    for (uint32_t i = 1; w->pooling && i <= 3; i++) { /* llama.cpp's numbers */
+        static const char *const kinds[] = {"none", "mean", "cls", "last"};
+        if (strcmp(kinds[i], w->pooling) == 0) {
+            set_u32(b, "pooling_type", i);
+        }
+    }
+    if (is_encoder(w)) {
+        char key[96];
+        snprintf(key, sizeof key, "%s.attention.causal", w->architecture);
+        gguf_set_val_bool(b->gguf, key, false);
+        set_f32(b, "attention.layer_norm_epsilon", 1e-5f);
+        gguf_set_val_u32(b->gguf, "tokenizer.ggml.token_type_count", 2);
     }
     set_f32(b, "rope.freq_base", 500000);
     if (w->n_ctx_original) {
@@ -266,9 +283,46 @@ static void add_phi3(builder *b, uint32_t i) {
     add(b, w->type, w->n_ff, width, "blk.%u.ffn_down.weight", i);
 }
 
+static void add_norm(builder *b, const char *name, uint32_t layer) {
+    char format[64];
+    snprintf(format, sizeof format, "%s.weight", name);
+    add(b, 0, b->what->n_embd, 0, format, layer);
+    snprintf(format, sizeof format, "%s.bias", name);
+    add(b, 0, b->what->n_embd, 0, format, layer);
+}
+
+/* BERT knows positions by a table and has biases, Nomic's turns them and has a gate. */
+static void add_encoder(builder *b, uint32_t n_vocab) {
+    const sp_synthetic *w = b->what;
+    const bool bert = strcmp(w->architecture, "bert") == 0;
+    const int64_t width = w->n_embd, ff = w->n_ff;
+    add(b, w->type, width, n_vocab, "token_embd.weight", 0);
+    add(b, SP_TYPE_F32, width, 2, "token_types.weight", 0);
+    if (bert) {
+        add(b, SP_TYPE_F32, width, w->n_ctx, "position_embd.weight", 0);
+    }
+    add_norm(b, "token_embd_norm", 0);
+    for (uint32_t i = 0; i < w->n_layer; i++) {
+        add(b, w->type, width, 3 * width, "blk.%u.attn_qkv.weight", i);
+        add(b, w->type, width, width, "blk.%u.attn_output.weight", i);
+        add(b, w->type, width, ff, "blk.%u.ffn_up.weight", i);
+        add(b, w->type, ff, width, "blk.%u.ffn_down.weight", i);
+        add_norm(b, "blk.%u.attn_output_norm", i);
+        add_norm(b, "blk.%u.layer_output_norm", i);
+        if (bert) {
+            add(b, 0, 3 * width, 0, "blk.%u.attn_qkv.bias", i);
+            add(b, 0, width, 0, "blk.%u.attn_output.bias", i);
+            add(b, 0, ff, 0, "blk.%u.ffn_up.bias", i);
+            add(b, 0, width, 0, "blk.%u.ffn_down.bias", i);
+        } else {
+            add(b, w->type, width, ff, "blk.%u.ffn_gate.weight", i);
+        }
+    }
+}
+
 /* What llama.cpp's architectures of these names want. */
 static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
-    static const char *const known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2"};
+    static const char *const known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2", "bert", "nomic-bert"};
     const sp_synthetic *w = b->what;
     const bool phi3 = strcmp(w->architecture, "phi3") == 0;
     bool found = false;
@@ -277,6 +331,10 @@ static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
     }
     if (!found) {
         return sp_fail(err, SP_ERR_ARGUMENT, "no synthetic model of architecture %s", w->architecture);
+    }
+    if (is_encoder(w)) {
+        add_encoder(b, n_vocab);
+        return SP_OK;
     }
     const int64_t width = w->n_embd;
     add(b, finer(b, 0), width, n_vocab, "token_embd.weight", 0);

@@ -7,7 +7,7 @@
 #include "samepage.h"
 
 typedef struct sp_synthetic {
-    const char *architecture; /* "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2" */
+    const char *architecture; /* "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2"; the encoders "bert", "nomic-bert" */
     const char *vocabulary;   /* a GGUF whose vocabulary to take, or NULL: bytes and made-up words */
     uint32_t n_vocab;         /* ignored with a vocabulary */
     uint32_t n_layer, n_embd, n_head, n_head_kv, n_ff, n_ctx;
@@ -15,6 +15,7 @@ typedef struct sp_synthetic {
     uint32_t n_expert, n_expert_used; /* qwen3moe: experts a layer, of n_ff each */
     uint32_t n_window;                /* gemma3: five layers of six have a sliding window */
     uint32_t head;                    /* width of a head; 0: n_embd / n_head */
+    const char *pooling;              /* of embeddings: "mean", "cls" or "last"; NULL: the file does not say */
     uint32_t n_ctx_original;          /* phi3: LongRoPE with other factors beyond this context; 0: none */
     uint64_t seed;
 } sp_synthetic;

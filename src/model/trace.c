@@ -20,10 +20,6 @@ static const struct {
     uint32_t n_ctx, n_batch, n_past, n_tokens, n_outputs;
 } sizes[N_TRACES] = {{1024, 150, 1, 7, 3}, {1024, 150, 1, 33, 5}, {1024, 320, 1, 300, 5}, {1536, 150, 300, 33, 5}, {1536, 600, 1, 290, 9}};
 
-typedef struct trace_types {
-    uint32_t k, v; /* of the cache */
-} trace_types;
-
 /* The trace that is being taken, with what maps ggml's tensors to its nodes. */
 typedef struct watcher {
     trace *trace;
@@ -123,7 +119,7 @@ static bool on_abort(void *user) {
     return !((watcher *)user)->passing;
 }
 
-static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t n_batch, const trace_types *types, watcher *w) {
+static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t n_batch, const sp_program_wish *wish, watcher *w) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = n_ctx;
     params.n_batch = params.n_ubatch = n_batch;
@@ -132,8 +128,10 @@ static struct llama_context *new_context(struct llama_model *model, uint32_t n_c
     params.flash_attn_type = LLAMA_FLASH_ATTN_TYPE_ENABLED;
     params.offload_kqv = params.op_offload = false;
     params.swa_full = false;
-    params.type_k = (enum ggml_type)types->k;
-    params.type_v = (enum ggml_type)types->v;
+    params.type_k = (enum ggml_type)wish->type_k;
+    params.type_v = (enum ggml_type)wish->type_v;
+    params.embeddings = wish->embeddings;
+    params.pooling_type = wish->embeddings ? LLAMA_POOLING_TYPE_LAST : LLAMA_POOLING_TYPE_NONE; /* what is pooled is what is looked for */
     params.cb_eval = on_node;
     params.cb_eval_user_data = w;
     params.abort_callback = on_abort;
@@ -158,7 +156,7 @@ static bool decode(struct llama_context *context, uint32_t n_past, uint32_t n, u
 
 static void set_symbols(trace *out, int which, uint32_t n_ctx, const trace_window *window) {
     const sp_inputs_batch batch = {
-        .n_tokens = sizes[which].n_tokens, .n_past = out->n_past, .n_outputs = window->no_cache ? sizes[which].n_tokens : sizes[which].n_outputs};
+        .n_tokens = sizes[which].n_tokens, .n_past = out->n_past, .n_outputs = window->all_outputs ? sizes[which].n_tokens : sizes[which].n_outputs};
     uint32_t swa = sp_inputs_padded(window->traced + sizes[which].n_batch);
     const sp_inputs in = {.n_ctx = n_ctx, .n_ctx_swa = swa < n_ctx ? swa : n_ctx};
     for (int s = 0; s < N_SYMS; s++) {
@@ -166,13 +164,15 @@ static void set_symbols(trace *out, int which, uint32_t n_ctx, const trace_windo
     }
 }
 
-static sp_status take_one(struct llama_model *llama, const trace_types *types, const trace_window *window, int which, trace *out, sp_error *err) {
+static sp_status take_one(struct llama_model *llama, const sp_program_wish *wish, trace_window *window, int which, trace *out, sp_error *err) {
     watcher w = {.trace = out, .passing = true};
     const uint32_t more = window->traced > MOST_TRACED_WINDOW ? sp_inputs_padded(window->traced) : 0, n_ctx = sizes[which].n_ctx + more;
-    struct llama_context *context = new_context(llama, n_ctx, sizes[which].n_batch, types, &w);
+    struct llama_context *context = new_context(llama, n_ctx, sizes[which].n_batch, wish, &w);
     if (!context) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", n_ctx, sp_model_complaint());
     }
+    window->no_cache = !llama_get_memory(context);
+    window->all_outputs = window->no_cache || wish->embeddings;
     out->n_past = sizes[which].n_past > 1 ? sizes[which].n_past + more : sizes[which].n_past;
     bool decoded = true;
     for (uint32_t past = 0; decoded && past < out->n_past;) {
@@ -203,20 +203,19 @@ static void free_trace(trace *t) {
     free(t->nodes);
 }
 
-static sp_status trace_all(sp_model *model, struct llama_model *llama, const trace_types *types, trace_window *window, void **bytes, uint64_t *size,
-                           sp_error *err) {
+static sp_status trace_all(sp_model *model, struct llama_model *llama, const sp_program_wish *wish, trace_window *window, void **bytes,
+                           uint64_t *size, sp_error *err) {
     trace traces[N_TRACES] = {0};
     sp_status status = check_kind(llama, err);
-    window->no_cache = llama_model_is_diffusion(llama);
     for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
         if (model->options.progress) {
             model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
         }
-        status = take_one(llama, types, window, i, &traces[i], err);
+        status = take_one(llama, wish, window, i, &traces[i], err);
     }
     if (status == SP_OK) {
         sp_trace_learn_masks(traces, window);
-        status = sp_trace_emit(model, traces, window, bytes, size, err);
+        status = sp_trace_emit(model, wish->embeddings, traces, window, bytes, size, err);
     }
     for (int i = 0; i < N_TRACES; i++) {
         free_trace(&traces[i]);
@@ -224,7 +223,7 @@ static sp_status trace_all(sp_model *model, struct llama_model *llama, const tra
     return status;
 }
 
-sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void **bytes, uint64_t *size, sp_error *err) {
+sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err) {
     sp_status status = sp_model_check_layers(model, err);
     if (status != SP_OK) {
         sp_fail_in(err, "architecture %s", model->info.architecture);
@@ -236,7 +235,7 @@ sp_status sp_model_trace(sp_model *model, uint32_t type_k, uint32_t type_v, void
     struct llama_model *llama = metadata ? sp_llama_init_without_weights(metadata) : NULL;
     if (llama) {
         sp_trace_learn(model, llama, &window);
-        status = trace_all(model, llama, &(trace_types){.k = type_k, .v = type_v}, &window, bytes, size, err);
+        status = trace_all(model, llama, wish, &window, bytes, size, err);
         llama_model_free(llama);
     } else {
         status = metadata ? sp_fail(err, SP_ERR_UNSUPPORTED, "libllama can't make a model of it: %s", sp_model_complaint())

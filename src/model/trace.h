@@ -47,7 +47,8 @@ typedef struct trace_window {
     uint32_t real, traced; /* 0: none */
     uint32_t kind;         /* SP_WINDOW_* */
     bool alibi;
-    bool no_cache; /* no state: each batch stands alone, and its tokens see each other */
+    bool no_cache;    /* no state: each batch stands alone, and its tokens see each other */
+    bool all_outputs; /* libllama's graph has an output for each token, whatever the batch asks for */
     uint32_t temperature_length;
     float temperature_scale, temperature_offset;
     float token_scale; /* embeddings of tokens are multiplied by it */
@@ -75,6 +76,7 @@ void sp_trace_learn_masks(const trace *traces, trace_window *window);
 bool sp_trace_is_sized(const trace *traces, int index, int d, int symbol);
 
 /* Writes the program that the traces, alike but for their sizes, stand for. *bytes is malloc'ed. */
-sp_status sp_trace_emit(const sp_model *model, trace traces[N_TRACES], const trace_window *window, void **bytes, uint64_t *size, sp_error *err);
+sp_status sp_trace_emit(const sp_model *model, bool embeddings, trace traces[N_TRACES], const trace_window *window, void **bytes, uint64_t *size,
+                        sp_error *err);
 
 #endif

@@ -22,6 +22,7 @@ int32_t sp_step(void) {
         EXPECT(SP_E_NOT_FOUND, sp_model_get_info(h, NULL));
         EXPECT(SP_E_NOT_FOUND, sp_model_get_meta(h, "", 0, NULL, 0));
         EXPECT(SP_E_NOT_FOUND, sp_model_get_program(h, 1, 1, NULL, 0));
+        EXPECT(SP_E_NOT_FOUND, sp_model_get_embeddings_program(h, 1, 1, NULL, 0));
         EXPECT(SP_E_NOT_FOUND, sp_tokenize(h, "", 0, 0, ids, 0));
         EXPECT(SP_E_NOT_FOUND, sp_detokenize(h, ids, 1, 0, NULL, 0));
         EXPECT(SP_E_NOT_FOUND, sp_token_is_end(h, 0));

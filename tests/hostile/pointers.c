@@ -31,6 +31,7 @@ int32_t sp_step(void) {
     EXPECT(SP_E_LIMIT, sp_detokenize(0, at(4), 0x40000001, 0, NULL, 0));
     EXPECT(SP_E_RANGE, sp_model_get_info(0, at(end - sizeof(sp_model_info) + 1)));
     EXPECT(SP_E_RANGE, sp_model_get_program(0, 1, 1, at(end), 1));
+    EXPECT(SP_E_RANGE, sp_model_get_embeddings_program(0, 1, 1, at(end), 1));
 
     /* The last bytes, and nothing at the end, are inside. */
     EXPECT(0, sp_send(at(last), 1));

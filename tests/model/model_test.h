@@ -165,7 +165,7 @@ static inline runner open_runner(sp_model *model, const char *device, uint32_t n
     sp_error err = {0};
     const void *bytes = NULL;
     uint64_t size = 0;
-    must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err), &err);
     sp_weight_source source = {.find = sp_model_find_weight, .context = model};
     must(sp_program_load(bytes, size, &source, &r.program, &err), &err);
     assert_null(sp_inputs_open(&r.inputs, bytes, n_ctx, MAX_BATCH));

@@ -55,7 +55,7 @@ static void expect_refused(const char *path, sp_status status, const char *words
     if (got == SP_OK) {
         const void *bytes;
         uint64_t size;
-        got = sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err);
+        got = sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err);
         assert_null(bytes);
     } else {
         assert_null(model);

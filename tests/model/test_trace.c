@@ -113,7 +113,8 @@ static void test_longrope(void **state) {
     what.n_ctx_original = 1024;
     must(sp_synthetic_write(&what, path, &err), &err);
     model = open_model(path);
-    assert_int_equal(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err), SP_ERR_UNSUPPORTED);
+    assert_int_equal(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err),
+                     SP_ERR_UNSUPPORTED);
     sp_model_close(model);
     unlink(path);
 }
@@ -153,8 +154,8 @@ static unsigned traces_needed(const char *cache, const char *path, uint64_t *siz
     sp_error err = {0};
     const void *bytes = NULL, *again = NULL;
     must(sp_model_open_cached(cache, path, &options, &model, &err), &err);
-    must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, size, &err), &err);
-    must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &again, size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &again, size, &err), &err);
     assert_ptr_equal(bytes, again);
     sp_model_close(model);
     return traces;
@@ -209,7 +210,7 @@ static void test_reads_no_weights(void **state) {
     sp_model *model = open_model(path);
     uint64_t before = sp_os_resident_bytes(), size;
     const void *bytes = NULL;
-    must(sp_model_get_program(model, SP_TYPE_F16, SP_TYPE_F16, &bytes, &size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err), &err);
     uint64_t after = sp_os_resident_bytes();
     sp_model_info info;
     sp_model_get_info(model, &info);
@@ -226,9 +227,9 @@ static void test_cache_types(void **state) {
     sp_error err = {0};
     const void *bytes = NULL;
     uint64_t size;
-    assert_int_equal(sp_model_get_program(model, 4711, SP_TYPE_F16, &bytes, &size, &err), SP_ERR_ARGUMENT);
+    assert_int_equal(sp_model_get_program(model, &(sp_program_wish){.type_k = 4711, .type_v = SP_TYPE_F16}, &bytes, &size, &err), SP_ERR_ARGUMENT);
     assert_null(bytes);
-    must(sp_model_get_program(model, SP_TYPE_Q8_0, SP_TYPE_Q8_0, &bytes, &size, &err), &err);
+    must(sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_Q8_0, .type_v = SP_TYPE_Q8_0}, &bytes, &size, &err), &err);
     assert_non_null(bytes);
     sp_model_close(model);
 }

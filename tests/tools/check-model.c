@@ -74,7 +74,7 @@ static void open_run(run *r, const char *path, const options *o) {
     sp_error err = {0};
     uint64_t size = 0;
     if (sp_model_open_cached(NULL, path, NULL, &r->model, &err) != SP_OK ||
-        sp_model_get_program(r->model, o->type_k, o->type_v, &r->bytes, &size, &err) != SP_OK) {
+        sp_model_get_program(r->model, &(sp_program_wish){.type_k = o->type_k, .type_v = o->type_v}, &r->bytes, &size, &err) != SP_OK) {
         printf("refused %s\n", err.message);
         exit(REFUSED);
     }

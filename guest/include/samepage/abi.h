@@ -95,6 +95,9 @@ SP_IMPORT(model_info) int32_t sp_model_get_info(int32_t model, sp_model_info *ou
 SP_IMPORT(model_meta) int32_t sp_model_get_meta(int32_t model, const char *key, uint32_t key_length, char *out, uint32_t capacity);
 /* The model's graph as a program, to be given to sp_program_load; cache types are SP_TYPE_*. Slots and symbols: see docs/models.md. */
 SP_IMPORT(model_program) int32_t sp_model_get_program(int32_t model, uint32_t type_k, uint32_t type_v, void *out, uint32_t capacity);
+/* The same graph up to where the head or the pooling begins: its output is the slot embeddings, a row of F32 for each token of the batch. */
+SP_IMPORT(embeddings_program)
+int32_t sp_model_get_embeddings_program(int32_t model, uint32_t type_k, uint32_t type_v, void *out, uint32_t capacity);
 SP_IMPORT(tokenize) int32_t sp_tokenize(int32_t model, const char *text, uint32_t length, uint32_t flags, int32_t *out, uint32_t capacity);
 SP_IMPORT(detokenize) int32_t sp_detokenize(int32_t model, const int32_t *tokens, uint32_t count, uint32_t flags, char *out, uint32_t capacity);
 /* 1: the token ends a turn or a text. */

@@ -122,8 +122,20 @@ static inline void sp_inputs_mask(const sp_inputs *in, const sp_inputs_batch *b,
         const uint64_t row = (uint64_t)i * n_kv;
         for (c = 0; c < n_kv; c++) {
             const uint32_t q = lap + c < n_held ? lap + c : lap ? lap + c - cells : UINT32_MAX;
-            const bool seen = in->no_cache || (q <= p && (!window || sp_inputs_in_window(in, q, p)));
-            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi && !in->no_cache ? p - q : 0);
+            const bool seen = q <= p && (!window || sp_inputs_in_window(in, q, p));
+            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi ? p - q : 0);
+        }
+    }
+}
+
+/* The same where there is no cache: a column for each token of the batch, which see each other to both sides. */
+static inline void sp_inputs_mask_batch(const sp_inputs *in, uint32_t n, bool window, uint32_t type, void *out) {
+    uint32_t p, q;
+    for (p = 0; p < n; p++) {
+        for (q = 0; q < n; q++) {
+            const uint32_t first = q < p ? q : p, last = q < p ? p : q;
+            const bool seen = !window || sp_inputs_in_window(in, first, last);
+            sp_inputs_mask_cell(out, (uint64_t)p * n + q, type, seen, seen && in->alibi ? last - first : 0);
         }
     }
 }
@@ -229,9 +241,10 @@ static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, u
                 ((int64_t *)out)[(uint64_t)i * each + s] = (int64_t)s * cells + (int64_t)((b->n_past + i) % cells);
             }
         }
-    } else if ((strncmp(name, "attn_inp_kq_mask", 16) == 0 || strcmp(name, "self_kq_mask") == 0) && (type == SP_TYPE_F16 || type == SP_TYPE_F32) &&
-               cells) {
+    } else if (strncmp(name, "attn_inp_kq_mask", 16) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && cells) {
         sp_inputs_mask(in, b, window, (uint32_t)ne[0], type, out);
+    } else if (strncmp(name, "self_kq_mask", 12) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && ne[0] == n) {
+        sp_inputs_mask_batch(in, n, window, type, out);
     } else if (strcmp(name, "rs_s_copy") == 0 && type == SP_TYPE_I32) {
         memset(out, 0, (size_t)ne[0] * sizeof(int32_t)); /* the state is in the first place, and stays there */
     } else if ((strncmp(name, "attn_inp_k_rot", 14) == 0 || strncmp(name, "attn_inp_v_rot", 14) == 0) && type == SP_TYPE_F32 && ne[0] == ne[1]) {

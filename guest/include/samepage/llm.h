@@ -24,6 +24,8 @@ enum {
     SP_LLM_CHAT = 11,      /* sp_llm_chat, then JSON: a whole request, as sp_chat_format takes it; the answer follows as SP_LLM_TOKEN and, parsed, as
                               SP_LLM_MESSAGE; the conversation starts anew */
     SP_LLM_SCORE = 12,     /* sp_llm_score, then n_tokens ids: forget what is there, evaluate these; SP_LLM_LOGPROBS follow */
+    SP_LLM_EMBED = 13,     /* sp_llm_embed, then text: its embedding; SP_LLM_EMBEDDING follow. Needs, and is all that is answered after, a
+                              configuration with embeddings */
 };
 
 typedef struct sp_llm_simple {
@@ -46,10 +48,10 @@ typedef struct sp_llm_config {
     uint32_t logprobs;                                         /* 1: tell each token's logprob (a pass over all logits) */
     uint32_t n_top;                                            /* likeliest tokens told with each token, at most SP_LLM_MAX_TOP; 0: none */
     uint64_t seed;
-    uint32_t n_bias;   /* sp_llm_bias follow */
-    uint32_t n_stop;   /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
-    uint32_t n_lookup; /* tokens drafted from the context and verified in one batch, at most 32; 0: off */
-    uint32_t reserved;
+    uint32_t n_bias;     /* sp_llm_bias follow */
+    uint32_t n_stop;     /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
+    uint32_t n_lookup;   /* tokens drafted from the context and verified in one batch, at most 32; 0: off */
+    uint32_t embeddings; /* 1: the actor is for SP_LLM_EMBED; the first configuration decides */
 } sp_llm_config;
 enum { SP_LLM_MAX_TOP = 64 };
 
@@ -91,18 +93,28 @@ typedef struct sp_llm_score {
     uint32_t reserved;
 } sp_llm_score;
 
+/* How a text's embedding is made of its tokens'; the numbers of GGUF's pooling_type. */
+enum { SP_LLM_POOLING_MODEL = -1, SP_LLM_POOLING_NONE = 0, SP_LLM_POOLING_MEAN = 1, SP_LLM_POOLING_CLS = 2, SP_LLM_POOLING_LAST = 3 };
+typedef struct sp_llm_embed {
+    uint32_t kind;
+    uint32_t length;   /* bytes of UTF-8 that follow */
+    int32_t pooling;   /* SP_LLM_POOLING_*: by mean, of the first token or of the last; none: one embedding for each token */
+    int32_t normalise; /* to a length of 1 by the p-norm of this number (2: Euclidean); 0: the largest is 32760; -1: not at all */
+} sp_llm_embed;
+
 /* ---- from the actor ---- */
 enum {
-    SP_LLM_READY = 101,    /* sp_llm_ready, after SP_LLM_CONFIG */
-    SP_LLM_PROGRESS = 102, /* sp_llm_progress, after each prefill step but the last */
-    SP_LLM_TOKEN = 103,    /* sp_llm_token, then text: whole UTF-8 characters, maybe none */
-    SP_LLM_DONE = 104,     /* sp_llm_done: the request is finished */
-    SP_LLM_ERROR = 105,    /* sp_llm_text: why the request failed; the actor goes on */
-    SP_LLM_LOGITS = 106,   /* sp_llm_logits, then n_vocab floats */
-    SP_LLM_TURN = 107,     /* sp_llm_turn, then text */
-    SP_LLM_TOP = 108,      /* sp_llm_top, then n sp_llm_likely; before the SP_LLM_TOKEN that it is about */
-    SP_LLM_MESSAGE = 109,  /* sp_llm_message, then JSON: the answer with content, reasoning_content and tool_calls */
-    SP_LLM_LOGPROBS = 110, /* sp_llm_logprobs, then n floats */
+    SP_LLM_READY = 101,     /* sp_llm_ready, after SP_LLM_CONFIG */
+    SP_LLM_PROGRESS = 102,  /* sp_llm_progress, after each prefill step but the last */
+    SP_LLM_TOKEN = 103,     /* sp_llm_token, then text: whole UTF-8 characters, maybe none */
+    SP_LLM_DONE = 104,      /* sp_llm_done: the request is finished */
+    SP_LLM_ERROR = 105,     /* sp_llm_text: why the request failed; the actor goes on */
+    SP_LLM_LOGITS = 106,    /* sp_llm_logits, then n_vocab floats */
+    SP_LLM_TURN = 107,      /* sp_llm_turn, then text */
+    SP_LLM_TOP = 108,       /* sp_llm_top, then n sp_llm_likely; before the SP_LLM_TOKEN that it is about */
+    SP_LLM_MESSAGE = 109,   /* sp_llm_message, then JSON: the answer with content, reasoning_content and tool_calls */
+    SP_LLM_LOGPROBS = 110,  /* sp_llm_logprobs, then n floats */
+    SP_LLM_EMBEDDING = 111, /* sp_llm_embedding, then n_embd floats */
 };
 
 typedef struct sp_llm_ready {
@@ -172,6 +184,13 @@ typedef struct sp_llm_message {
     uint32_t partial; /* 1: more will come */
     uint32_t reserved;
 } sp_llm_message;
+
+typedef struct sp_llm_embedding {
+    uint32_t kind;
+    int32_t pooling;   /* as it was done */
+    uint32_t position; /* of the token, where nothing is pooled */
+    uint32_t n_embd;
+} sp_llm_embedding;
 
 typedef struct sp_llm_logprobs {
     uint32_t kind;
