@@ -4,18 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-cache=${SAMEPAGE_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/samepage}
-zig=$cache/zig-$(sha256sum <third_party/zig-requirements.txt | cut -c1-16)
+zig=$(scripts/zig.sh)
 prefix=$(third_party/build-deps.sh --print-prefix)
 out=build/darwin
-
-if [ ! -e "$zig/complete" ]; then
-    echo "check-darwin: fetching zig (100 MB)" >&2
-    rm -rf "$zig"
-    python3 -m venv "$zig"
-    "$zig/bin/pip" install --quiet --no-deps --require-hashes -r third_party/zig-requirements.txt
-    touch "$zig/complete"
-fi
 
 # Headers of the libraries that come from the system: the same on every platform.
 rm -rf "$out"
@@ -27,7 +18,8 @@ done
 find /usr/include -name jansson_config.h -exec cp {} "$out/include/" \;
 
 compile() {
-    "$zig/bin/python" -m ziglang cc -target aarch64-macos -std=gnu17 -c -o "$out/$(tr / _ <<<"${1#src/}").o" -Wall -Wextra -Wshadow -Werror \
+    # shellcheck disable=SC2086
+    $zig cc -target aarch64-macos -std=gnu17 -c -o "$out/$(tr / _ <<<"${1#src/}").o" -Wall -Wextra -Wshadow -Werror \
         -Iinclude -Isrc -Iguest/include -isystem "$prefix/include" -isystem "$out/include" "$1" ||
         { echo "check-darwin: $1 does not compile for macOS" >&2 && return 1; }
 }
