@@ -1,6 +1,7 @@
 /* The table of imports: names and types for Wasmtime, and the way from raw values to functions of ours. */
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "abi/abi.h"
 #include "abi/limits.h"
@@ -292,7 +293,7 @@ static int64_t clock_ns(sp_actor *actor, raw v, sp_error *err) {
 
 typedef struct import {
     const char *name;
-    int n_params;     /* all i32 */
+    int n_params;     /* all i32, unless define is told otherwise */
     bool long_result; /* i64 instead of i32; then it can't fail */
     int64_t (*call)(sp_actor *actor, raw values, sp_error *err);
 } import;
@@ -330,13 +331,18 @@ static const import imports[] = {
     {"clock", 0, true, clock_ns},
 };
 
-static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *values, size_t count) {
-    (void)count;
-    const import *it = env;
+static sp_actor *calling_actor(wasmtime_caller_t *caller) {
     sp_actor *actor = wasmtime_context_get_data(wasmtime_caller_context(caller));
     if (!actor->memory) { /* a start section calls before the instance is there */
         actor->memory = sp_memory_creator_take();
     }
+    return actor;
+}
+
+static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *values, size_t count) {
+    (void)count;
+    const import *it = env;
+    sp_actor *actor = calling_actor(caller);
     sp_error err = {0};
     int64_t result = it->call(actor, values, &err);
     if (actor->overran) {
@@ -354,10 +360,12 @@ static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_
     return NULL;
 }
 
-static sp_status define(wasmtime_linker_t *linker, const char *module, const import *it, wasmtime_func_unchecked_callback_t callback, sp_error *err) {
+/* long_param: the parameter that is an i64; -1: none. */
+static sp_status define(wasmtime_linker_t *linker, const char *module, const import *it, int long_param, wasmtime_func_unchecked_callback_t callback,
+                        sp_error *err) {
     wasm_valtype_t *params[8], *results[1] = {wasm_valtype_new(it->long_result ? WASM_I64 : WASM_I32)};
     for (int p = 0; p < it->n_params; p++) {
-        params[p] = wasm_valtype_new(WASM_I32);
+        params[p] = wasm_valtype_new(p == long_param ? WASM_I64 : WASM_I32);
     }
     wasm_valtype_vec_t in, out;
     wasm_valtype_vec_new(&in, (size_t)it->n_params, params);
@@ -376,19 +384,50 @@ static sp_status define(wasmtime_linker_t *linker, const char *module, const imp
 sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err) {
     sp_status status = SP_OK;
     for (size_t i = 0; status == SP_OK && i < sizeof imports / sizeof imports[0]; i++) {
-        status = define(linker, "samepage", &imports[i], dispatch, err);
+        status = define(linker, "samepage", &imports[i], -1, dispatch, err);
     }
     return status;
 }
 
-static wasm_trap_t *not_supported(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *values, size_t count) {
-    (void)env, (void)caller, (void)count;
-    values[0].i32 = 58; /* WASI's ENOTSUP */
+/* ---- what actors have of WASI in another way than commands ---- */
+
+enum { WASI_OK = 0, WASI_EFAULT = 21, WASI_EINVAL = 28, WASI_ENOTSUP = 58 };
+
+static int64_t poll_oneoff(sp_actor *actor, raw v, sp_error *err) {
+    (void)actor, (void)v, (void)err;
+    return WASI_ENOTSUP;
+}
+
+/* Wasmtime's monotonic clock begins at 0 whenever an instance is made: after a thaw or a fork it would go back. */
+static int64_t clock_time_get(sp_actor *actor, raw v, sp_error *err) {
+    enum { REALTIME, MONOTONIC };
+    struct timespec now;
+    uint64_t ns = (uint64_t)clock_ns(actor, v, err);
+    if (u(v, 0) == REALTIME) {
+        clock_gettime(CLOCK_REALTIME, &now);
+        ns = (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+    } else if (u(v, 0) != MONOTONIC) {
+        return WASI_EINVAL;
+    }
+    void *out = sp_guest_range(actor, u(v, 2), sizeof ns, err);
+    if (!out) {
+        return WASI_EFAULT;
+    }
+    memcpy(out, &ns, sizeof ns);
+    return WASI_OK;
+}
+
+static wasm_trap_t *dispatch_wasi(void *env, wasmtime_caller_t *caller, wasmtime_val_raw_t *values, size_t count) {
+    (void)count;
+    const import *it = env;
+    sp_error err;
+    values[0].i32 = (int32_t)it->call(calling_actor(caller), values, &err);
     return NULL;
 }
 
 sp_status sp_imports_restrict(wasmtime_linker_t *linker, sp_error *err) {
-    static const import poll = {.name = "poll_oneoff", .n_params = 4};
+    static const import poll = {"poll_oneoff", 4, false, poll_oneoff}, clock = {"clock_time_get", 3, false, clock_time_get};
     wasmtime_linker_allow_shadowing(linker, true);
-    return define(linker, "wasi_snapshot_preview1", &poll, not_supported, err);
+    sp_status status = define(linker, "wasi_snapshot_preview1", &poll, -1, dispatch_wasi, err);
+    return status ? status : define(linker, "wasi_snapshot_preview1", &clock, 1, dispatch_wasi, err);
 }

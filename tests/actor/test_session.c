@@ -373,6 +373,59 @@ static void test_hidden_globals(void **state) {
     close_world(&w);
 }
 
+/* The guest's clocks: its own, WASI's monotonic one and the time of day; what WASI said for a fourth, and for a pointer outside of the memory. */
+typedef struct clocks {
+    uint64_t own, monotonic, day;
+    int32_t fourth, outside;
+} clocks;
+
+static clocks read_clocks(sp_actor *actor) {
+    sp_error err = {0};
+    sp_step_result result;
+    uint64_t size;
+    ok(sp_actor_step(actor, &result, &err), &err);
+    return *(clocks *)sp_actor_memory(actor, &size);
+}
+
+/* Time that is monotonic for a guest never goes back: not over a thaw, not over a fork; and the time that it was frozen for is left out. */
+static void test_clocks(void **state) {
+    (void)state;
+    world w = open_world();
+    sp_error err = {0};
+    sp_module *module = from_text(
+        w.host, "(module (import \"samepage\" \"clock\" (func $own (result i64)))"
+                "(import \"wasi_snapshot_preview1\" \"clock_time_get\" (func $wasi (param i32 i64 i32) (result i32))) (memory (export \"memory\") 1)"
+                "(func (export \"sp_step\") (result i32) (i64.store (i32.const 0) (call $own))"
+                "  (drop (call $wasi (i32.const 1) (i64.const 1) (i32.const 8))) (drop (call $wasi (i32.const 0) (i64.const 1) (i32.const 16)))"
+                "  (i32.store (i32.const 24) (call $wasi (i32.const 2) (i64.const 1) (i32.const 0)))"
+                "  (i32.store (i32.const 28) (call $wasi (i32.const 1) (i64.const 1) (i32.const 65529))) i32.const 0))");
+    sp_actor_options o = options(&w);
+    sp_actor *actor, *thawed, *fork;
+    sp_session *kept;
+    ok(sp_actor_spawn(w.host, module, &o, &actor, &err), &err);
+    usleep(30000);
+    clocks before = read_clocks(actor);
+    assert_true(before.own >= 30000000 && before.monotonic >= before.own && before.monotonic - before.own < 1000000000);
+    assert_true(before.day / 1000000000 >= 1700000000 && before.day / 1000000000 <= (uint64_t)time(NULL));
+    assert_true(before.fourth == 28 && before.outside == 21);
+    ok(sp_session_create(in_store("t.session"), module, NULL, 0, &kept, &err), &err);
+    ok(sp_actor_freeze(actor, kept, NULL, NULL, &err), &err);
+    sp_actor_close(actor);
+    uint64_t frozen = sp_now_ns();
+    usleep(300000);
+    ok(try_thaw(&w, module, kept, 0, &thawed, &err), &err);
+    clocks after = read_clocks(thawed);
+    assert_true(after.own > before.own && after.monotonic > before.monotonic && after.day > before.day);
+    assert_true(after.monotonic - before.monotonic < sp_now_ns() - frozen);
+    ok(sp_actor_fork(thawed, NULL, &fork, &err), &err);
+    assert_true(read_clocks(fork).monotonic > after.monotonic);
+    sp_actor_close(fork);
+    sp_actor_close(thawed);
+    sp_session_close(kept);
+    sp_module_close(module);
+    close_world(&w);
+}
+
 /* Any bytes get an answer from the rewriter; what it writes, Wasmtime validates (above, every module is compiled from it). */
 static void test_rewriter_is_total(void **state) {
     (void)state;
@@ -400,10 +453,11 @@ static void test_rewriter_is_total(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),       cmocka_unit_test(test_file_changes_under_an_actor),
-        cmocka_unit_test(test_shared_pages),   cmocka_unit_test(test_exports),
-        cmocka_unit_test(test_hostile_state),  cmocka_unit_test(test_modules),
-        cmocka_unit_test(test_hidden_globals), cmocka_unit_test(test_rewriter_is_total),
+        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_file_changes_under_an_actor),
+        cmocka_unit_test(test_shared_pages),      cmocka_unit_test(test_exports),
+        cmocka_unit_test(test_hostile_state),     cmocka_unit_test(test_modules),
+        cmocka_unit_test(test_hidden_globals),    cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_rewriter_is_total),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

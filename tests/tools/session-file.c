@@ -1,6 +1,6 @@
 /*
- * Writes a session file whose every byte of memory is known, and says whether one is what it should be. Needs the memory and snapshot layers alone, so
- * that test_machines.sh can build it for another machine and hand files from one to the other.
+ * Writes a session file whose every byte of memory is known, and says whether one is what it should be. Needs the memory and snapshot layers alone,
+ * so that test_machines.sh can build it for another machine and hand files from one to the other.
  *
  *   session-file write FILE          three commits, the third a branch from the first, the second named and the head
  *   session-file append FILE         one commit more, on top of the head

@@ -145,8 +145,8 @@ __attribute__((export_name("sp_step"))) int32_t sp_step(void);
 /*
  * Optional: called once, before the next step, in an actor that was thawed or forked: memory and globals are as they were at the freeze, but there
  * are siblings now that are the same to the byte. seed is fresh (or what the host was told to give): whoever draws random numbers starts from it
- * anew, or all siblings draw the same. reason is SP_RESUMED_*. Nothing else of the outside is restored: no descriptors; sp_clock goes on where it
- * was.
+ * anew, or all siblings draw the same. reason is SP_RESUMED_*. Nothing else of the outside is restored: no descriptors. sp_clock and
+ * WASI's monotonic clock go on where they were; the time of day is the host's.
  */
 __attribute__((export_name("sp_resumed"))) void sp_resumed(uint64_t seed, int32_t reason);
 #endif

@@ -1,4 +1,5 @@
-/* The four functions of libsodium that the log calls, for a machine that there is no libsodium for here. Exporting, which needs the rest, is left out. */
+/* The four functions of libsodium that the log calls, for a machine that there is no libsodium for here. Exporting, which needs the rest, is left
+ * out. */
 #include <sodium.h>
 #include <stdio.h>
 #include <sys/random.h>
