@@ -88,8 +88,9 @@ static sp_status copy_commit(copier *c, uint64_t number, uint64_t parent, sp_err
 
 char *sp_log_temporary_path(const char *path) {
     char *name = malloc(strlen(path) + 40);
+    sp_log_clear_temporaries(path);
     if (name) {
-        sprintf(name, "%s.new-%ld", path, (long)getpid());
+        sprintf(name, "%s" SP_LOG_TEMPORARY "%ld", path, (long)getpid());
         unlink(name); /* of a process that had this id and died */
     }
     return name;
@@ -105,7 +106,11 @@ sp_status sp_log_appear(const char *temporary, const char *path, sp_error *err) 
         return sp_fail(err, errno == EEXIST ? SP_ERR_STATE : SP_ERR_IO, "%s: can't be created: %s", path, strerror(errno));
     }
     unlink(temporary);
-    return sp_log_sync_folder(path, err);
+    sp_status status = sp_log_sync_folder(path, err);
+    if (status) {
+        unlink(path); /* who is told that it failed finds nothing there */
+    }
+    return status;
 }
 
 /* ---- forks ---- */
@@ -197,6 +202,9 @@ sp_status sp_session_fork(sp_session *log, uint64_t number, const char *path, sp
         sp_log_discard(copy);
     }
     if (folder >= 0) {
+        if (status) {
+            sp_log_sweep(path); /* the parent's hidden name, where it has no other use */
+        }
         close(folder);
     }
     free(temporary);

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 #include <zstd.h>
 
@@ -161,6 +162,7 @@ static sp_status write_wrapped(const sp_log *copy, const char *path, const sp_ex
     }
     s->fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
     sp_status status = s->fd >= 0 ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: can't be created: %s", path, strerror(errno));
+    flock(s->fd, LOCK_EX | LOCK_NB); /* tells who clears temporary files away that it is in use */
     if (!status && options->passphrase) {
         status = start_encryption(s, options->passphrase, err);
     }
@@ -313,7 +315,7 @@ static sp_status pour_in(stream *s, int fd, sp_error *err) {
     if (!status && (left || (s->encrypted && !s->ended))) {
         status = sp_fail(err, SP_ERR_FORMAT, "the file is cut");
     }
-    if (!status && ftruncate(fd, (off_t)at)) {
+    if (!status && sp_snapshot_io.truncate(fd, (off_t)at)) {
         status = sp_fail(err, SP_ERR_IO, "the session can't be written: %s", strerror(errno));
     }
     free(out);
@@ -344,6 +346,7 @@ static sp_status unwrap(const char *exported, const char *path, const char *pass
     if (!status && fd < 0) {
         status = sp_fail(err, SP_ERR_IO, "%s: can't be created: %s", path, strerror(errno));
     }
+    flock(fd, LOCK_EX | LOCK_NB); /* as in write_wrapped */
     status = status ? status : pour_in(s, fd, err);
     if (fd >= 0) {
         close(fd);

@@ -172,6 +172,10 @@ void sp_log_sweep(const char *path);
 /* How many files of the folder use the file with this id. */
 uint32_t sp_log_users(const char *path, const uint8_t id[16]);
 bool sp_log_same_folder(const char *a, const char *b);
+/* Temporary files are named PATH SP_LOG_TEMPORARY PID, and that with "-2" behind it. */
+#define SP_LOG_TEMPORARY ".new-"
+/* Removes the temporary files in the folder of path whose processes died. */
+void sp_log_clear_temporaries(const char *path);
 
 /* ---- copy.c ---- */
 char *sp_log_temporary_path(const char *path);

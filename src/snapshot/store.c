@@ -2,10 +2,12 @@
  * Files of one folder that share pages. A file that others use has a second, hidden name made of its id; whoever uses it opens it by that name, so
  * that it may be removed or replaced under the name that people know. Nothing counts the users: a hidden name that no file's header lists is removed.
  */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <libgen.h>
+#include <signal.h>
 #include <sodium.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -178,6 +180,50 @@ void sp_log_sweep(const char *path) {
                       sodium_hex2bin(id, sizeof id, hex, strlen(hex), NULL, &length, NULL) == 0 && length == sizeof id;
         if (hidden && sp_log_users(path, id) == 0) {
             unlinkat(dirfd(dir), entry->d_name, 0);
+        }
+    }
+    if (dir) {
+        closedir(dir);
+    }
+    free(folder);
+}
+
+/* Is this the name of a temporary file whose process is gone? */
+static bool is_left_behind(const char *name) {
+    const char *at = strstr(name, SP_LOG_TEMPORARY);
+    for (const char *next = at; next; next = strstr(next + 1, SP_LOG_TEMPORARY)) {
+        at = next;
+    }
+    char *end;
+    long pid = at && isdigit((unsigned char)at[strlen(SP_LOG_TEMPORARY)]) ? strtol(at + strlen(SP_LOG_TEMPORARY), &end, 10) : 0;
+    return pid > 0 && (!*end || strcmp(end, "-2") == 0) && kill((pid_t)pid, 0) && errno == ESRCH;
+}
+
+/* Did this library write the file, and does nobody hold it, in a container that has its own process ids, say? */
+static bool is_ours_and_free(int fd) {
+    static const char starts[][5] = {"SPSN", "SPCR", "\x28\xb5\x2f\xfd"};
+    struct stat st;
+    char start[4];
+    if (fstat(fd, &st) || !S_ISREG(st.st_mode) || flock(fd, LOCK_EX | LOCK_NB)) {
+        return false;
+    }
+    bool ours = st.st_size == 0;
+    for (size_t i = 0; !ours && i < sizeof starts / sizeof starts[0]; i++) {
+        ours = sp_log_read_at(fd, start, sizeof start, 0) && memcmp(start, starts[i], sizeof start) == 0;
+    }
+    return ours;
+}
+
+void sp_log_clear_temporaries(const char *path) {
+    char *folder = folder_of(path);
+    DIR *dir = folder ? opendir(folder) : NULL;
+    for (struct dirent *entry; dir && (entry = readdir(dir));) {
+        int fd = is_left_behind(entry->d_name) ? openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+        if (fd >= 0 && is_ours_and_free(fd)) {
+            unlinkat(dirfd(dir), entry->d_name, 0);
+        }
+        if (fd >= 0) {
+            close(fd);
         }
     }
     if (dir) {

@@ -284,6 +284,49 @@ static void test_branches(void **state) {
     empty_folder();
 }
 
+/* ---- another model ---- */
+
+/* What was expected and what was found is said, and neither the session nor the actor is worse for it. */
+static void test_other_model(void **state) {
+    (void)state;
+    char *path = pocket_path(), *other_path = in_folder("SOURCE_DIR", "models/pocket/pocket-f16.gguf");
+    session *s = session_open(path, "cpu", THREADS);
+    sp_error err = {0};
+    sp_model *other, *both[2];
+    sp_actor *actor;
+    sp_session *file = create_session(s, "model.session");
+    session_greedy(s, CONTEXT, 32);
+    freeze(s, file);
+    ok(sp_model_open(s->host, other_path, NULL, &other, &err), &err);
+    both[0] = s->model, both[1] = other;
+    sp_actor_options options = options_of(s);
+    options.models = &other;
+    assert_int_equal(sp_actor_thaw(s->host, s->module, &options, file, 0, &actor, &err), SP_ERR_ARGUMENT);
+    assert_null(actor);
+    assert_non_null(strstr(err.message, sp_model_fingerprint(s->model)));
+    assert_non_null(strstr(err.message, sp_model_fingerprint(other)));
+    options.models = both, options.n_models = 2;
+    assert_int_equal(sp_actor_thaw(s->host, s->module, &options, file, 0, &actor, &err), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, "expects 1 models and found 2"));
+    options.models = &other, options.n_models = 1;
+    assert_int_equal(sp_actor_fork(s->actor, &options, &actor, &err), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, sp_model_fingerprint(other)));
+    ok(sp_actor_spawn(s->host, s->module, &options, &actor, &err), &err);
+    assert_int_equal(sp_actor_freeze(actor, file, NULL, NULL, &err), SP_ERR_ARGUMENT);
+    assert_non_null(strstr(err.message, sp_model_fingerprint(other)));
+    sp_actor_close(actor);
+    assert_int_equal(sp_session_count(file), 1);
+    thaw(s, file, 0);
+    sp_session_close(file);
+    sp_actor_close(s->actor);
+    s->actor = NULL;
+    sp_model_close(other);
+    session_close(s);
+    free(path);
+    free(other_path);
+    empty_folder();
+}
+
 int main(int argc, char **argv) {
     if (argc == 4 && strcmp(argv[1], "--go-on") == 0) {
         return go_on(argv[2], atoi(argv[3]));
@@ -291,7 +334,8 @@ int main(int argc, char **argv) {
     if (argc == 6 && strcmp(argv[1], "--turn") == 0) {
         return one_turn(argv[2], argv[3], argv[4], argv[5]);
     }
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_new_process), cmocka_unit_test(test_discrete), cmocka_unit_test(test_vulkan),
-                                       cmocka_unit_test(test_discrete_in_the_middle), cmocka_unit_test(test_branches)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_new_process), cmocka_unit_test(test_discrete),
+                                       cmocka_unit_test(test_vulkan),      cmocka_unit_test(test_discrete_in_the_middle),
+                                       cmocka_unit_test(test_branches),    cmocka_unit_test(test_other_model)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

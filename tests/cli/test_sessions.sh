@@ -143,7 +143,8 @@ expect_code 1 "say where it is now with -m" chat moved </dev/null
 chat moved -m "$store/n.gguf" <<<"What is my name?" || fail "-m"
 chat moved </dev/null || fail "the new path was not remembered"
 other=$(find "$SOURCE_DIR/models/pocket" -name '*.gguf' ! -name pocket-q8_0.gguf | head -1)
-expect_code 2 "belongs to another model (expected fingerprint" chat moved -m "$other" </dev/null
+sessions show --json moved
+expect_code 2 "session moved belongs to another model (expected fingerprint $(field '["fingerprint"]'), $other has " chat moved -m "$other" </dev/null
 
 # Out and in again.
 sessions export log "$store/plain.out" || fail "export"
@@ -184,7 +185,23 @@ done
 expect_code 1 "session bad:" sessions verify bad
 echo hello >"$store/text.session"
 expect_code 1 "session text:" chat text </dev/null
+# Another guest's, another model's, a newer format's: what was expected and what was found.
+"$BUILD_DIR/tests/session-file" write "$store/other.session" || fail "session-file"
+expect_code 2 "session other was made by another version of the language-model guest (expected module 0102030000000000, this samepage has" chat other </dev/null
+expect_code 2 "continue it with the samepage that made it" chat other </dev/null
+"$BUILD_DIR/tests/session-file" version "$store/other.session" 7 || fail "session-file version"
+newer="version 7 of the format; this build reads version 1: a newer samepage wrote it"
+expect_code 1 "session other: $store/other.session: $newer" chat other </dev/null
+for command in show verify compact; do
+    expect_code 1 "$newer" sessions $command other
+done
+expect_code 1 "$newer" sessions import "$store/other.session" newer
+expect_code 1 "$newer" sessions fork other newer
 sessions list || fail "list with a damaged one"
+expect "$newer" "$out"
+sessions tree || fail "tree with a damaged one"
+expect "other, can't be read" "$out"
+sessions rm other </dev/null || fail "a newer one can't be removed"
 sessions list --json || fail "list --json"
 [ "$(field '["sessions"].__len__()')" -ge 9 ] || fail "list --json has $(field '["sessions"].__len__()') sessions"
 expect_code 2 "can't name a session" chat -x </dev/null

@@ -6,13 +6,14 @@
  *   session-file append FILE         one commit more, on top of the head
  *   session-file fork FILE OTHER     OTHER shares the pages of FILE's head
  *   session-file compact FILE        the head and what is named
+ *   session-file version FILE N      as a later version of the format would be: another number, and a checksum that is right
  *   session-file check FILE T...     the commits are those of turns T..., in this order
  */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "snapshot/log.h"
+#include "snapshot/record.h"
 
 enum { PAGES = 512, SIDE_PAGES = 2, SIZE = PAGES * SP_LOG_PAGE, LONG_RUN = 64, LONG_RUN_END = 192, OWN = 200 };
 
@@ -90,6 +91,17 @@ static void append(const char *path) {
     sp_session_close(log);
 }
 
+static int set_version(const char *path, uint32_t version) {
+    sp_log_header h;
+    FILE *file = fopen(path, "r+b");
+    bool done = file && fread(&h, sizeof h, 1, file) == 1;
+    h.version = version;
+    sp_log_checksum(0, &h, sizeof h - sizeof h.checksum, h.checksum);
+    done = done && fseek(file, 0, SEEK_SET) == 0 && fwrite(&h, sizeof h, 1, file) == 1;
+    done = file && fclose(file) == 0 && done;
+    return done ? 0 : 1;
+}
+
 /* Is commit number that of the turn, mapped and read? */
 static bool is_turn(sp_session *log, uint64_t number, uint64_t turn) {
     sp_memory *mapped;
@@ -138,10 +150,12 @@ int main(int argc, char **argv) {
         sp_session *log = open_log(argv[2], false);
         must(sp_session_compact(log, &err), &err);
         sp_session_close(log);
+    } else if (strcmp(what, "version") == 0 && argc == 4) {
+        return set_version(argv[2], (uint32_t)strtoul(argv[3], NULL, 10));
     } else if (strcmp(what, "check") == 0) {
         return check(argv[2], argv + 3, argc - 3);
     } else {
-        fprintf(stderr, "usage: session-file write|append|fork|compact|check FILE ...\n");
+        fprintf(stderr, "usage: session-file write|append|fork|compact|version|check FILE ...\n");
         return 2;
     }
     return 0;
