@@ -116,10 +116,19 @@ typedef struct sp_model sp_model;
 /* Called now and then while something takes long: what ("tracing llama", "converting weights") and how far, 0 to 1. */
 typedef void (*sp_progress)(void *user, const char *what, double fraction);
 
+/* Told what went on otherwise than hoped, though nothing failed: one line. */
+typedef void (*sp_notice)(void *user, const char *line);
+
 typedef struct sp_model_options {
     sp_progress progress; /* or NULL */
     void *progress_user;
+    /* Weights that a device converts into a layout of its own are kept in the host's cache folder, so that the next start maps them: at most so many
+     * bytes of all models'; 0: SP_KEPT_WEIGHTS_BYTES; less than this model's are: they are not kept. */
+    uint64_t kept_weights_bytes;
+    sp_notice notice; /* or NULL */
+    void *notice_user;
 } sp_model_options;
+#define SP_KEPT_WEIGHTS_BYTES (UINT64_C(32) << 30)
 
 /*
  * Maps a GGUF file. It is untrusted: everything that its header claims is checked against its size. Its vocabulary and chat

@@ -25,7 +25,8 @@ const sp_llm_settings sp_llm_defaults = {.device = "cpu",
                                          .top_p = 0.95f,
                                          .min_p = 0.05f,
                                          .repeat_penalty = 1,
-                                         .n_top = -1};
+                                         .n_top = -1,
+                                         .kept_weights = SP_KEPT_WEIGHTS_BYTES};
 
 size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]) {
     const sp_option table[] = {
@@ -55,6 +56,8 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {0, "json-schema-file", SP_OPT_TEXT, &s->schema_file, 0, 0, "FILE", "answers are JSON that the schema in FILE describes"},
         {0, "prompt-lookup", SP_OPT_INT, &s->n_lookup, 0, 32, "N",
          "draft up to N tokens from what the context said before, and verify them in one batch; 0: off (default: 0)"},
+        {0, "keep-weights", SP_OPT_SIZE, &s->kept_weights, 0, 1e18, "SIZE",
+         "converted weights of all models kept for the next start, at most; 0: none (default: 32G)"},
         {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
     };
     memcpy(rows, table, sizeof table);
@@ -275,6 +278,11 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
 
 /* ---- opening ---- */
 
+static void tell(void *user, const char *line) {
+    sp_progress_hide(user);
+    fprintf(stderr, "samepage: %s\n", line);
+}
+
 sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, sp_error *err) {
     *out = NULL;
     sp_llm_client *client = calloc(1, sizeof *client);
@@ -282,7 +290,11 @@ sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, s
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     sp_progress_start(&client->progress);
-    sp_model_options model_options = {.progress = sp_progress_show, .progress_user = &client->progress};
+    sp_model_options model_options = {.progress = sp_progress_show,
+                                      .progress_user = &client->progress,
+                                      .kept_weights_bytes = settings->kept_weights ? settings->kept_weights : 1,
+                                      .notice = settings->kept_weights ? tell : NULL,
+                                      .notice_user = &client->progress};
     const sp_host_options host_options = {.wasm_stack_bytes = settings->limits.wasm_stack_bytes};
     client->limits = settings->limits.limits;
     sp_status status = sp_host_open(&host_options, &client->host, err);

@@ -19,6 +19,7 @@ typedef struct sp_llm_settings {
     bool ignore_end, embeddings; /* embeddings: the actor is for SP_LLM_EMBED alone */
     int32_t n_lookup, n_top;     /* n_top: -1: no logprobs */
     const char *grammar, *grammar_file, *schema, *schema_file;
+    uint64_t kept_weights; /* bytes; 0: none */
     sp_limit_settings limits;
 } sp_llm_settings;
 
@@ -26,7 +27,7 @@ typedef struct sp_llm_settings {
 extern const sp_llm_settings sp_llm_defaults;
 
 /* Rows of a table of options for these settings, to be put before a command's own: fills `rows` and returns how many. */
-enum { SP_LLM_OPTION_ROWS = 27 + SP_LIMIT_OPTION_ROWS };
+enum { SP_LLM_OPTION_ROWS = 28 + SP_LIMIT_OPTION_ROWS };
 size_t sp_llm_option_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_OPTION_ROWS]);
 
 typedef struct sp_llm_client sp_llm_client;

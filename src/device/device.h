@@ -25,10 +25,16 @@ typedef struct sp_weight_table {
         int64_t ne[4];
         uint64_t offset; /* from base; offset + size lies inside, checked by the caller */
     } *entries;
+    /* Where a device keeps converted weights as a file for the next start: the beginning of a path that names these weights; NULL: nowhere. */
+    const char *kept;
+    uint64_t kept_bytes; /* of all such files in the folder, at most */
+    sp_notice notice;    /* told why they are not kept; or NULL */
+    void *notice_user;
 } sp_weight_table;
 
 typedef struct sp_device_weights sp_device_weights;
-/* Imports the mapping where the device can work on it, else uploads each weight at its first use. table is copied; names are not. Thread-safe. */
+/* Imports the mapping where the device can work on it, else uploads each weight at its first use. table is copied; names are not, and kept is.
+ * Thread-safe. */
 sp_status sp_device_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
                                  sp_error *err);
 void sp_device_weights_close(sp_device_weights *weights);

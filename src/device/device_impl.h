@@ -66,6 +66,8 @@ void sp_ggml_executable_close(sp_executable *executable);
 
 /* One weight where mul_mat wants it (packed, if the device has a faster layout) or where anything else does. Thread-safe. */
 sp_status sp_device_weights_get(sp_device_weights *weights, uint32_t index, bool for_product, struct ggml_tensor **out, sp_error *err);
+/* A program has all that it wants: what was converted for it is kept for the next start. Failure is told, and changes nothing. Thread-safe. */
+void sp_device_weights_keep(sp_device_weights *weights);
 
 /* May source `source` of an operation be in the layout for products, if there is one? */
 bool sp_lower_takes_packed(const sp_spec *spec, const sp_spec_tensor *t, int source);

@@ -369,6 +369,12 @@ sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp
         sp_ggml_executable_close(x);
         return status;
     }
+    for (uint32_t i = 0, last = SP_PROGRAM_NONE; i < spec->n_tensors; i++) {
+        if (spec->tensors[i].kind == SP_TENSOR_WEIGHT && spec->tensors[i].slot != last) {
+            last = spec->tensors[i].slot;
+            sp_device_weights_keep(weights[last]);
+        }
+    }
     *out = x;
     return SP_OK;
 }

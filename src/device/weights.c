@@ -1,19 +1,24 @@
 /*
  * A model's tensors as the device has them. They are used straight from the file's mapping where the device can; where it has memory of its own they
  * are uploaded; and where ggml's CPU backend has a faster layout for products ("repack"), a converted copy is made once, at the first program that
- * wants it, and shared by all.
+ * wants it, shared by all, and kept as a file that the next start maps.
  */
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <xxhash.h>
 
 #include "base/error.h"
 #include "device/device_impl.h"
+#include "device/kept_weights.h"
 
 typedef struct weight {
     uint32_t type;
     int64_t ne[4];
     uint64_t offset;
     struct ggml_tensor *raw, *packed; /* made at first use */
+    uint32_t layout;                  /* of packed: which of the device's */
     bool no_packing;                  /* tried: there is no faster layout for it */
 } weight;
 
@@ -30,7 +35,38 @@ struct sp_device_weights {
     pthread_mutex_t lock;
     sp_progress progress;
     void *progress_user;
+    char *kept_path; /* NULL: converted weights are not kept */
+    uint64_t kept_key[2], kept_limit;
+    sp_kept_weights *kept;               /* NULL: there is no file */
+    ggml_backend_buffer_t kept_types[8]; /* a buffer of each layout, for tensors whose bytes are in the file */
+    bool unkept;                         /* something was converted that the file does not have */
+    sp_notice notice;
+    void *notice_user;
 };
+
+/*
+ * What the bytes of a layout depend on beside the weights: the library, and the features of this CPU that it chooses layouts by. The path names both
+ * and so does the key in the file.
+ */
+static void open_kept(sp_device_weights *w, const sp_weight_table *table) {
+    ggml_backend_get_features_t features =
+        (ggml_backend_get_features_t)ggml_backend_reg_get_proc_address(ggml_backend_cpu_reg(), "ggml_backend_get_features");
+    char machine[2000], path[4300];
+    int n = snprintf(machine, sizeof machine, "ggml %s %s", ggml_version(), ggml_commit());
+    for (const struct ggml_backend_feature *f = features ? features(ggml_backend_cpu_reg()) : NULL; f && f->name && n < 1900; f++) {
+        n += snprintf(machine + n, sizeof machine - (size_t)n, " %.30s=%.30s", f->name, f->value);
+    }
+    for (int i = 0; w->device->packed_types[i] && n < 1900; i++) {
+        n += snprintf(machine + n, sizeof machine - (size_t)n, " %.60s", ggml_backend_buft_name(w->device->packed_types[i]));
+    }
+    const XXH64_hash_t hash = XXH3_64bits(machine, (size_t)n);
+    const int length = snprintf(path, sizeof path, "%s-%016" PRIx64 ".weights", table->kept, hash);
+    const XXH128_hash_t key = XXH3_128bits(path, (size_t)length);
+    w->kept_path = length < (int)sizeof path ? strdup(path) : NULL;
+    w->kept_key[0] = key.low64, w->kept_key[1] = key.high64;
+    w->kept_limit = table->kept_bytes;
+    w->kept = w->kept_path ? sp_kept_weights_open(w->kept_path, w->kept_key) : NULL;
+}
 
 sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
                                sp_error *err) {
@@ -53,6 +89,10 @@ sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, 
         w->weights[i] = (weight){.type = table->entries[i].type, .offset = table->entries[i].offset};
         memcpy(w->weights[i].ne, table->entries[i].ne, sizeof w->weights[i].ne);
     }
+    if (table->kept && device->packed_types[0]) {
+        open_kept(w, table);
+    }
+    w->notice = table->notice, w->notice_user = table->notice_user;
     if (!device->upload_weights) {
         w->mapping = ggml_backend_cpu_buffer_from_ptr((void *)(uintptr_t)table->base, table->size);
         ggml_backend_buffer_set_usage(w->mapping, GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
@@ -68,6 +108,11 @@ void sp_ggml_weights_close(sp_device_weights *w) {
     for (uint32_t i = 0; i < w->n_buffers; i++) {
         ggml_backend_buffer_free(w->buffers[i]);
     }
+    for (size_t i = 0; i < sizeof w->kept_types / sizeof w->kept_types[0]; i++) {
+        ggml_backend_buffer_free(w->kept_types[i]);
+    }
+    sp_kept_weights_close(w->kept);
+    free(w->kept_path);
     ggml_backend_buffer_free(w->mapping);
     ggml_free(w->context);
     free(w->buffers);
@@ -117,24 +162,83 @@ static bool layout_fits(const sp_device_weights *w, const weight *it, ggml_backe
     return fits;
 }
 
-static sp_status pack(sp_device_weights *w, weight *it, sp_error *err) {
-    it->no_packing = true;
-    for (int i = 0; w->device->packed_types[i]; i++) {
-        if (!layout_fits(w, it, w->device->packed_types[i])) {
-            continue;
+/*
+ * Gives a tensor its bytes in the file of kept weights; false: they are not there. ggml makes no buffer of a layout's type over memory that there is:
+ * a small one of the type prepares the tensor, whose bytes lie elsewhere.
+ */
+static bool take_kept(sp_device_weights *w, uint32_t index, uint32_t layout, struct ggml_tensor *tensor) {
+    const ggml_backend_buffer_type_t type = w->device->packed_types[layout];
+    const void *bytes = w->kept ? sp_kept_weights_find(w->kept, index, layout, ggml_backend_buft_get_alloc_size(type, tensor)) : NULL;
+    if (bytes && !w->kept_types[layout]) {
+        char why[200];
+        w->kept_types[layout] = sp_shim_alloc(type, SP_KEPT_ALIGNMENT, why, sizeof why);
+        if (w->kept_types[layout]) {
+            ggml_backend_buffer_set_usage(w->kept_types[layout], GGML_BACKEND_BUFFER_USAGE_WEIGHTS);
         }
-        if (w->progress) {
-            w->progress(w->progress_user, "converting weights", (double)(it - w->weights) / w->n);
-        }
-        struct ggml_tensor *tensor = new_tensor(w, it);
-        sp_status status = fill(w, it, tensor, w->device->packed_types[i], err);
-        if (status != SP_OK) {
-            return status;
-        }
-        it->packed = tensor;
-        return SP_OK;
     }
-    return SP_OK;
+    if (!bytes || !w->kept_types[layout]) {
+        return false;
+    }
+    tensor->buffer = w->kept_types[layout];
+    tensor->data = (void *)(uintptr_t)bytes;
+    return ggml_backend_buffer_init_tensor(tensor->buffer, tensor) == GGML_STATUS_SUCCESS;
+}
+
+static sp_status convert(sp_device_weights *w, const weight *it, uint32_t layout, struct ggml_tensor *tensor, sp_error *err) {
+    if (w->progress) {
+        w->progress(w->progress_user, "converting weights", (double)(it - w->weights) / w->n);
+    }
+    w->unkept = true;
+    return fill(w, it, tensor, w->device->packed_types[layout], err);
+}
+
+static sp_status pack(sp_device_weights *w, weight *it, sp_error *err) {
+    sp_status status = SP_OK;
+    it->no_packing = true;
+    for (uint32_t i = 0; w->device->packed_types[i]; i++) {
+        if (layout_fits(w, it, w->device->packed_types[i])) {
+            struct ggml_tensor *tensor = new_tensor(w, it);
+            if (!take_kept(w, (uint32_t)(it - w->weights), i, tensor)) {
+                status = convert(w, it, i, tensor, err);
+            }
+            it->packed = status == SP_OK ? tensor : NULL;
+            it->layout = i;
+            break;
+        }
+    }
+    return status;
+}
+
+/* All that is converted, the file's too, becomes the new file. */
+static void keep_converted(sp_device_weights *w) {
+    sp_kept_weight *list = calloc(w->n, sizeof *list);
+    uint32_t n = 0;
+    sp_error why = {.message = "out of memory"};
+    for (uint32_t i = 0; list && i < w->n; i++) {
+        const struct ggml_tensor *t = w->weights[i].packed;
+        if (t) {
+            const uint64_t size = ggml_backend_buft_get_alloc_size(w->device->packed_types[w->weights[i].layout], t);
+            list[n++] = (sp_kept_weight){.index = i, .layout = w->weights[i].layout, .bytes = t->data, .size = size};
+        }
+    }
+    if (w->progress) {
+        w->progress(w->progress_user, "keeping converted weights for the next start", 0);
+    }
+    if ((!list || sp_kept_weights_write(w->kept_path, w->kept_key, list, n, w->kept_limit, &why) != SP_OK) && w->notice) {
+        char line[600];
+        snprintf(line, sizeof line, "converted weights are not kept for the next start: %s", why.message);
+        w->notice(w->notice_user, line);
+    }
+    free(list);
+}
+
+void sp_device_weights_keep(sp_device_weights *w) {
+    pthread_mutex_lock(&w->lock);
+    if (w->unkept && w->kept_path) {
+        keep_converted(w);
+    }
+    w->unkept = false; /* what failed once is not tried again */
+    pthread_mutex_unlock(&w->lock);
 }
 
 static sp_status get_raw(sp_device_weights *w, weight *it, sp_error *err) {

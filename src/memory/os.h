@@ -28,6 +28,9 @@ void sp_os_unmap(const void *at, uint64_t length);
 /* An unnamed file in memory, or -1. */
 int sp_os_anonymous_file(const char *label, uint64_t length);
 
+/* Makes a file that long, with room on the disk for all of it. */
+bool sp_os_allocate(int fd, uint64_t length);
+
 /* Takes a file's clean pages out of the system's memory, for measurements. False, with errno, where the system can't. */
 bool sp_os_drop_cached(int fd);
 

@@ -86,6 +86,11 @@ bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     return false;
 }
 
+bool sp_os_allocate(int fd, uint64_t length) {
+    fstore_t store = {.fst_flags = F_ALLOCATEALL, .fst_posmode = F_PEOFPOSMODE, .fst_length = (off_t)length};
+    return fcntl(fd, F_PREALLOCATE, &store) != -1 && ftruncate(fd, (off_t)length) == 0;
+}
+
 bool sp_os_drop_cached(int fd) {
     (void)fd;
     errno = ENOTSUP;

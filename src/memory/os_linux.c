@@ -156,6 +156,13 @@ bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     return ok;
 }
 
+bool sp_os_allocate(int fd, uint64_t length) {
+    do {
+        errno = posix_fallocate(fd, 0, (off_t)length);
+    } while (errno == EINTR);
+    return errno == 0;
+}
+
 bool sp_os_drop_cached(int fd) {
     errno = posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
     return errno == 0;

@@ -105,7 +105,39 @@ uint32_t sp_model_number(const sp_model *model, const char *suffix) {
     return id >= 0 && gguf_get_kv_type(model->gguf, id) == GGUF_TYPE_UINT32 ? gguf_get_val_u32(model->gguf, id) : 0;
 }
 
-static sp_status open_fd(int fd, const char *cache_folder, const char *name, const sp_model_options *options, sp_model **out, sp_error *err) {
+/*
+ * The name under which devices keep converted weights. The fingerprint says nothing of the weights' values; that they are those that were converted
+ * is told by the file's identity and the time when it was last written.
+ */
+static void name_kept(sp_model *model) {
+    struct stat info;
+    char path[4200];
+    if (!model->cache_folder || model->anonymous || fstat(model->fd, &info) != 0) {
+        return;
+    }
+#ifdef __APPLE__
+    const struct timespec written = info.st_mtimespec;
+#else
+    const struct timespec written = info.st_mtim;
+#endif
+    const uint64_t identity[] = {(uint64_t)info.st_dev, (uint64_t)info.st_ino, (uint64_t)written.tv_sec, (uint64_t)written.tv_nsec};
+    const int n = snprintf(path, sizeof path, "%s/%s-%016" PRIx64, model->cache_folder, model->fingerprint, XXH3_64bits(identity, sizeof identity));
+    model->kept = n < (int)sizeof path ? strdup(path) : NULL;
+    model->table.kept = model->kept;
+    model->table.kept_bytes = model->options.kept_weights_bytes ? model->options.kept_weights_bytes : SP_KEPT_WEIGHTS_BYTES;
+    model->table.notice = model->options.notice;
+    model->table.notice_user = model->options.notice_user;
+}
+
+typedef struct origin {
+    int fd;
+    const char *name;
+    bool anonymous; /* a file of ours, of bytes in memory */
+} origin;
+
+static sp_status open_fd(origin from, const char *cache_folder, const sp_model_options *options, sp_model **out, sp_error *err) {
+    const char *name = from.name;
+    const int fd = from.fd;
     *out = NULL;
     sp_model *model = calloc(1, sizeof *model);
     if (!model) {
@@ -114,6 +146,7 @@ static sp_status open_fd(int fd, const char *cache_folder, const char *name, con
     }
     sp_model_quiet();
     model->fd = fd;
+    model->anonymous = from.anonymous;
     pthread_mutex_init(&model->lock, NULL);
     model->options = options ? *options : (sp_model_options){0};
     model->cache_folder = cache_folder ? strdup(cache_folder) : NULL;
@@ -135,6 +168,7 @@ static sp_status open_fd(int fd, const char *cache_folder, const char *name, con
         model->info.n_ctx_train = sp_model_number(model, "context_length");
         model->info.n_embd = sp_model_number(model, "embedding_length");
         model->info.n_layer = sp_model_number(model, "block_count");
+        name_kept(model);
         status = load_vocabulary(model, name, err);
     }
     if (status != SP_OK) {
@@ -152,7 +186,7 @@ sp_status sp_model_open_cached(const char *cache_folder, const char *path, const
         int error = errno;
         return sp_fail(err, error == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path, error == ENOENT ? "no such file" : strerror(error));
     }
-    return open_fd(fd, cache_folder, path, options, out, err);
+    return open_fd((origin){.fd = fd, .name = path}, cache_folder, options, out, err);
 }
 
 sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes, size_t size, const sp_model_options *options, sp_model **out,
@@ -170,7 +204,7 @@ sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes
         }
         done += (size_t)n;
     }
-    return open_fd(fd, cache_folder, "the model", options, out, err);
+    return open_fd((origin){.fd = fd, .name = "the model", .anonymous = true}, cache_folder, options, out, err);
 }
 
 void sp_model_close(sp_model *model) {
@@ -192,6 +226,7 @@ void sp_model_close(sp_model *model) {
     close(model->fd);
     free(model->entries);
     free(model->cache_folder);
+    free(model->kept);
     for (int64_t i = 0; model->meta_texts && i < gguf_get_n_kv(model->gguf); i++) {
         free(model->meta_texts[i]);
     }

@@ -22,6 +22,8 @@ struct sp_model {
     sp_model_info info;
     char fingerprint[33];
     char *cache_folder; /* NULL: none */
+    char *kept;         /* where devices keep converted weights (sp_weight_table); NULL: nowhere */
+    bool anonymous;     /* the file has no name */
     sp_model_options options;
     struct sp_cached_program *programs; /* by wish */
     char **meta_texts;                  /* numbers that sp_model_meta gave as text, by key; they stay as long as the model */
