@@ -119,6 +119,13 @@ typedef void (*sp_progress)(void *user, const char *what, double fraction);
 /* Told what went on otherwise than hoped, though nothing failed: one line. */
 typedef void (*sp_notice)(void *user, const char *line);
 
+/* A LoRA adapter: a GGUF as llama.cpp's converter writes it, applied with this scale (1: as it was trained) whenever the model computes. */
+typedef struct sp_adapter {
+    const char *path;
+    float scale;
+} sp_adapter;
+enum { SP_MAX_ADAPTERS = 16 };
+
 typedef struct sp_model_options {
     sp_progress progress; /* or NULL */
     void *progress_user;
@@ -127,13 +134,16 @@ typedef struct sp_model_options {
     uint64_t kept_weights_bytes;
     sp_notice notice; /* or NULL */
     void *notice_user;
+    const sp_adapter *adapters; /* at most SP_MAX_ADAPTERS; needed during the call alone. They are part of the model and of its fingerprint. */
+    size_t n_adapters;
 } sp_model_options;
 #define SP_KEPT_WEIGHTS_BYTES (UINT64_C(32) << 30)
 
 /*
  * Maps a GGUF file. It is untrusted: everything that its header claims is checked against its size. Its vocabulary and chat
  * template are loaded; its weights are not read. options may be NULL. *out is NULL on failure.
- * SP_ERR_NOT_FOUND, SP_ERR_IO, SP_ERR_FORMAT (no GGUF, truncated, a tensor outside the file), SP_ERR_UNSUPPORTED (architecture).
+ * SP_ERR_NOT_FOUND, SP_ERR_IO, SP_ERR_FORMAT (no GGUF, truncated, a tensor outside the file), SP_ERR_UNSUPPORTED (architecture). The same of an
+ * adapter, and SP_ERR_ARGUMENT: it is of another architecture. One that does not fit the model's tensors is refused when the program is asked for.
  */
 SP_API sp_status sp_model_open(sp_host *host, const char *path, const sp_model_options *options, sp_model **out, sp_error *err);
 
@@ -141,7 +151,7 @@ SP_API sp_status sp_model_open(sp_host *host, const char *path, const sp_model_o
 SP_API sp_status sp_model_open_bytes(sp_host *host, const void *bytes, size_t size, const sp_model_options *options, sp_model **out, sp_error *err);
 SP_API void sp_model_close(sp_model *model);
 
-/* 128 bits over the file's header, metadata, tensor table and size, as 32 hex digits. Stable across machines. */
+/* 128 bits over the file's header, metadata, tensor table and size, and adapters with their scales, as 32 hex digits. Stable across machines. */
 SP_API const char *sp_model_fingerprint(const sp_model *model);
 
 /* ---- modules ---- */

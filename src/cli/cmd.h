@@ -9,6 +9,7 @@
 
 int sp_cmd_chat(int argc, char **argv);
 int sp_cmd_generate(int argc, char **argv);
+int sp_cmd_cache(int argc, char **argv);
 int sp_cmd_embed(int argc, char **argv);
 int sp_cmd_perplexity(int argc, char **argv);
 int sp_cmd_sessions(int argc, char **argv);

@@ -135,20 +135,18 @@ int sp_cmd_embed(int argc, char **argv) {
     sp_llm_settings settings = sp_llm_defaults;
     settings.embeddings = true;
     const char *prompt = NULL, *file = NULL, *pooling = NULL, *separator = "\n";
-    const sp_option table[] = {
-        {'m', "model", SP_OPT_TEXT, &settings.model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
+    const sp_option own[] = {
         {'p', "prompt", SP_OPT_TEXT, &prompt, 0, 0, "TEXT", "the texts (default: standard input)"},
         {'f', "file", SP_OPT_TEXT, &file, 0, 0, "FILE", "a file with the texts"},
         {0, "embd-separator", SP_OPT_TEXT, &separator, 0, 0, "TEXT", "stands between texts; empty: there is one (default: a newline)"},
         {0, "pooling", SP_OPT_TEXT, &pooling, 0, 0, "KIND", "none (a vector for each token), mean, cls or last (default: as the model says)"},
         {0, "embd-normalize", SP_OPT_INT, &e.normalise, -1, 100, "N",
          "2: Euclidean; 1: taxicab; N: p-norm; 0: the largest becomes 32760; -1: none (default: 2)"},
-        {0, "device", SP_OPT_TEXT, &settings.device, 0, 0, "NAME", "see samepage devices (default: cpu)"},
         {'c', "ctx-size", SP_OPT_INT, &settings.n_ctx, 0, 1 << 24, "N", "tokens of the longest text (default: the model's context, at most 4096)"},
-        {'b', "batch-size", SP_OPT_INT, &settings.n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
-        {'t', "threads", SP_OPT_INT, &settings.threads, 0, 512, "N", "CPU threads (default: all cores)"},
         {0, "json", SP_OPT_FLAG, &e.json, 0, 0, NULL, "the vectors as JSON, with the number of tokens of each text"},
         {0}};
+    sp_option table[SP_LLM_MODEL_ROWS + sizeof own / sizeof own[0]];
+    memcpy(table + sp_llm_model_rows(&settings, table), own, sizeof own);
     int at = sp_options_parse(
         table, "embed", "[OPTION...]",
         "Turns texts, a line each, into vectors: one line of numbers for each text. Texts that mean the like point the same way.", argc, argv);

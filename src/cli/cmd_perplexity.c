@@ -116,14 +116,12 @@ static sp_status score_text(scoring *s, const char *text, size_t length, sp_erro
 int sp_cmd_perplexity(int argc, char **argv) {
     scoring s = {.n_ctx = 512, .n_chunks = -1};
     sp_llm_settings settings = sp_llm_defaults;
-    const sp_option table[] = {{'m', "model", SP_OPT_TEXT, &settings.model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
-                               {0, "device", SP_OPT_TEXT, &settings.device, 0, 0, "NAME", "see samepage devices (default: cpu)"},
-                               {'c', "ctx-size", SP_OPT_INT, &s.n_ctx, 8, 1 << 20, "N", "tokens of a chunk (default: 512)"},
-                               {0, "chunks", SP_OPT_INT, &s.n_chunks, -1, 1e9, "N", "chunks at most (default: -1, all)"},
-                               {'b', "batch-size", SP_OPT_INT, &settings.n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
-                               {'t', "threads", SP_OPT_INT, &settings.threads, 0, 512, "N", "CPU threads (default: all cores)"},
-                               {0, "json", SP_OPT_FLAG, &s.json, 0, 0, NULL, "the figures as JSON"},
-                               {0}};
+    const sp_option own[] = {{'c', "ctx-size", SP_OPT_INT, &s.n_ctx, 8, 1 << 20, "N", "tokens of a chunk (default: 512)"},
+                             {0, "chunks", SP_OPT_INT, &s.n_chunks, -1, 1e9, "N", "chunks at most (default: -1, all)"},
+                             {0, "json", SP_OPT_FLAG, &s.json, 0, 0, NULL, "the figures as JSON"},
+                             {0}};
+    sp_option table[SP_LLM_MODEL_ROWS + sizeof own / sizeof own[0]];
+    memcpy(table + sp_llm_model_rows(&settings, table), own, sizeof own);
     int at = sp_options_parse(table, "perplexity", "[OPTION...] FILE",
                               "Measures how well a model expects a text: e to the mean negative log-probability of the second half of each chunk.",
                               argc, argv);

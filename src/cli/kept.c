@@ -150,7 +150,7 @@ static sp_status merge_settings(sp_kept *kept, const sp_kept_line *line, sp_erro
     s->frequency_penalty = config.frequency_penalty;
     s->repeat_last_n = config.repeat_last_n;
     s->ignore_end = config.ignore_end;
-    s->biases.n = s->stops.n = 0;
+    s->biases.n = s->stops.n = s->adapters.n = s->scaled_adapters.n = 0;
     const sp_type_traits *k = sp_type_get(config.type_k), *v = sp_type_get(config.type_v);
     const char *type_k = k ? k->name : "?", *type_v = v ? v->name : "?";
     s->type_k = type_k;
@@ -166,6 +166,18 @@ static sp_status merge_settings(sp_kept *kept, const sp_kept_line *line, sp_erro
 
 /* ---- beginning and continuing ---- */
 
+/* " --lora FILE --lora-scaled FILE:SCALE", as far as it fits; "": none. */
+static void name_adapters(const sp_llm_settings *s, char *out, size_t capacity) {
+    size_t n = 0;
+    *out = 0;
+    for (size_t i = 0; i < s->adapters.n && n < capacity; i++) {
+        n += (size_t)snprintf(out + n, capacity - n, " --lora %s", s->adapters.items[i]);
+    }
+    for (size_t i = 0; i < s->scaled_adapters.n && n < capacity; i++) {
+        n += (size_t)snprintf(out + n, capacity - n, " --lora-scaled %s", s->scaled_adapters.items[i]);
+    }
+}
+
 static sp_status check_identity(const sp_kept *kept, sp_llm_client *client, const sp_llm_settings *s, sp_error *err) {
     sp_session_info info;
     sp_session_get_info(kept->session, &info);
@@ -177,6 +189,14 @@ static sp_status check_identity(const sp_kept *kept, sp_llm_client *client, cons
             "session %s was made by another version of the language-model guest (expected module %.16s, this samepage has %.16s): continue it "
             "with the samepage that made it",
             kept->name, info.module, module);
+    }
+    char adapters[sizeof kept->note.adapters];
+    name_adapters(s, adapters, sizeof adapters);
+    if (info.n_models == 1 && strcmp(info.models[0], found) != 0 && (*adapters || kept->note.adapters[0])) {
+        return sp_fail(err, SP_ERR_ARGUMENT,
+                       "session %s belongs to another model or other LoRA adapters (expected fingerprint %s, made with%s; %s with%s has %s)",
+                       kept->name, info.models[0], kept->note.adapters[0] ? kept->note.adapters : " none", model, *adapters ? adapters : " none",
+                       found);
     }
     if (info.n_models != 1 || strcmp(info.models[0], found) != 0) {
         return sp_fail(err, SP_ERR_ARGUMENT, "session %s belongs to another model (expected fingerprint %s, %s has %s): name the right file with -m",
@@ -206,6 +226,7 @@ static sp_status begin(sp_kept *kept, sp_llm_client *client, const sp_kept_line 
         status = check_identity(kept, client, line->settings, err);
     }
     line->settings->seed.given = false;
+    name_adapters(line->settings, kept->note.adapters, sizeof kept->note.adapters);
     sp_kept_turn turn = {.kind = "begin", .user = "", .answer = ""};
     return status ? status : sp_kept_commit(kept, client, &turn, err);
 }

@@ -28,15 +28,26 @@ const sp_llm_settings sp_llm_defaults = {.device = "cpu",
                                          .n_top = -1,
                                          .kept_weights = SP_KEPT_WEIGHTS_BYTES};
 
+size_t sp_llm_model_rows(sp_llm_settings *s, sp_option rows[SP_LLM_MODEL_ROWS]) {
+    const sp_option table[SP_LLM_MODEL_ROWS] = {
+        {'m', "model", SP_OPT_TEXT, &s->model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
+        {0, "lora", SP_OPT_LIST, &s->adapters, 0, 0, "FILE", "a LoRA adapter for the model, as a GGUF; may be repeated"},
+        {0, "lora-scaled", SP_OPT_LIST, &s->scaled_adapters, 0, 0, "FILE:SCALE", "the same with a scale (--lora: 1); may be repeated"},
+        {0, "device", SP_OPT_TEXT, &s->device, 0, 0, "NAME", "cpu, vulkan:N, discrete, ...: see samepage devices (default: cpu)"},
+        {0, "keep-weights", SP_OPT_SIZE, &s->kept_weights, 0, 1e18, "SIZE",
+         "converted weights of all models kept for the next start, at most; 0: none (default: 32G)"},
+        {'b', "batch-size", SP_OPT_INT, &s->n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
+        {'t', "threads", SP_OPT_INT, &s->threads, 0, 512, "N", "CPU threads (default: all cores)"},
+    };
+    memcpy(rows, table, sizeof table);
+    return SP_LLM_MODEL_ROWS;
+}
+
 size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]) {
     const sp_option table[] = {
-        {'m', "model", SP_OPT_TEXT, &s->model, 0, 0, "FILE", "GGUF file (default: the embedded pocket model)"},
-        {0, "device", SP_OPT_TEXT, &s->device, 0, 0, "NAME", "cpu, vulkan:N, discrete, ...: see samepage devices (default: cpu)"},
         {'c', "ctx-size", SP_OPT_INT, &s->n_ctx, 0, 1 << 24, "N", "tokens of context (default: the model's, at most 4096)"},
-        {'b', "batch-size", SP_OPT_INT, &s->n_batch, 0, 512, "N", "tokens evaluated at once, 1 to 512 (default: 512)"},
         {0, "cache-type-k", SP_OPT_TEXT, &s->type_k, 0, 0, "TYPE", "of the cache's keys: f16, bf16, q8_0, q4_0, ... (default: f16)"},
         {0, "cache-type-v", SP_OPT_TEXT, &s->type_v, 0, 0, "TYPE", "of its values (default: f16)"},
-        {'t', "threads", SP_OPT_INT, &s->threads, 0, 512, "N", "CPU threads (default: all cores)"},
         {'n', "predict", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "tokens of an answer at most (default: -1, until it ends)"},
         {0, "max-tokens", SP_OPT_INT, &s->max_tokens, -1, 1e9, "N", "the same"},
         {0, "temp", SP_OPT_FLOAT, &s->temperature, 0, 1e9, "X", "temperature; 0 takes the likeliest token (default: 0.8)"},
@@ -56,12 +67,11 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {0, "json-schema-file", SP_OPT_TEXT, &s->schema_file, 0, 0, "FILE", "answers are JSON that the schema in FILE describes"},
         {0, "prompt-lookup", SP_OPT_INT, &s->n_lookup, 0, 32, "N",
          "draft up to N tokens from what the context said before, and verify them in one batch; 0: off (default: 0)"},
-        {0, "keep-weights", SP_OPT_SIZE, &s->kept_weights, 0, 1e18, "SIZE",
-         "converted weights of all models kept for the next start, at most; 0: none (default: 32G)"},
         {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
     };
-    memcpy(rows, table, sizeof table);
-    size_t n = sizeof table / sizeof table[0];
+    size_t n = sp_llm_model_rows(s, rows);
+    memcpy(rows + n, table, sizeof table);
+    n += sizeof table / sizeof table[0];
     return n + sp_limit_option_rows(&s->limits, rows + n);
 }
 
@@ -278,6 +288,45 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
 
 /* ---- opening ---- */
 
+static sp_status parse_adapter(const char *text, sp_adapter *out, char **path, sp_error *err) {
+    const char *colon = strrchr(text, ':');
+    char *end = NULL;
+    const double scale = colon ? strtod(colon + 1, &end) : 0;
+    if (!colon || end == colon + 1 || *end || !isfinite(scale) || colon == text) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "--lora-scaled %s: must be a file, a colon and a number, such as adapter.gguf:0.5", text);
+    }
+    *path = strndup(text, (size_t)(colon - text));
+    *out = (sp_adapter){.path = *path, .scale = (float)scale};
+    return *path ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+}
+
+static sp_status open_file(sp_llm_client *client, const sp_llm_settings *s, sp_model_options *options, sp_error *err) {
+    sp_adapter adapters[SP_MAX_ADAPTERS];
+    char *paths[SP_MAX_ADAPTERS] = {0};
+    sp_status status = SP_OK;
+    const size_t n = s->adapters.n;
+    if (n + s->scaled_adapters.n > SP_MAX_ADAPTERS) {
+        return sp_fail(err, SP_ERR_ARGUMENT, "at most %d LoRA adapters", SP_MAX_ADAPTERS);
+    }
+    for (size_t i = 0; i < n; i++) {
+        adapters[i] = (sp_adapter){.path = s->adapters.items[i], .scale = 1};
+    }
+    for (size_t i = 0; status == SP_OK && i < s->scaled_adapters.n; i++) {
+        status = parse_adapter(s->scaled_adapters.items[i], &adapters[n + i], &paths[i], err);
+    }
+    options->adapters = adapters;
+    options->n_adapters = n + s->scaled_adapters.n;
+    if (status == SP_OK) {
+        status = s->model ? sp_model_open(client->host, s->model, options, &client->model, err)
+                          : sp_model_open_bytes(client->host, sp_embedded_pocket, sp_embedded_pocket_size, options, &client->model, err);
+    }
+    options->adapters = NULL, options->n_adapters = 0;
+    for (size_t i = 0; i < s->scaled_adapters.n; i++) {
+        free(paths[i]);
+    }
+    return status;
+}
+
 static void tell(void *user, const char *line) {
     sp_progress_hide(user);
     fprintf(stderr, "samepage: %s\n", line);
@@ -302,9 +351,7 @@ sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, s
         status = sp_device_open(settings->device, settings->threads, &client->device, err);
     }
     if (status == SP_OK) {
-        status = settings->model
-                     ? sp_model_open(client->host, settings->model, &model_options, &client->model, err)
-                     : sp_model_open_bytes(client->host, sp_embedded_pocket, sp_embedded_pocket_size, &model_options, &client->model, err);
+        status = open_file(client, settings, &model_options, err);
     }
     if (status == SP_OK) {
         status = sp_module_load(client->host, sp_embedded_llm, sp_embedded_llm_size, &client->module, err);

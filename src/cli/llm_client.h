@@ -15,9 +15,9 @@ typedef struct sp_llm_settings {
     int32_t n_ctx, n_batch, threads, max_tokens, top_k, repeat_last_n;
     float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
     sp_seed_option seed;
-    sp_option_list biases, stops;
-    bool ignore_end, embeddings; /* embeddings: the actor is for SP_LLM_EMBED alone */
-    int32_t n_lookup, n_top;     /* n_top: -1: no logprobs */
+    sp_option_list biases, stops, adapters, scaled_adapters; /* FILE; FILE:SCALE */
+    bool ignore_end, embeddings;                             /* embeddings: the actor is for SP_LLM_EMBED alone */
+    int32_t n_lookup, n_top;                                 /* n_top: -1: no logprobs */
     const char *grammar, *grammar_file, *schema, *schema_file;
     uint64_t kept_weights; /* bytes; 0: none */
     sp_limit_settings limits;
@@ -26,8 +26,12 @@ typedef struct sp_llm_settings {
 /* llama.cpp's defaults. */
 extern const sp_llm_settings sp_llm_defaults;
 
-/* Rows of a table of options for these settings, to be put before a command's own: fills `rows` and returns how many. */
-enum { SP_LLM_OPTION_ROWS = 28 + SP_LIMIT_OPTION_ROWS };
+/* Rows of a table of options for what model is opened and how. */
+enum { SP_LLM_MODEL_ROWS = 7 };
+size_t sp_llm_model_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_MODEL_ROWS]);
+
+/* Rows of a table of options for all of these settings, to be put before a command's own: fills `rows` and returns how many. */
+enum { SP_LLM_OPTION_ROWS = 30 + SP_LIMIT_OPTION_ROWS };
 size_t sp_llm_option_rows(sp_llm_settings *settings, sp_option rows[SP_LLM_OPTION_ROWS]);
 
 typedef struct sp_llm_client sp_llm_client;

@@ -24,6 +24,7 @@ static const struct {
     {"sessions", sp_cmd_sessions, "list, fork, move and check conversations that are kept"},
     {"run", sp_cmd_run, "run a WebAssembly guest"},
     {"devices", sp_cmd_devices, "list what can compute here"},
+    {"cache", sp_cmd_cache, "show what is kept to start faster, and clear it"},
     {"inspect", sp_cmd_inspect, "show what is in a module, a program or a GGUF file"},
     {"proof", sp_cmd_proof, "show that guest and device have one set of pages"},
     {"bench", sp_cmd_bench, "measure against libllama on the same work"},

@@ -170,6 +170,7 @@ void sp_note_read(const sp_commit *commit, sp_note *out) {
     out->origin_commit = read_number(root, "origin_commit", INT64_MAX);
     read_text(root, "kind", out->kind, sizeof out->kind);
     read_text(root, "model", out->model, sizeof out->model);
+    read_text(root, "adapters", out->adapters, sizeof out->adapters);
     out->turns = (uint32_t)read_number(root, "turns", UINT32_MAX);
     out->tokens = (uint32_t)read_number(root, "tokens", UINT32_MAX);
     out->context = (uint32_t)read_number(root, "context", UINT32_MAX);
@@ -197,6 +198,7 @@ char *sp_note_write(const sp_note *note) {
         json_object_set_new(root, "origin_commit", json_integer((json_int_t)note->origin_commit));
     }
     set_text(root, "model", note->model);
+    set_text(root, "adapters", note->adapters);
     set_text(root, "user", note->user);
     set_text(root, "answer", note->answer);
     char *text = json_dumps(root, JSON_COMPACT);

@@ -30,8 +30,9 @@ typedef struct sp_note {
     uint64_t commit;                     /* and its number then */
     char origin[SP_STORE_NAME_MAX + 1];  /* whom the session branched from; "": from none */
     uint64_t origin_commit;
-    char kind[16];    /* "begin", "turn", "regenerate", "system", "reset" */
-    char model[1024]; /* path of the GGUF, a hint; "": the embedded one, or too long */
+    char kind[16];      /* "begin", "turn", "regenerate", "system", "reset" */
+    char model[1024];   /* path of the GGUF, a hint; "": the embedded one, or too long */
+    char adapters[512]; /* as --lora and --lora-scaled named them, for people */
     uint32_t turns, tokens, context;
     char user[512], answer[1024]; /* the last ones, one line each, cut */
 } sp_note;

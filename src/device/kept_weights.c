@@ -23,7 +23,7 @@
 #include "base/error.h"
 #include "memory/os.h"
 
-static const char magic[8] = "SPWEIGHT", ending[] = ".weights";
+static const char magic[8] = {'S', 'P', 'W', 'E', 'I', 'G', 'H', 'T'}, ending[] = ".weights";
 enum { VERSION = 1, MOST_WEIGHTS = 1 << 20, PATH_SIZE = 4400 };
 
 typedef struct digest {

@@ -24,6 +24,8 @@ void sp_os_release(void *at, uint64_t length);
 bool sp_os_map_file(void *at, uint64_t length, int fd, uint64_t offset);
 /* Maps a file's first length bytes read-only anywhere; NULL on failure. length need not be a multiple of the page size. */
 const void *sp_os_map_readonly(int fd, uint64_t length);
+/* The same in place of reserved pages from `at` on. */
+bool sp_os_map_readonly_at(void *at, int fd, uint64_t length);
 void sp_os_unmap(const void *at, uint64_t length);
 /* An unnamed file in memory, or -1. */
 int sp_os_anonymous_file(const char *label, uint64_t length);

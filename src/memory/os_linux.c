@@ -66,6 +66,10 @@ const void *sp_os_map_readonly(int fd, uint64_t length) {
     return at == MAP_FAILED ? NULL : at;
 }
 
+bool sp_os_map_readonly_at(void *at, int fd, uint64_t length) {
+    return mmap(at, length, PROT_READ, MAP_SHARED | MAP_FIXED, fd, 0) != MAP_FAILED;
+}
+
 void sp_os_unmap(const void *at, uint64_t length) {
     munmap((void *)(uintptr_t)at, length);
 }

@@ -1,6 +1,7 @@
 /* libllama's calls, each guarded: what it asserts, throws or logs becomes an error of ours. */
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "model/model_impl.h"
 
@@ -60,6 +61,33 @@ struct llama_model *sp_llama_load_vocabulary(const char *path) {
 
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf) {
     return guarded_load((load_call){.gguf = gguf});
+}
+
+typedef struct adapter_call {
+    struct llama_model *model;
+    FILE *file;
+    struct llama_adapter_lora *adapter;
+} adapter_call;
+
+static void load_adapter(void *user) {
+    adapter_call *c = user;
+    c->adapter = llama_adapter_lora_init_from_file_ptr(c->model, c->file);
+}
+
+struct llama_adapter_lora *sp_llama_load_adapter(struct llama_model *model, int fd) {
+    const int copy = dup(fd);
+    adapter_call call = {.model = model, .file = copy >= 0 ? fdopen(copy, "rb") : NULL};
+    complaint[0] = 0;
+    if (!call.file) {
+        if (copy >= 0) {
+            close(copy);
+        }
+        return NULL;
+    }
+    rewind(call.file);
+    const bool went_well = sp_shim_guard(load_adapter, &call, complaint, sizeof complaint);
+    fclose(call.file);
+    return went_well ? call.adapter : NULL;
 }
 
 typedef struct context_call {

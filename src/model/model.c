@@ -25,12 +25,13 @@ static sp_status map_file(sp_model *model, const char *name, sp_error *err) {
         return sp_fail(err, SP_ERR_FORMAT, "%s: not a GGUF file: it does not begin with \"GGUF\"", name);
     }
     model->mapping = sp_os_map_readonly(model->fd, model->size);
+    model->mapped = model->size;
     return model->mapping ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: can't map it: %s", name, strerror(errno));
 }
 
 /* ggml's parser reads from a FILE; a copy of the descriptor gives it one for the very file that was mapped. */
-static struct gguf_context *parse(sp_model *model) {
-    int fd = dup(model->fd);
+struct gguf_context *sp_model_parse(int of, struct ggml_context **tensors) {
+    int fd = dup(of);
     FILE *file = fd >= 0 ? fdopen(fd, "rb") : NULL;
     if (!file) {
         if (fd >= 0) {
@@ -39,7 +40,7 @@ static struct gguf_context *parse(sp_model *model) {
         return NULL;
     }
     rewind(file);
-    struct gguf_context *gguf = gguf_init_from_file_ptr(file, (struct gguf_init_params){.no_alloc = true, .ctx = &model->tensors});
+    struct gguf_context *gguf = gguf_init_from_file_ptr(file, (struct gguf_init_params){.no_alloc = true, .ctx = tensors});
     fclose(file);
     return gguf;
 }
@@ -70,7 +71,6 @@ static sp_status build_table(sp_model *model, const char *name, sp_error *err) {
     /* The header says everything about a model but the weights' values; those would take long to read. */
     XXH128_hash_t hash = XXH3_128bits_withSeed(model->mapping, data < model->size ? data : model->size, model->size);
     model->info.fingerprint[0] = hash.high64, model->info.fingerprint[1] = hash.low64;
-    snprintf(model->fingerprint, sizeof model->fingerprint, "%016" PRIx64 "%016" PRIx64, hash.high64, hash.low64);
     return SP_OK;
 }
 
@@ -149,10 +149,11 @@ static sp_status open_fd(origin from, const char *cache_folder, const sp_model_o
     model->anonymous = from.anonymous;
     pthread_mutex_init(&model->lock, NULL);
     model->options = options ? *options : (sp_model_options){0};
+    model->options.adapters = NULL, model->options.n_adapters = 0;
     model->cache_folder = cache_folder ? strdup(cache_folder) : NULL;
     sp_status status = map_file(model, name, err);
     if (status == SP_OK) {
-        model->gguf = parse(model);
+        model->gguf = sp_model_parse(model->fd, &model->tensors);
         status = model->gguf ? build_table(model, name, err)
                              : sp_fail(err, SP_ERR_FORMAT, "%s: a damaged or truncated GGUF file of %" PRIu64 " bytes: %s", name, model->size,
                                        sp_model_complaint());
@@ -168,13 +169,17 @@ static sp_status open_fd(origin from, const char *cache_folder, const sp_model_o
         model->info.n_ctx_train = sp_model_number(model, "context_length");
         model->info.n_embd = sp_model_number(model, "embedding_length");
         model->info.n_layer = sp_model_number(model, "block_count");
-        name_kept(model);
         status = load_vocabulary(model, name, err);
+    }
+    if (status == SP_OK) {
+        status = sp_model_open_adapters(model, options ? options->adapters : NULL, options ? options->n_adapters : 0, err);
     }
     if (status != SP_OK) {
         sp_model_close(model);
         return status;
     }
+    snprintf(model->fingerprint, sizeof model->fingerprint, "%016" PRIx64 "%016" PRIx64, model->info.fingerprint[0], model->info.fingerprint[1]);
+    name_kept(model);
     *out = model;
     return SP_OK;
 }
@@ -221,8 +226,9 @@ void sp_model_close(sp_model *model) {
         free(p);
     }
     if (model->mapping) {
-        sp_os_unmap(model->mapping, model->size);
+        sp_os_unmap(model->mapping, model->mapped);
     }
+    sp_model_close_adapters(model);
     close(model->fd);
     free(model->entries);
     free(model->cache_folder);
@@ -252,6 +258,9 @@ const sp_weight_table *sp_model_weight_table(const sp_model *model) {
 bool sp_model_find_weight(void *context, uint32_t handle, const char *name, sp_weight_info *out) {
     const sp_model *model = context;
     int64_t id = handle == 0 ? gguf_find_tensor(model->gguf, name) : -1;
+    for (uint32_t i = (uint32_t)gguf_get_n_tensors(model->gguf); handle == 0 && id < 0 && i < model->table.n; i++) { /* an adapter's */
+        id = strcmp(model->entries[i].name, name) == 0 ? (int64_t)i : -1;
+    }
     if (id < 0) {
         return false;
     }

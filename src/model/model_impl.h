@@ -8,10 +8,20 @@
 
 #include "model/model.h"
 
+/* One LoRA adapter. */
+typedef struct sp_model_adapter {
+    int fd;
+    uint64_t size, at; /* where it lies in the model's mapping */
+    float scale;
+    struct gguf_context *gguf;
+    struct ggml_context *tensors; /* its tensors, with the names that programs know them by */
+    uint32_t first;               /* of its entries in the model's table; they are in its file's order */
+} sp_model_adapter;
+
 struct sp_model {
     int fd;
-    const void *mapping;
-    uint64_t size;
+    const void *mapping; /* the file, and adapters behind it */
+    uint64_t size, mapped;
     struct gguf_context *gguf;
     struct ggml_context *tensors; /* the tensor table as ggml parsed it; no data */
     struct sp_weight_entry *entries;
@@ -21,10 +31,12 @@ struct sp_model {
     struct sp_chat_templates *chat; /* made at first use */
     sp_model_info info;
     char fingerprint[33];
-    char *cache_folder; /* NULL: none */
-    char *kept;         /* where devices keep converted weights (sp_weight_table); NULL: nowhere */
-    bool anonymous;     /* the file has no name */
-    sp_model_options options;
+    char *cache_folder;       /* NULL: none */
+    char *kept;               /* where devices keep converted weights (sp_weight_table); NULL: nowhere */
+    bool anonymous;           /* the file has no name */
+    sp_model_options options; /* without adapters */
+    sp_model_adapter *adapters;
+    size_t n_adapters;
     struct sp_cached_program *programs; /* by wish */
     char **meta_texts;                  /* numbers that sp_model_meta gave as text, by key; they stay as long as the model */
     pthread_mutex_t lock;               /* chat, programs, meta_texts */
@@ -47,12 +59,26 @@ uint32_t sp_model_number(const sp_model *model, const char *suffix);
 /* Refuses a file whose layers libllama would crash on. */
 sp_status sp_model_check_layers(const sp_model *model, sp_error *err);
 
+/* ggml's parse of an open file; NULL: damaged, or out of memory. */
+struct gguf_context *sp_model_parse(int fd, struct ggml_context **tensors);
+
+/* ---- adapters.c ---- */
+/* Maps adapters behind the model, whose table has been made, and adds their tensors to it. What failed is left for sp_model_close_adapters. */
+sp_status sp_model_open_adapters(sp_model *model, const sp_adapter *adapters, size_t n, sp_error *err);
+void sp_model_close_adapters(sp_model *model);
+/* Loads them for a trace; they go with the libllama model. */
+sp_status sp_model_load_adapters(const sp_model *model, struct llama_model *llama, struct llama_adapter_lora *loaded[SP_MAX_ADAPTERS], sp_error *err);
+bool sp_model_set_adapters(const sp_model *model, struct llama_context *context, struct llama_adapter_lora **loaded);
+/* The name that programs know a leaf of a trace by: its own, unless it is an adapter's. */
+const char *sp_model_adapter_tensor(const sp_model *model, const struct ggml_tensor *t);
+
 /*
  * guard.c: libllama's functions for files that nobody trusts: NULL or false where libllama refuses, asserts or throws; sp_model_complaint then has
  * its words, until this thread's next call.
  */
 struct llama_model *sp_llama_load_vocabulary(const char *path);
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf);
+struct llama_adapter_lora *sp_llama_load_adapter(struct llama_model *model, int fd);
 struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params);
 bool sp_llama_decode(struct llama_context *context, const struct llama_batch *batch);
 

@@ -5,6 +5,7 @@
 #include "model/trace.h"
 
 #include <ggml-backend.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +25,7 @@ static const struct {
 typedef struct watcher {
     trace *trace;
     const struct ggml_tensor **seen; /* by node */
+    const sp_model *model;
     bool failed;
     bool passing; /* the batch only moves the sequence on: it is neither watched nor computed */
 } watcher;
@@ -80,6 +82,7 @@ static int index_of(watcher *w, const struct ggml_tensor *t) {
     int found = find_seen(w, t);
     trace_node *node = found == NO_NODE ? append(w, t) : NULL; /* a leaf: weight, input or state */
     if (node) {
+        snprintf(node->name, sizeof node->name, "%s", sp_model_adapter_tensor(w->model, t));
         keep_content(w, node, t);
         found = w->trace->n - 1;
     }
@@ -164,17 +167,25 @@ static void set_symbols(trace *out, int which, uint32_t n_ctx, const trace_windo
     }
 }
 
-static sp_status take_one(struct llama_model *llama, const sp_program_wish *wish, trace_window *window, int which, trace *out, sp_error *err) {
-    watcher w = {.trace = out, .passing = true};
+/* libllama's model without weights, and what is asked of it. */
+typedef struct subject {
+    const sp_model *model;
+    struct llama_model *llama;
+    struct llama_adapter_lora *adapters[SP_MAX_ADAPTERS];
+    const sp_program_wish *wish;
+} subject;
+
+static sp_status take_one(subject *s, trace_window *window, int which, trace *out, sp_error *err) {
+    watcher w = {.trace = out, .model = s->model, .passing = true};
     const uint32_t more = window->traced > MOST_TRACED_WINDOW ? sp_inputs_padded(window->traced) : 0, n_ctx = sizes[which].n_ctx + more;
-    struct llama_context *context = new_context(llama, n_ctx, sizes[which].n_batch, wish, &w);
+    struct llama_context *context = new_context(s->llama, n_ctx, sizes[which].n_batch, s->wish, &w);
     if (!context) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", n_ctx, sp_model_complaint());
     }
     window->no_cache = !llama_get_memory(context);
-    window->all_outputs = window->no_cache || wish->embeddings;
+    window->all_outputs = window->no_cache || s->wish->embeddings;
     out->n_past = sizes[which].n_past > 1 ? sizes[which].n_past + more : sizes[which].n_past;
-    bool decoded = true;
+    bool decoded = sp_model_set_adapters(s->model, context, s->adapters);
     for (uint32_t past = 0; decoded && past < out->n_past;) {
         uint32_t left = out->n_past - past, n = left < sizes[which].n_batch ? left : sizes[which].n_batch;
         decoded = decode(context, past, n, 0);
@@ -203,19 +214,20 @@ static void free_trace(trace *t) {
     free(t->nodes);
 }
 
-static sp_status trace_all(sp_model *model, struct llama_model *llama, const sp_program_wish *wish, trace_window *window, void **bytes,
-                           uint64_t *size, sp_error *err) {
+static sp_status trace_all(subject *s, trace_window *window, void **bytes, uint64_t *size, sp_error *err) {
     trace traces[N_TRACES] = {0};
-    sp_status status = check_kind(llama, err);
+    const sp_model *model = s->model;
+    sp_status status = check_kind(s->llama, err);
+    status = status == SP_OK ? sp_model_load_adapters(model, s->llama, s->adapters, err) : status;
     for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
         if (model->options.progress) {
             model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
         }
-        status = take_one(llama, wish, window, i, &traces[i], err);
+        status = take_one(s, window, i, &traces[i], err);
     }
     if (status == SP_OK) {
         sp_trace_learn_masks(traces, window);
-        status = sp_trace_emit(model, wish->embeddings, traces, window, bytes, size, err);
+        status = sp_trace_emit(model, s->wish->embeddings, traces, window, bytes, size, err);
     }
     for (int i = 0; i < N_TRACES; i++) {
         free_trace(&traces[i]);
@@ -235,7 +247,8 @@ sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **by
     struct llama_model *llama = metadata ? sp_llama_init_without_weights(metadata) : NULL;
     if (llama) {
         sp_trace_learn(model, llama, &window);
-        status = trace_all(model, llama, wish, &window, bytes, size, err);
+        subject s = {.model = model, .llama = llama, .wish = wish};
+        status = trace_all(&s, &window, bytes, size, err);
         llama_model_free(llama);
     } else {
         status = metadata ? sp_fail(err, SP_ERR_UNSUPPORTED, "libllama can't make a model of it: %s", sp_model_complaint())
