@@ -4,8 +4,8 @@
  * is wrong, or come to the same result without it (a cache that can't be written); then, in the same process, the same run must succeed and give the
  * same bytes, and the session's file must have every commit that was acknowledged.
  *
- * The runs are done by a child process, so that a crash costs one position. FAULTS_EVERY=N in the environment tries each Nth position alone; `make
- * faults` tries all.
+ * The runs are done by child processes, which share the positions, so that a crash costs one position. In the environment: FAULTS_EVERY=N tries each
+ * Nth position alone (`make faults` tries all); FAULTS_JOBS=N says how many processes (default: one for each core).
  */
 #include "faults/faults.h"
 
@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -234,12 +235,14 @@ static const struct run {
 enum { N_RUNS = sizeof runs / sizeof runs[0], N_KINDS = 3 };
 static const char *const kinds[N_KINDS] = {"once", "from then on", "in part"};
 
-/* ---- the child: tries positions and notes how it went ---- */
+/* ---- a child: tries its share of the positions and notes how it went ---- */
 
 typedef struct progress {
+    pid_t child;
+    uint64_t first, step; /* it tries positions first, first + step, ... of each run and kind */
     int run, kind;
     uint64_t position; /* the one under way */
-    uint64_t tried[N_RUNS][N_KINDS], errors[N_RUNS][N_KINDS], wrong;
+    uint64_t calls[N_RUNS], tried[N_RUNS][N_KINDS], errors[N_RUNS][N_KINDS], wrong;
     bool finished;
 } progress;
 
@@ -296,7 +299,24 @@ static bool check(const struct run *run, const outcome *clean, const outcome *o,
     return true;
 }
 
-static int work(progress *p, unsigned every) {
+static void try_position(const struct run *run, const outcome *clean, progress *p) {
+    static outcome o;
+    o = (outcome){0};
+    faults_arm(p->position, (fault_kind)p->kind);
+    run->go(&o);
+    faults_disarm();
+    char why[700] = "", failed[32];
+    snprintf(failed, sizeof failed, "%s", faults_failed() ? faults_failed() : "nothing");
+    if (!check(run, clean, &o, why, sizeof why)) {
+        fprintf(stderr, "NOT clean: %s, call %llu (%s) fails %s: %s [%s]\n", run->name, (unsigned long long)p->position, failed, kinds[p->kind], why,
+                o.err.message);
+        p->wrong++;
+    }
+    p->tried[p->run][p->kind]++;
+    p->errors[p->run][p->kind] += o.status != SP_OK;
+}
+
+static int work(progress *p) {
     if (!open_all()) {
         return 1;
     }
@@ -309,26 +329,13 @@ static int work(progress *p, unsigned every) {
             clean = (outcome){0};
             faults_arm(0, FAULT_FAIL);
             run->go(&clean);
-            uint64_t calls = faults_disarm();
+            p->calls[p->run] = faults_disarm();
             if (clean.status != SP_OK) {
                 fprintf(stderr, "%s, without a fault: %s\n", run->name, clean.err.message);
                 return 1;
             }
-            for (p->position = p->position ? p->position : 1; p->position <= calls; p->position += every) {
-                static outcome o;
-                o = (outcome){0};
-                faults_arm(p->position, (fault_kind)p->kind);
-                run->go(&o);
-                faults_disarm();
-                char why[700] = "", failed[32];
-                snprintf(failed, sizeof failed, "%s", faults_failed() ? faults_failed() : "nothing");
-                if (!check(run, &clean, &o, why, sizeof why)) {
-                    fprintf(stderr, "NOT clean: %s, call %llu (%s) fails %s: %s [%s]\n", run->name, (unsigned long long)p->position, failed,
-                            kinds[p->kind], why, o.err.message);
-                    p->wrong++;
-                }
-                p->tried[p->run][p->kind]++;
-                p->errors[p->run][p->kind] += o.status != SP_OK;
+            for (p->position = p->position ? p->position : p->first; p->position <= p->calls[p->run]; p->position += p->step) {
+                try_position(run, &clean, p);
             }
         }
     }
@@ -337,43 +344,90 @@ static int work(progress *p, unsigned every) {
     return 0;
 }
 
-int main(void) {
-    const char *wanted = getenv("FAULTS_EVERY");
-    unsigned every = wanted ? (unsigned)strtoul(wanted, NULL, 10) : 37;
-    progress *p = mmap(NULL, sizeof *p, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    snprintf(with.folder, sizeof with.folder, "/tmp/samepage-faults-XXXXXX");
-    if (p == MAP_FAILED || !mkdtemp(with.folder)) {
-        return 1;
+/* ---- the parent ---- */
+
+static void start(progress *p) {
+    fflush(NULL);
+    const pid_t child = fork(); /* *p is shared with it */
+    if (child == 0) {
+        char folder[sizeof with.folder];
+        snprintf(folder, sizeof folder, "%s", with.folder);
+        snprintf(with.folder, sizeof with.folder, "%.40s/%llu", folder, (unsigned long long)p->first);
+        mkdir(with.folder, 0700);
+        _exit(work(p));
     }
+    p->child = child;
+}
+
+/* Until every child has finished; one that crashes goes on behind the position where it did. How many crashes there were. */
+static uint64_t run_all(progress *all, unsigned jobs) {
     uint64_t crashes = 0;
-    while (!p->finished && crashes < 50) {
-        fflush(NULL);
-        pid_t child = fork();
-        if (child == 0) {
-            _exit(work(p, every ? every : 1));
+    int status = 0;
+    for (unsigned i = 0; i < jobs; i++) {
+        start(&all[i]);
+    }
+    for (pid_t pid; (pid = wait(&status)) > 0;) {
+        progress *p = all;
+        while (p->child != pid) {
+            p++;
         }
-        int status = 0;
-        waitpid(child, &status, 0);
-        if (WIFSIGNALED(status)) {
-            fprintf(stderr, "CRASH: %s, call %llu, %s: signal %d\n", runs[p->run].name, (unsigned long long)p->position, kinds[p->kind],
-                    WTERMSIG(status));
-            crashes++;
-            p->position += every;
-        } else if (!p->finished) {
-            break;
+        if (!WIFSIGNALED(status)) {
+            continue;
+        }
+        fprintf(stderr, "CRASH: %s, call %llu, %s: signal %d\n", runs[p->run].name, (unsigned long long)p->position, kinds[p->kind],
+                WTERMSIG(status));
+        p->position += p->step;
+        if (++crashes < 50) {
+            start(p);
         }
     }
-    uint64_t tried = 0;
+    return crashes;
+}
+
+static unsigned number_from(const char *variable, long otherwise) {
+    const char *text = getenv(variable);
+    const unsigned long wanted = text ? strtoul(text, NULL, 10) : (unsigned long)otherwise;
+    return wanted < 1 ? 1 : wanted > 256 ? 256 : (unsigned)wanted;
+}
+
+/* Prints what all came to. True if all is clean. */
+static bool report(const progress *all, unsigned jobs, uint64_t crashes) {
+    uint64_t tried = 0, wrong = 0;
+    bool finished = true;
     for (int r = 0; r < N_RUNS; r++) {
         for (int k = 0; k < N_KINDS; k++) {
-            printf("%-20s calls fail %-12s: %5llu positions, %5llu errors, the others came to the same result without it\n", runs[r].name, kinds[k],
-                   (unsigned long long)p->tried[r][k], (unsigned long long)p->errors[r][k]);
-            tried += p->tried[r][k];
+            uint64_t positions = 0, errors = 0;
+            for (unsigned i = 0; i < jobs; i++) {
+                positions += all[i].tried[r][k];
+                errors += all[i].errors[r][k];
+            }
+            printf("%-20s calls fail %-12s: %5llu of %5llu positions, %5llu errors, the others came to the same result without it\n", runs[r].name,
+                   kinds[k], (unsigned long long)positions, (unsigned long long)all[0].calls[r], (unsigned long long)errors);
+            tried += positions;
         }
     }
+    for (unsigned i = 0; i < jobs; i++) {
+        wrong += all[i].wrong;
+        finished &= all[i].finished;
+    }
     printf("%llu positions tried, %llu crashes, %llu not clean%s\n", (unsigned long long)tried, (unsigned long long)crashes,
-           (unsigned long long)p->wrong, p->finished ? "" : "; NOT finished");
+           (unsigned long long)wrong, finished ? "" : "; NOT finished");
+    return finished && !crashes && !wrong;
+}
+
+int main(void) {
+    const unsigned every = number_from("FAULTS_EVERY", 37), jobs = number_from("FAULTS_JOBS", sysconf(_SC_NPROCESSORS_ONLN));
+    progress *all = mmap(NULL, jobs * sizeof *all, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    snprintf(with.folder, sizeof with.folder, "/tmp/samepage-faults-XXXXXX");
+    if (all == MAP_FAILED || !mkdtemp(with.folder)) {
+        return 1;
+    }
+    for (unsigned i = 0; i < jobs; i++) {
+        all[i] = (progress){.first = 1 + (uint64_t)i * every, .step = (uint64_t)jobs * every};
+    }
+    const uint64_t crashes = run_all(all, jobs);
+    const bool clean = report(all, jobs, crashes);
     char command[100];
     snprintf(command, sizeof command, "rm -rf %s", with.folder);
-    return system(command) != 0 || !p->finished || crashes || p->wrong;
+    return system(command) != 0 || !clean;
 }
