@@ -150,6 +150,10 @@ static sp_status open_candidate(const candidate *c, int threads, sp_device *devi
         return open_cpu(device, threads > 0 ? threads : sp_os_cores(), err);
     }
     device->upload_weights = true;
+#ifdef SP_WITH_VULKAN
+    device->lacks = strncmp(c->name, "vulkan", 6) == 0 ? sp_vulkan_lacks : NULL;
+#endif
+    device->is_lavapipe = strstr(device->info.description, "llvmpipe") != NULL;
     return probe_import(device, err);
 }
 

@@ -17,12 +17,15 @@ struct sp_device {
     sp_device_info info;
     ggml_backend_dev_t dev;
     ggml_backend_t backend;
-    struct ggml_threadpool *pool;               /* CPU devices */
-    int threads;                                /* in it */
-    bool separate;                              /* regions have a buffer beside them */
-    bool upload_weights;                        /* weights are copied to the device instead of used from the mapping */
-    ggml_backend_buffer_type_t packed_types[8]; /* faster layouts of weights; ends with NULL */
-    sp_turns turns;                             /* a ggml backend computes one graph at a time */
+    struct ggml_threadpool *pool;                                           /* CPU devices */
+    int threads;                                                            /* in it */
+    bool separate;                                                          /* regions have a buffer beside them */
+    bool is_lavapipe;                                                       /* Mesa's driver for CPUs */
+    bool stale;                                                             /* the next run needs a new backend; changed by whoever has the turn */
+    const char *(*lacks)(const struct ggml_tensor *node, size_t alignment); /* what it can't do though it says so, or NULL; optional */
+    bool upload_weights;                                                    /* weights are copied to the device instead of used from the mapping */
+    ggml_backend_buffer_type_t packed_types[8];                             /* faster layouts of weights; ends with NULL */
+    sp_turns turns;                                                         /* a ggml backend computes one graph at a time */
 };
 
 struct sp_device_memory {
@@ -80,6 +83,8 @@ struct ggml_tensor *sp_lower_op(struct ggml_context *context, const sp_spec_tens
 #ifdef SP_WITH_VULKAN
 /* ggml-vulkan's devices, or NULL where Vulkan does not start. Thread-safe. */
 ggml_backend_reg_t sp_vulkan_reg(void);
+/* What ggml-vulkan takes for granted about a node that it claims to support, and what is not so; NULL: nothing. alignment: of its buffers. */
+const char *sp_vulkan_lacks(const struct ggml_tensor *node, size_t alignment);
 #endif
 
 /* ---- ggml_shim.cpp: calls that may throw, turned into errors ---- */

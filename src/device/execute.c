@@ -56,7 +56,7 @@ sp_status sp_ggml_workspace_open(sp_device *device, uint64_t limit_bytes, sp_wor
     *out = NULL;
     sp_workspace *workspace = calloc(1, sizeof *workspace);
     if (workspace) {
-        workspace->allocator = ggml_gallocr_new(ggml_backend_get_default_buffer_type(device->backend));
+        workspace->allocator = ggml_gallocr_new(ggml_backend_dev_buffer_type(device->dev));
     }
     if (!workspace || !workspace->allocator) {
         free(workspace);
@@ -139,7 +139,7 @@ static struct ggml_tensor *new_window(const lowering *l, const sp_spec_tensor *t
 /* All private tensors of row ids in one buffer. */
 static sp_status place_ids(lowering *l, sp_error *err) {
     sp_executable *x = l->x;
-    ggml_backend_buffer_type_t type = ggml_backend_get_default_buffer_type(x->workspace->device->backend);
+    ggml_backend_buffer_type_t type = ggml_backend_dev_buffer_type(x->workspace->device->dev);
     uint64_t alignment = ggml_backend_buft_get_alignment(type), total = 0;
     for (uint32_t i = 0; i < x->n_copies; i++) {
         total += (ggml_backend_buft_get_alloc_size(type, x->copies[i].to) + alignment - 1) / alignment * alignment;
@@ -266,10 +266,15 @@ static sp_status lower_all(lowering *l, sp_error *err) {
 
 static sp_status check_supported(const sp_executable *x, sp_error *err) {
     sp_device *device = x->workspace->device;
+    const size_t alignment = ggml_backend_buft_get_alignment(ggml_backend_dev_buffer_type(device->dev));
     for (int i = 0; i < ggml_graph_n_nodes(x->graph); i++) {
         struct ggml_tensor *node = ggml_graph_node(x->graph, i);
         if (!ggml_backend_dev_supports_op(device->dev, node)) {
             return sp_fail(err, SP_ERR_UNSUPPORTED, "%s can't do %s of %s", device->info.name, ggml_op_desc(node), ggml_type_name(node->type));
+        }
+        const char *lacks = device->lacks ? device->lacks(node, alignment) : NULL;
+        if (lacks) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "%s can't do this %s: %s", device->info.name, ggml_op_desc(node), lacks);
         }
     }
     return SP_OK;
@@ -412,6 +417,28 @@ static bool is_late(void *workspace) {
     return now_ns() > ((const sp_workspace *)workspace)->deadline;
 }
 
+/* A new backend in place of the device's, whose last run left it in a state that no other may begin in. */
+static bool renew(sp_device *device, char *why, size_t capacity) {
+    ggml_backend_t backend = sp_shim_backend_init(device->dev, why, capacity);
+    if (backend) {
+        ggml_backend_free(device->backend);
+        device->backend = backend;
+        device->stale = false;
+    }
+    return backend != NULL;
+}
+
+/*
+ * Computes, on a backend that is whole. One that threw or asserted is not. Nor is any on Mesa's lavapipe, which touches every binding of a descriptor
+ * set, those that the shader lacks too (22.3.6): ggml-vulkan keeps its sets from graph to graph and writes what the shader has, so that the others
+ * name buffers that were freed meanwhile, and the heap is corrupted.
+ */
+static bool compute(sp_device *device, struct ggml_cgraph *graph, char *why, size_t capacity) {
+    const bool done = (!device->stale || renew(device, why, capacity)) && sp_shim_compute(device->backend, graph, why, capacity);
+    device->stale = !device->pool && (!done || device->is_lavapipe);
+    return done;
+}
+
 sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     sp_status status = x->generation == x->workspace->generation ? SP_OK : allocate(x, err);
     if (status == SP_OK) {
@@ -428,7 +455,7 @@ sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
     if (device->pool) {
         ggml_backend_cpu_set_abort_callback(device->backend, limit ? is_late : NULL, x->workspace);
     }
-    bool done = sp_shim_compute(device->backend, x->graph, why, sizeof why);
+    bool done = compute(device, x->graph, why, sizeof why);
     uint64_t took = now_ns() - start;
     sp_turns_leave(&device->turns, &x->workspace->turn, took);
     if (limit && took > limit) {

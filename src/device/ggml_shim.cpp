@@ -1,8 +1,8 @@
-/* ggml-vulkan throws C++ exceptions (a lost device, no memory) through ggml's C interface. Here they become errors. */
+/* ggml-vulkan throws C++ exceptions (a lost device, no memory) through ggml's C interface, and asserts. Here they become errors. */
 #include "device/device_impl.h"
+#include "device/guard.h"
 
 #include <cstdio>
-#include <exception>
 
 namespace {
 
@@ -11,18 +11,18 @@ void note(char *message, size_t capacity, const char *text) {
 }
 
 template <typename Result, typename Call> Result guarded(char *message, size_t capacity, Result failed, const char *otherwise, Call call) {
-    try {
-        Result result = call();
-        if (result == failed) {
-            note(message, capacity, otherwise);
-        }
-        return result;
-    } catch (const std::exception &error) {
-        note(message, capacity, error.what());
-    } catch (...) {
-        note(message, capacity, "an unknown exception");
+    struct both {
+        Call &call;
+        Result result;
+    } all{call, failed};
+    auto run = [](void *user) { static_cast<both *>(user)->result = static_cast<both *>(user)->call(); };
+    if (!sp_shim_guard(run, &all, message, capacity)) {
+        return failed;
     }
-    return failed;
+    if (all.result == failed) {
+        note(message, capacity, otherwise);
+    }
+    return all.result;
 }
 
 } // namespace
@@ -46,8 +46,15 @@ bool sp_shim_alloc_graph(ggml_gallocr_t allocator, struct ggml_cgraph *graph, ch
 }
 
 bool sp_shim_compute(ggml_backend_t backend, struct ggml_cgraph *graph, char *message, size_t capacity) {
-    return guarded(message, capacity, false, "the computation failed",
-                   [&] { return ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS; });
+    auto compute = [&] { return ggml_backend_graph_compute(backend, graph) == GGML_STATUS_SUCCESS; };
+    if (ggml_backend_is_cpu(backend)) { /* its threads wait for each other: none may be unwound alone */
+        const bool done = compute();
+        if (!done) {
+            note(message, capacity, "the computation failed");
+        }
+        return done;
+    }
+    return guarded(message, capacity, false, "the computation failed", compute);
 }
 
 bool sp_shim_set(struct ggml_tensor *tensor, const void *data, size_t offset, size_t length, char *message, size_t capacity) {

@@ -85,5 +85,5 @@ sp_status sp_ggml_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_
 }
 
 bool sp_device_pins_pages(const sp_device *device) {
-    return !device->separate && !ggml_backend_is_cpu(device->backend);
+    return !device->separate && !device->pool;
 }

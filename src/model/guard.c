@@ -3,6 +3,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "device/guard.h"
 #include "model/model_impl.h"
 
 /* The first complaint of libllama or ggml in this thread since the last call began; what follows tells less and less. */

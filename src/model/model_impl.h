@@ -110,11 +110,6 @@ extern "C" {
 void sp_model_quiet(void); /* keeps libllama and ggml from writing to standard error; forgets complaints */
 const char *sp_model_complaint(void);
 
-/* ---- guard_shim.cpp ---- */
-/* Calls call(user); false, with the reason, if it threw or if an assertion of ggml or libllama failed. call must hold nothing that has to be freed.
- */
-bool sp_shim_guard(void (*call)(void *user), void *user, char *why, size_t capacity);
-
 /* ---- chat_shim.cpp ---- */
 typedef struct sp_chat_templates sp_chat_templates;
 /* NULL on failure, with the reason. */

@@ -2,6 +2,7 @@
 #ifndef SP_MODEL_TEXT_SHIM_H
 #define SP_MODEL_TEXT_SHIM_H
 
+#include "device/guard.h"
 #include "model/model_impl.h"
 
 #include <chat.h>

@@ -118,6 +118,16 @@ typedef struct attention {
     double *logits, slip; /* slip: the largest error of a logit; NaN: something is beyond what devices hold */
 } attention;
 
+/* A GPU scales q first, with what tanh is applied to, and keeps it in halves: which end at 65504, and may be 0 below 2^-14. */
+static double halves_slip(const double *q, const double *k, int64_t n, double scale, double cap) {
+    double slip = 0;
+    const double factor = cap != 0 ? scale / cap : scale;
+    for (int64_t i = 0; i < n; i++) {
+        slip += fabs(k[i]) * 0x1p-14 * (cap != 0 ? fabs(cap) : 1) + (fabs(q[i] * factor) <= 65504 ? 0 : NAN);
+    }
+    return slip;
+}
+
 static void attend_logits(attention *at) {
     const eval_call *call = at->call;
     const int64_t *q = call->s[0]->ne, *k = call->s[1]->ne;
@@ -128,6 +138,7 @@ static void attend_logits(attention *at) {
     for (int64_t i = 0; i < at->n_kv; i++) {
         const double *y = call->x[1] + ((at->sequence * k[2] + at->head / (q[2] / k[2])) * k[1] + i) * k[0];
         double s = dot(y, x, q[0]) * scale, slip = eval_product_tolerance(call->s[1]->type, y, x, q[0], call->loose) * fabs(scale);
+        slip += call->loose ? halves_slip(x, y, q[0], scale, cap) : 0;
         s = cap != 0 ? cap * tanh(s / cap) : s; /* which makes no error larger */
         const double mask = call->s[3] ? slope * eval_at(call, 3, i, at->query, at->head, at->sequence) : 0;
         at->logits[i] = s + mask;

@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -87,6 +88,44 @@ static void test_cpu(void **state) {
 static void test_discrete(void **state) {
     (void)state;
     run_programs("discrete");
+}
+
+/*
+ * Operations of which ggml-vulkan takes more for granted than it says, each in programs of its own, in one process: what it can't do is refused, and
+ * nothing that was freed is touched.
+ */
+static void test_vulkan(void **state) {
+    (void)state;
+    static const uint16_t ops[] = {SP_OP_ADD, SP_OP_CONT, SP_OP_RWKV_WKV6, SP_OP_GATED_DELTA_NET, SP_OP_GET_ROWS};
+    sp_error err = {0};
+    runner *r = runner_open("vulkan:0", 1, &err);
+    if (!r) {
+        fprintf(stderr, "skipped: no Vulkan device: %s\n", err.message);
+        skip();
+    }
+    gen_options options = options_for(r);
+    unsigned all = 0;
+    for (size_t i = 0; i < sizeof ops / sizeof ops[0]; i++) {
+        unsigned compared = 0;
+        options.only_op = ops[i];
+        for (uint64_t seed = 1; compared < 10 && seed < 200; seed++) {
+            choices c = {.state = seed};
+            generated p;
+            if (!generate(&c, &options, &p)) {
+                continue;
+            }
+            eval_result result;
+            const run_outcome outcome = runner_run(r, &p, &(run_options){.seed = seed}, &result, &err);
+            if (outcome == RUN_WRONG || outcome == RUN_FAILED) {
+                fail_msg("%s, seed %llu: %s", sp_op_name(ops[i]), (unsigned long long)seed, outcome == RUN_WRONG ? result.reason : err.message);
+            }
+            compared += outcome == RUN_EQUAL;
+            generated_free(&p);
+        }
+        all += compared;
+    }
+    runner_close(r);
+    assert_true(all >= 30); /* few have the one head size that there is for some */
 }
 
 static void test_broken(void **state) {
@@ -186,6 +225,7 @@ int main(void) {
         cmocka_unit_test(test_judge_finds_faults),
         cmocka_unit_test(test_cpu),
         cmocka_unit_test(test_discrete),
+        cmocka_unit_test(test_vulkan),
         cmocka_unit_test(test_broken),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,9 +1,8 @@
 /*
- * libllama checks much of what a file claims with assertions, and throws. Both end here: ggml's abort callback throws an exception of ours, which
- * unwinds libllama as its own exceptions do, and no exception leaves this file. A crash by a wild pointer is not caught: check.c looks for what would
- * cause one.
+ * ggml and libllama check much with assertions, and throw. Both end here: ggml's abort callback throws an exception of ours, which unwinds them as
+ * their own exceptions do, and no exception leaves this file. A crash by a wild pointer is not caught.
  */
-#include "model/model_impl.h"
+#include "device/guard.h"
 
 #include <cstdio>
 #include <exception>
