@@ -122,7 +122,7 @@ static void use(sp_session *log, sp_memory *memory) {
             free(blobs.meta);
             free(blobs.side);
         }
-        if (commit->memory_bytes <= size && sp_log_map(log, commit->number, memory, &err) == SP_OK) {
+        if (commit->memory_bytes <= size && sp_log_map(log, commit->number, memory, size, &err) == SP_OK) {
             uint8_t sum = 0;
             for (uint64_t at = 0; at < size; at += SP_LOG_PAGE) {
                 sum ^= sp_memory_base(memory)[at];

@@ -160,12 +160,13 @@ sp_status sp_actor_freeze(sp_actor *actor, sp_session *session, const sp_freeze_
 
 static sp_status restore(sp_actor *actor, sp_session *session, uint64_t number, sp_error *err) {
     sp_log_blobs blobs;
+    uint64_t used = sp_memory_size(actor->memory); /* by the module's data */
     sp_status status = sp_state_grow(actor, sp_session_get(session, number)->memory_bytes, err);
     status = status ? status : sp_log_read_blobs(session, number, &blobs, err);
     if (status) {
         return status;
     }
-    status = sp_log_map(session, number, actor->memory, err);
+    status = sp_log_map(session, number, actor->memory, used, err);
     status = status ? status : sp_state_load(actor, &blobs, err);
     sp_state_free(&blobs);
     actor->mapped = true;

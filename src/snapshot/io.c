@@ -9,8 +9,8 @@ static int sync_file(int fd) {
 #ifdef F_FULLFSYNC
     return fcntl(fd, F_FULLFSYNC);
 #else
-    return fsync(fd);
+    return fdatasync(fd);
 #endif
 }
 
-sp_io sp_snapshot_io = {pwrite, sync_file, ftruncate, rename, link};
+sp_io sp_snapshot_io = {pwrite, sync_file, fsync, ftruncate, rename, link};

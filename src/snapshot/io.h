@@ -11,7 +11,8 @@
 /* Each is the system call of its name: -1 and errno on failure; write_at may write less than it was told. */
 typedef struct sp_io {
     ssize_t (*write_at)(int fd, const void *bytes, size_t size, off_t offset);
-    int (*sync)(int fd);
+    int (*sync)(int fd); /* of a file: what it takes to read its bytes again, not its times */
+    int (*sync_folder)(int fd);
     int (*truncate)(int fd, off_t size);
     int (*rename)(const char *from, const char *to);
     int (*link)(const char *from, const char *to);

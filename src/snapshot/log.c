@@ -78,7 +78,7 @@ void sp_log_discard(sp_log *log) {
 sp_status sp_log_sync_folder(const char *path, sp_error *err) {
     char *copy = strdup(path);
     int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    bool ok = fd >= 0 && !sp_snapshot_io.sync(fd);
+    bool ok = fd >= 0 && !sp_snapshot_io.sync_folder(fd);
     int problem = errno;
     if (fd >= 0) {
         close(fd);

@@ -70,27 +70,33 @@ static sp_status check_lengths(const sp_log *log, const sp_log_record *record, s
                            log->path);
 }
 
-sp_status sp_log_map(sp_log *log, uint64_t number, sp_memory *memory, sp_error *err) {
+/* Which pages of the memory's first `used` bytes were touched. NULL: it can't be told. Freed by the caller. */
+static uint64_t *touched_pages(const sp_memory *memory, uint64_t used) {
+    uint64_t *touched = calloc(used / sp_os_page_size() / 64 + 1, sizeof *touched);
+    if (touched && sp_memory_written_pages(memory, 0, used, touched, NULL)) {
+        free(touched);
+        return NULL;
+    }
+    return touched;
+}
+
+sp_status sp_log_map(sp_log *log, uint64_t number, sp_memory *memory, uint64_t used, sp_error *err) {
     sp_log_record *record;
     sp_status status = sp_log_record_load(log, number, &record, err);
     if (status) {
         return status;
     }
-    uint64_t size = sp_memory_size(memory), at = 0;
-    status = size < record->memory_bytes ? sp_fail(err, SP_ERR_ARGUMENT, "a memory of %llu bytes for a commit of %llu", (unsigned long long)size,
-                                                   (unsigned long long)record->memory_bytes)
-                                         : check_lengths(log, record, err);
+    uint64_t size = sp_memory_size(memory), at = 0, n_used = used / SP_LOG_PAGE;
+    status = size < record->memory_bytes || size < used ? sp_fail(err, SP_ERR_ARGUMENT, "a memory of %llu bytes for a commit of %llu",
+                                                                  (unsigned long long)size, (unsigned long long)record->memory_bytes)
+                                                        : check_lengths(log, record, err);
     status = status ? status : sp_log_check_untouched(log, err);
     uint8_t *base = sp_memory_base(memory);
-    uint64_t *touched = calloc(size / sp_os_page_size() / 64 + 1, sizeof *touched);
-    if (touched && sp_memory_written_pages(memory, 0, size, touched, NULL)) {
-        free(touched);
-        touched = NULL;
-    }
+    uint64_t *touched = status ? NULL : touched_pages(memory, used);
     const sp_log_entry *e = sp_log_entries(record);
     uint64_t least = least_to_map(record);
     for (uint64_t i = 0; !status && i < record->n_entries && e->page < SP_LOG_SIDE_FIRST; i++, e++) {
-        clear(base, at, e->page, touched);
+        clear(base, at, e->page < n_used ? e->page : n_used, touched);
         at = e->page + e->count;
         if (!restore_run(log, base, e, least)) {
             status = sp_fail(err, SP_ERR_IO, "%s: page %llu of commit %llu can't be mapped: %s", log->path, (unsigned long long)e->page,
@@ -98,7 +104,7 @@ sp_status sp_log_map(sp_log *log, uint64_t number, sp_memory *memory, sp_error *
         }
     }
     if (!status) {
-        clear(base, at, size / SP_LOG_PAGE, touched);
+        clear(base, at, n_used, touched);
     }
     free(touched);
     free(record);

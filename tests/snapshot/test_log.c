@@ -46,6 +46,9 @@ static ssize_t write_at(int fd, const void *bytes, size_t size, off_t offset) {
 static int sync_fd(int fd) {
     return fails() ? -1 : system_io.sync(fd);
 }
+static int sync_folder(int fd) {
+    return fails() ? -1 : system_io.sync_folder(fd);
+}
 static int truncate_fd(int fd, off_t size) {
     return fails() ? -1 : system_io.truncate(fd, size);
 }
@@ -57,7 +60,7 @@ static int link_path(const char *from, const char *to) {
 }
 static void inject(int at, int number, bool half) {
     calls = 0, fail_at = at, problem = number, torn = half, dead = false;
-    sp_snapshot_io = (sp_io){write_at, sync_fd, truncate_fd, rename_path, link_path};
+    sp_snapshot_io = (sp_io){write_at, sync_fd, sync_folder, truncate_fd, rename_path, link_path};
 }
 static void heal(void) {
     sp_snapshot_io = system_io;
@@ -92,7 +95,7 @@ static void expect(sp_session *log, uint64_t number, uint64_t t) {
     sp_log_blobs blobs;
     assert_int_equal(sp_memory_create(SIZE, 2 * SIZE, 65536, &m, NULL), SP_OK);
     sp_memory_base(m)[SIZE - 1] = 1; /* as a data segment would */
-    assert_int_equal(sp_log_map(log, number, m, NULL), SP_OK);
+    assert_int_equal(sp_log_map(log, number, m, SIZE, NULL), SP_OK);
     turn(t);
     assert_memory_equal(sp_memory_base(m), memory, SIZE);
     sp_memory_base(m)[41000] = 99; /* of this memory alone */
@@ -147,7 +150,7 @@ static void round_trip(void **state) {
     assert_true(st.st_blocks * 512 < 400000);
     sp_memory *mapped; /* which outlives the log, and must not hold its lock */
     assert_int_equal(sp_memory_create(SIZE, SIZE, 65536, &mapped, NULL), SP_OK);
-    assert_int_equal(sp_log_map(log, 3, mapped, NULL), SP_OK);
+    assert_int_equal(sp_log_map(log, 3, mapped, 0, NULL), SP_OK);
     log = reopen(log);
     turn(3);
     assert_memory_equal(sp_memory_base(mapped), memory, SIZE);

@@ -80,7 +80,7 @@ static void mended(void **state) {
         if (sp_session_count(damaged) == 2) {
             accepted++;
             assert_int_equal(sp_memory_create(SIZE, SIZE, 65536, &memory, NULL), SP_OK);
-            sp_log_map(damaged, 2, memory, NULL);
+            sp_log_map(damaged, 2, memory, SIZE, NULL);
             sp_session_verify(damaged, NULL);
             sp_memory_destroy(memory);
         } else {

@@ -108,7 +108,7 @@ static bool is_turn(sp_session *log, uint64_t number, uint64_t turn) {
     sp_log_blobs blobs;
     sp_error err;
     must(sp_memory_create(SIZE, SIZE, 65536, &mapped, &err), &err);
-    must(sp_log_map(log, number, mapped, &err), &err);
+    must(sp_log_map(log, number, mapped, 0, &err), &err);
     must(sp_log_read_blobs(log, number, &blobs, &err), &err);
     remember(turn);
     const sp_commit *info = sp_session_get(log, number);
