@@ -8,7 +8,7 @@
 #   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
 #   make faults        every allocation and system call of ours fails once, at each position; FAULTS_JOBS=N processes (one a core)
 #   make coverage      lines and branches that the unit tests take, of the code that reads untrusted bytes; COVERAGE_TESTS: which tests
-#   make kill          kill a chat KILLS (10000) times at random moments, and look whether every acknowledged turn is there
+#   make kill          kill a chat KILLS (10000) times at random moments, KILL_JOBS (2) at once, and look whether every acknowledged turn is there
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them
 #   make install       into PREFIX (/usr/local)
@@ -19,7 +19,7 @@ FUZZ_SECONDS ?= 60
 SHELL := /bin/bash
 SOURCES = $(shell find src include guest tests fuzz '(' -name '*.[ch]' -o -name '*.[ch]pp' ')')
 
-.PHONY: faults hostile demo test build dependencies asan tsan fuzz coverage check-darwin check-format format tidy install clean help
+.PHONY: faults hostile kill demo test build dependencies asan tsan fuzz coverage check-darwin check-format format tidy install clean help
 .DEFAULT_GOAL := help
 
 help:
@@ -68,8 +68,9 @@ coverage: dependencies
 	@scripts/coverage.sh $(COVERAGE_TESTS)
 
 KILLS ?= 10000
+KILL_JOBS ?= 2
 kill: build
-	@SAMEPAGE=$(CURDIR)/build/samepage SOURCE_DIR=$(CURDIR) SAMEPAGE_KILLS=$(KILLS) tests/cli/test_kill.sh
+	@SAMEPAGE=$(CURDIR)/build/samepage SOURCE_DIR=$(CURDIR) SAMEPAGE_KILLS=$(KILLS) KILL_JOBS=$(KILL_JOBS) tests/cli/test_kill.sh
 
 check-format: dependencies
 	@clang-format-16 --dry-run --Werror $(SOURCES)

@@ -2,6 +2,7 @@
  * An actor is a file: what is thawed goes on as if it had never stopped, to the byte, in another process and on another device.
  *     CONTINUATIONS=200   greedy ones, and as many seeded ones (the suite: 8)
  *     DIALOGUES=50        moved from device to device (the suite: 3, and 1 with Vulkan)
+ *     test_freeze NAME    this test alone (test_new_process, test_discrete, test_vulkan, ...)
  */
 #include "actor_test.h"
 
@@ -333,6 +334,9 @@ int main(int argc, char **argv) {
     }
     if (argc == 6 && strcmp(argv[1], "--turn") == 0) {
         return one_turn(argv[2], argv[3], argv[4], argv[5]);
+    }
+    if (argc == 2) {
+        cmocka_set_test_filter(argv[1]);
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_new_process), cmocka_unit_test(test_discrete),
                                        cmocka_unit_test(test_vulkan),      cmocka_unit_test(test_discrete_in_the_middle),
