@@ -236,10 +236,7 @@ static sp_status go_to(chat *c, const char *argument, sp_error *err) {
 }
 
 static sp_status name_commit(chat *c, const char *argument, sp_error *err) {
-    if (!*argument || strspn(argument, "0123456789") == strlen(argument)) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "/name: a name that is no number, please");
-    }
-    return sp_session_set_name(sp_kept_session(c->kept), sp_session_get(sp_kept_session(c->kept), 0)->number, argument, err);
+    return *argument ? sp_store_label(sp_kept_session(c->kept), 0, argument, err) : sp_fail(err, SP_ERR_ARGUMENT, "/name: the name, please");
 }
 
 static sp_status fork_here(chat *c, const char *argument, sp_error *err) {

@@ -161,15 +161,8 @@ static int run_name(int argc, char **argv) {
     sp_session *session = NULL;
     uint64_t number = 0;
     sp_error err;
-    const char *label = where.words[1];
-    sp_status status = *label && strspn(label, "0123456789") == strlen(label)
-                           ? sp_fail(&err, SP_ERR_ARGUMENT, "%s: a name that is no number, please", label)
-                           : open_at(&where, where.words[0], false, &session, &number, &err);
-    const sp_commit *commit = status ? NULL : sp_session_get(session, number);
-    if (!status && !commit) {
-        status = sp_fail(&err, SP_ERR_NOT_FOUND, "session %s has no commit", where.words[0]);
-    }
-    status = status ? status : sp_session_set_name(session, commit->number, label, &err);
+    sp_status status = open_at(&where, where.words[0], false, &session, &number, &err);
+    status = status ? status : sp_store_label(session, number, where.words[1], &err);
     sp_session_close(session);
     return status ? sp_sessions_failed(&err) : SP_EXIT_OK;
 }

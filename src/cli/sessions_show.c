@@ -12,9 +12,9 @@
 /* A session of the store, as far as it can be read. */
 typedef struct entry {
     char *name;
-    sp_session *session; /* NULL: not readable, and problem says why */
-    sp_error problem;
+    sp_error problem; /* why it can't be read, where its status isn't SP_OK; then there is nothing else */
     sp_session_info info;
+    uint64_t count;                     /* of commits */
     sp_note note;                       /* of the head */
     char parent[SP_STORE_NAME_MAX + 1]; /* whom it branched from; "": from none */
     uint64_t parent_commit;
@@ -22,21 +22,24 @@ typedef struct entry {
     bool drawn;
 } entry;
 
-static void read_entry(const char *store, entry *e) {
-    if (sp_sessions_open(store, e->name, true, &e->session, &e->problem) != SP_OK) {
-        e->session = NULL;
-        return;
+/* Returns the session, for who wants to know more than the entry has; NULL: it can't be read. */
+static sp_session *read_entry(const char *store, entry *e) {
+    sp_session *session;
+    if (sp_sessions_open(store, e->name, true, &session, &e->problem) != SP_OK) {
+        return NULL;
     }
-    sp_session_get_info(e->session, &e->info);
-    const sp_commit *head = sp_session_get(e->session, 0);
-    uint64_t count = sp_session_count(e->session);
+    e->problem.status = SP_OK;
+    sp_session_get_info(session, &e->info);
+    const sp_commit *head = sp_session_get(session, 0);
+    e->count = sp_session_count(session);
     if (head) {
         sp_note_read(head, &e->note);
-        e->time_ns = sp_session_at(e->session, count - 1)->time_ns;
+        e->time_ns = sp_session_at(session, e->count - 1)->time_ns;
     }
     bool others = e->note.session[0] && strcmp(e->note.session, e->name) != 0;
     memcpy(e->parent, others ? e->note.session : e->note.origin, sizeof e->parent);
     e->parent_commit = others ? e->note.commit : e->note.origin_commit;
+    return session;
 }
 
 static sp_status read_store(const char *folder, char store[SP_STORE_PATH_MAX], entry **out, size_t *n, sp_error *err) {
@@ -51,7 +54,7 @@ static sp_status read_store(const char *folder, char store[SP_STORE_PATH_MAX], e
     *out = status ? NULL : calloc(*n + 1, sizeof **out);
     for (size_t i = 0; *out && i < *n; i++) {
         (*out)[i].name = names[i];
-        read_entry(store, &(*out)[i]);
+        sp_session_close(read_entry(store, &(*out)[i])); /* not all open at once: a process may have few files open */
     }
     free(names);
     return status;
@@ -59,16 +62,17 @@ static sp_status read_store(const char *folder, char store[SP_STORE_PATH_MAX], e
 
 static void free_entries(entry *entries, size_t n) {
     for (size_t i = 0; i < n; i++) {
-        sp_session_close(entries[i].session);
         free(entries[i].name);
     }
     free(entries);
 }
 
-/* "now", "5 min", "3 h", "2 d" */
+/* "now", "5 min", "3 h", "2 d"; "-": never */
 static void age_text(char out[16], uint64_t time_ns) {
     int64_t age = (int64_t)time(NULL) - (int64_t)(time_ns / 1000000000u);
-    if (age < 60) {
+    if (!time_ns) { /* no commit yet */
+        snprintf(out, 16, "-");
+    } else if (age < 60) {
         snprintf(out, 16, "now");
     } else if (age < 3600) {
         snprintf(out, 16, "%d min", (int)(age / 60));
@@ -89,19 +93,19 @@ static const char *last_line(const sp_note *note) {
 }
 
 static json_t *entry_json(const entry *e) {
-    if (!e->session) {
+    if (e->problem.status) {
         return json_pack("{s:s, s:s}", "name", e->name, "problem", e->problem.message);
     }
     return json_pack("{s:s, s:s, s:I, s:I, s:I, s:I, s:i, s:i, s:i, s:s, s:s, s:s?, s:I, s:f, s:s, s:s}", "name", e->name, "id", e->info.id,
-                     "commits", (json_int_t)sp_session_count(e->session), "head", (json_int_t)e->info.head, "own_bytes",
-                     (json_int_t)e->info.own_bytes, "shared_bytes", (json_int_t)e->info.shared_bytes, "tokens", (int)e->note.tokens, "context",
-                     (int)e->note.context, "turns", (int)e->note.turns, "model", *e->note.model ? e->note.model : "pocket", "fingerprint",
-                     e->info.n_models ? e->info.models[0] : "", "parent", *e->parent ? e->parent : NULL, "parent_commit",
-                     (json_int_t)e->parent_commit, "time", (double)e->time_ns * 1e-9, "last_user", e->note.user, "last_answer", e->note.answer);
+                     "commits", (json_int_t)e->count, "head", (json_int_t)e->info.head, "own_bytes", (json_int_t)e->info.own_bytes, "shared_bytes",
+                     (json_int_t)e->info.shared_bytes, "tokens", (int)e->note.tokens, "context", (int)e->note.context, "turns", (int)e->note.turns,
+                     "model", *e->note.model ? e->note.model : "pocket", "fingerprint", e->info.n_models ? e->info.models[0] : "", "parent",
+                     *e->parent ? e->parent : NULL, "parent_commit", (json_int_t)e->parent_commit, "time", (double)e->time_ns * 1e-9, "last_user",
+                     e->note.user, "last_answer", e->note.answer);
 }
 
 static void print_entry(const entry *e) {
-    if (!e->session) {
+    if (e->problem.status) {
         printf("%-20s %s\n", e->name, e->problem.message);
         return;
     }
@@ -171,29 +175,31 @@ static json_t *commits_json(const sp_session *session) {
         const sp_commit *c = sp_session_at(session, i);
         sp_note note;
         sp_note_read(c, &note);
-        json_array_append_new(list, json_pack("{s:I, s:I, s:f, s:I, s:I, s:s, s:s, s:i, s:s, s:s}", "number", (json_int_t)c->number, "parent",
+        json_t *name = json_string(c->name);
+        json_array_append_new(list, json_pack("{s:I, s:I, s:f, s:I, s:I, s:o, s:s, s:i, s:s, s:s}", "number", (json_int_t)c->number, "parent",
                                               (json_int_t)c->parent, "time", (double)c->time_ns * 1e-9, "memory_bytes", (json_int_t)c->memory_bytes,
-                                              "file_bytes", (json_int_t)c->file_bytes, "name", c->name, "kind", note.kind, "tokens", (int)note.tokens,
-                                              "user", note.user, "answer", note.answer));
+                                              "file_bytes", (json_int_t)c->file_bytes, "name", name ? name : json_null(), "kind", note.kind, "tokens",
+                                              (int)note.tokens, "user", note.user, "answer", note.answer));
     }
     return list;
 }
 
-static void print_details(const entry *e, uint64_t most) {
+static void print_details(const entry *e, const sp_session *session, uint64_t most) {
     char own[16], shared[16], age[16];
     sp_size_text(own, e->info.own_bytes);
     sp_size_text(shared, e->info.shared_bytes);
     age_text(age, e->time_ns);
-    printf("session   %s%s%s, changed %s%s\n", e->name, *e->parent ? ", branched from " : "", e->parent, age, strcmp(age, "now") != 0 ? " ago" : "");
+    printf("session   %s%s%s, changed %s%s\n", e->name, *e->parent ? ", branched from " : "", e->parent, age,
+           *age >= '0' && *age <= '9' ? " ago" : "");
     printf("size      %s own, %s shared%s\n", own, shared, e->info.is_shared ? "; others share its pages" : "");
-    printf("context   %u of %u tokens, %u turns\n", e->note.tokens, e->note.context, e->note.turns);
+    printf("context   %u of %u tokens, %u turn%s\n", e->note.tokens, e->note.context, e->note.turns, e->note.turns == 1 ? "" : "s");
     printf("model     %s, fingerprint %s\n", *e->note.model ? e->note.model : "pocket", e->info.n_models ? e->info.models[0] : "none");
     printf("module    %.16s\n", e->info.module);
     if (e->info.ignored_bytes) {
         printf("ignored   %llu bytes behind the last commit: a crash left them\n", (unsigned long long)e->info.ignored_bytes);
     }
     putchar('\n');
-    sp_kept_print_log(e->session, most);
+    sp_kept_print_log(session, most);
     if (*e->note.user || *e->note.answer) {
         printf("\n> %s\n%s\n", e->note.user, e->note.answer);
     }
@@ -220,18 +226,18 @@ int sp_sessions_show(int argc, char **argv) {
         return sp_sessions_failed(&err);
     }
     entry e = {.name = argv[at]};
-    read_entry(store, &e);
-    if (!e.session) {
+    sp_session *session = read_entry(store, &e);
+    if (!session) {
         return sp_sessions_failed(&e.problem);
     }
     if (json) {
         json_t *root = entry_json(&e);
-        json_object_set_new(root, "commit_list", commits_json(e.session));
+        json_object_set_new(root, "commit_list", commits_json(session));
         print_json(root);
     } else {
-        print_details(&e, (uint64_t)most);
+        print_details(&e, session, (uint64_t)most);
     }
-    sp_session_close(e.session);
+    sp_session_close(session);
     return SP_EXIT_OK;
 }
 
@@ -262,10 +268,10 @@ static void draw_session(entry *entries, size_t n, entry *e, bool more[DEPTH_MAX
     if (depth) {
         printf(" (from commit %llu)", (unsigned long long)e->parent_commit);
     }
-    if (e->session) {
-        printf(", %u turns: %s\n", e->note.turns, line);
-    } else {
+    if (e->problem.status) {
         puts(", can't be read");
+    } else {
+        printf(", %u turn%s: %s\n", e->note.turns, e->note.turns == 1 ? "" : "s", line);
     }
     for (size_t i = 0; i < n && depth + 1 < DEPTH_MAX; i++) {
         if (is_child(&entries[i], e->name)) {
@@ -311,14 +317,15 @@ static void draw_commit(const sp_session *session, const sp_commit *c, bool more
     bool first = true;
     while (c) { /* an only child stands below its parent, without a step to the right */
         sp_note note;
-        char user[48], answer[64];
+        char user[48], answer[64], name[SP_COMMIT_NAME_MAX + 1];
         sp_note_read(c, &note);
+        sp_one_line(name, sizeof name, c->name, strlen(c->name));
         sp_one_line(user, sizeof user, note.user, strlen(note.user));
         sp_one_line(answer, sizeof answer, note.answer, strlen(note.answer));
         print_branch(more, depth, first);
         first = false;
-        printf("%llu%s%s%s%s  ", (unsigned long long)c->number, c == sp_session_get(session, 0) ? "*" : "", *c->name ? " [" : "", c->name,
-               *c->name ? "]" : "");
+        printf("%llu%s%s%s%s  ", (unsigned long long)c->number, c == sp_session_get(session, 0) ? "*" : "", *name ? " [" : "", name,
+               *name ? "]" : "");
         if (*user) {
             printf("%s -> %s\n", user, answer);
         } else {
@@ -344,19 +351,19 @@ static void draw_commit(const sp_session *session, const sp_commit *c, bool more
     }
 }
 
-static int draw_commits(const char *store, char *name) {
-    entry e = {.name = name};
+static int draw_commits(const char *store, const char *name) {
     bool more[DEPTH_MAX] = {0};
-    read_entry(store, &e);
-    if (!e.session) {
-        return sp_sessions_failed(&e.problem);
+    sp_session *session;
+    sp_error err;
+    if (sp_sessions_open(store, name, true, &session, &err) != SP_OK) {
+        return sp_sessions_failed(&err);
     }
-    for (uint64_t i = 0; i < sp_session_count(e.session); i++) {
-        if (!sp_session_at(e.session, i)->parent) {
-            draw_commit(e.session, sp_session_at(e.session, i), more, 0);
+    for (uint64_t i = 0; i < sp_session_count(session); i++) {
+        if (!sp_session_at(session, i)->parent) {
+            draw_commit(session, sp_session_at(session, i), more, 0);
         }
     }
-    sp_session_close(e.session);
+    sp_session_close(session);
     return SP_EXIT_OK;
 }
 
@@ -375,15 +382,13 @@ int sp_sessions_tree(int argc, char **argv) {
     entry *entries;
     size_t n;
     sp_error err;
+    if (at < argc) {
+        return sp_store_open(folder, false, store, &err) == SP_OK ? draw_commits(store, argv[at]) : sp_sessions_failed(&err);
+    }
     if (read_store(folder, store, &entries, &n, &err) != SP_OK) {
         return sp_sessions_failed(&err);
     }
-    int exit_code = SP_EXIT_OK;
-    if (at < argc) {
-        exit_code = draw_commits(store, argv[at]);
-    } else {
-        draw_store(entries, n);
-    }
+    draw_store(entries, n);
     free_entries(entries, n);
-    return exit_code;
+    return SP_EXIT_OK;
 }

@@ -105,6 +105,19 @@ sp_status sp_store_find(const sp_session *session, const char *commit, uint64_t 
     return SP_OK;
 }
 
+sp_status sp_store_label(sp_session *session, uint64_t number, const char *label, sp_error *err) {
+    char shown[SP_COMMIT_NAME_MAX + 1];
+    json_t *text = json_string(label); /* NULL: no UTF-8 */
+    bool good = text && (!*label || strspn(label, "0123456789") < strlen(label)) && strcmp(label, "head") != 0;
+    json_decref(text);
+    if (strlen(label) <= SP_COMMIT_NAME_MAX) {
+        sp_one_line(shown, sizeof shown, label, strlen(label));
+        good = good && strcmp(label, shown) == 0;
+    }
+    return good ? sp_session_set_name(session, number, label, err)
+                : sp_fail(err, SP_ERR_ARGUMENT, "a name that is no number, not \"head\", and one line of UTF-8, please");
+}
+
 static int by_text(const void *a, const void *b) {
     return strcmp(*(char *const *)a, *(char *const *)b);
 }

@@ -21,6 +21,9 @@ void sp_store_split(char *text, const char **name, const char **commit);
 /* A commit by its number or name, or "head". SP_ERR_NOT_FOUND. */
 sp_status sp_store_find(const sp_session *session, const char *commit, uint64_t *number, sp_error *err);
 
+/* Gives a commit (0: the head) a name that sp_store_find finds and a terminal can show; "": none. SP_ERR_ARGUMENT, and sp_session_set_name's. */
+sp_status sp_store_label(sp_session *session, uint64_t number, const char *label, sp_error *err);
+
 /* The names in a store, sorted; free each and the list. */
 sp_status sp_store_list(const char *store, char ***names, size_t *count, sp_error *err);
 

@@ -164,7 +164,7 @@ static sp_status fork_shared(sp_log *log, uint64_t number, const char *path, sp_
 
 sp_status sp_log_copy_alone(sp_log *log, uint64_t number, const char *path, sp_log **out, sp_error *err) {
     copier c = {.from = log};
-    sp_status status = sp_log_create(path, &log->identity, out, err);
+    sp_status status = sp_log_create_on(path, &log->identity, NULL, 0, out, err);
     status = status ? status : copier_open(&c, log, err);
     c.to = *out;
     if (!status && number) {

@@ -106,7 +106,7 @@ static sp_status write_header(sp_log *log, sp_error *err) {
         return sp_fail(err, SP_ERR_IO, "%s: the header can't be written: %s", log->path, strerror(errno));
     }
     sp_log_note_written(log);
-    return sp_log_sync_folder(log->path, err);
+    return SP_OK;
 }
 
 sp_status sp_log_create_on(const char *path, const sp_log_identity *identity, const sp_log_base *bases, uint32_t n_bases, sp_log **out,
@@ -141,8 +141,26 @@ sp_status sp_log_create_on(const char *path, const sp_log_identity *identity, co
     return SP_OK;
 }
 
+/* Under a temporary name first: whoever is killed on the way leaves no file without a header, which could not be opened. */
 sp_status sp_log_create(const char *path, const sp_log_identity *identity, sp_session **out, sp_error *err) {
-    return sp_log_create_on(path, identity, NULL, 0, out, err);
+    *out = NULL;
+    sp_log *log = NULL;
+    char *temporary = sp_log_temporary_path(path), *name = strdup(path);
+    sp_status status = temporary && name ? sp_log_create_on(temporary, identity, NULL, 0, &log, err)
+                                         : sp_fail(err, SP_ERR_NO_MEMORY, "no memory to create %s", path);
+    status = status ? status : sp_log_appear(temporary, path, err);
+    free(temporary);
+    if (status) {
+        if (log) {
+            sp_log_discard(log);
+        }
+        free(name);
+        return status;
+    }
+    free(log->path);
+    log->path = name;
+    *out = log;
+    return SP_OK;
 }
 
 /* ---- opening ---- */
@@ -242,7 +260,9 @@ sp_status sp_session_open(const char *path, bool read_only, sp_session **out, sp
     }
     log->read_only = read_only;
     log->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-    sp_status status = log->fd >= 0 ? SP_OK : sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path, strerror(errno));
+    sp_status status = log->fd >= 0 ? SP_OK
+                                    : sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path,
+                                              errno == ELOOP ? "a symbolic link, which is not followed" : strerror(errno));
     status = status ? status : lock(log, &st, err);
     status = status ? status : read_header(log, (uint64_t)st.st_size, err);
     status = status ? status : read_commits(log, (uint64_t)st.st_size, err);

@@ -60,8 +60,8 @@ sp_status sp_log_commit(sp_session *log, const sp_log_commit_input *input, uint6
 /*
  * Makes the first memory_bytes of a memory what they were at a commit: pages are mapped copy-on-write, and read by nobody until they
  * are touched; runs that can't be mapped (smaller than the host's page, or beyond a limit on mappings) are read. The memory must be at
- * least as large; all but its first `used` bytes (whole pages) is zeros, and what the commit names no page for becomes zeros. On failure the memory is
- * a mixture and must be thrown away. SP_ERR_NOT_FOUND, SP_ERR_ARGUMENT, SP_ERR_FORMAT (the file is shorter than it was), SP_ERR_IO.
+ * least as large; all but its first `used` bytes (whole pages) is zeros, and what the commit names no page for becomes zeros. On failure the memory
+ * is a mixture and must be thrown away. SP_ERR_NOT_FOUND, SP_ERR_ARGUMENT, SP_ERR_FORMAT (the file is shorter than it was), SP_ERR_IO.
  */
 sp_status sp_log_map(sp_session *log, uint64_t number, sp_memory *memory, uint64_t used, sp_error *err);
 

@@ -150,7 +150,7 @@ void sp_log_note_written(sp_log *log);
 sp_status sp_log_check_untouched(const sp_log *log, sp_error *err);
 
 /* ---- log.c ---- */
-/* Like sp_log_create, with bases, whose files the new log opens for itself. */
+/* A log under the name path at once, with bases, whose files the new log opens for itself. The folder is not synced. */
 sp_status sp_log_create_on(const char *path, const sp_log_identity *identity, const sp_log_base *bases, uint32_t n_bases, sp_log **out,
                            sp_error *err);
 /* Closes, and removes the file at path. */

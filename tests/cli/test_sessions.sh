@@ -106,10 +106,10 @@ mkfifo "$store/fifo"
 holder=$!
 exec 3>"$store/fifo"
 for _ in $(seq 100); do # until it holds the lock
-    chat a </dev/null
-    grep -q "in use" "$err" && break
+    grep -q "FLOCK.* $holder " /proc/locks && break
     sleep 0.1
 done
+expect_code 1 "" chat a </dev/null
 expect "session a is in use" "$err"
 expect "$holder" "$err"
 expect_code 1 "" sessions compact a
@@ -202,6 +202,11 @@ expect "$newer" "$out"
 sessions tree || fail "tree with a damaged one"
 expect "other, can't be read" "$out"
 sessions rm other </dev/null || fail "a newer one can't be removed"
+(ulimit -n 10 && sessions list) || fail "list where few files may be open"
+! grep -q "Too many open files" "$out" || fail "list keeps all sessions open"
+for label in 12 head $'two\nlines' $'\e[31mred' $'\xff'; do
+    expect_code 2 "one line of UTF-8" sessions name log "$label"
+done
 sessions list --json || fail "list --json"
 [ "$(field '["sessions"].__len__()')" -ge 9 ] || fail "list --json has $(field '["sessions"].__len__()') sessions"
 expect_code 2 "can't name a session" chat -x </dev/null
