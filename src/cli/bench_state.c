@@ -178,15 +178,17 @@ static sp_status thaw_round(bench *b, uint32_t context, sp_llm_client *into, dou
     return status;
 }
 
-static sp_status measure_guest(bench *b, uint32_t context, sp_llm_client *into, figures *f, sp_error *err) {
+static sp_status measure_guest(bench *b, uint32_t context, figures *f, sp_error *err) {
     double freeze[MAX_ROUNDS], commit[MAX_ROUNDS], commit_cold[MAX_ROUNDS], decode[MAX_ROUNDS * STEPS], thaw[2][MAX_ROUNDS], first[2][MAX_ROUNDS];
     int n = b->options->rounds;
+    sp_llm_client *into = NULL; /* another conversation with the same model in one process */
     sp_status status = SP_OK;
     for (int round = 0; status == SP_OK && round < n; round++) {
         status = reach(b, context, err);
         status = status ? status : freeze_round(b, round, freeze, commit, commit_cold, f, err);
         for (int cold = 0; status == SP_OK && cold < 2; cold++) {
-            status = sp_llm_spawn(into, &(sp_llm_settings){.n_ctx = 256, .device = "cpu"}, err); /* so that nothing maps the file */
+            sp_llm_close(into); /* so that nothing maps the file */
+            status = sp_llm_prepare_beside(b->guest, &into, err);
             status = status || !cold ? status : drop_cache(b->session, err);
             status = status ? status : thaw_round(b, context, into, &thaw[cold][round], &first[cold][round], err);
         }
@@ -196,6 +198,7 @@ static sp_status measure_guest(bench *b, uint32_t context, sp_llm_client *into, 
             decode[round * STEPS + step] = ms_since(start);
         }
     }
+    sp_llm_close(into);
     if (status == SP_OK) {
         f->freeze = sp_bench_median(freeze, n), f->commit = sp_bench_median(commit, n), f->commit_cold = sp_bench_median(commit_cold, n);
         f->thaw = sp_bench_median(thaw[0], n), f->thaw_cold = sp_bench_median(thaw[1], n), f->decode = sp_bench_median(decode, n * STEPS);
@@ -282,16 +285,16 @@ static json_t *to_json(uint32_t context, const figures *f) {
 }
 
 static sp_status draw(const bench *b, sp_error *err) {
-    char title[200];
-    snprintf(title, sizeof title, "Taking up a conversation again: %s", b->name);
-    sp_plot plot = {.title = title,
+    char note[300];
+    snprintf(note, sizeof note, "%.150s, CPU threads: %d; files in the page cache; reading more than 1,024 tokens by the rate measured there",
+             b->name, b->options->threads);
+    sp_plot plot = {.title = "Taking up a conversation again",
                     .x_name = "tokens of context",
-                    .y_name = "ms",
-                    .note = "warm page cache; prefill beyond 1,024 tokens by the rate measured there",
+                    .note = note,
                     .n_points = (int)b->n_contexts,
                     .n_lines = 3,
                     .lines = {{.name = "read the prompt again", .colour = "#b3402e"},
-                              {.name = "libllama: load state", .colour = "#8a6d1b"},
+                              {.name = "libllama: load its state", .colour = "#8a6d1b"},
                               {.name = "samepage: thaw", .colour = "#1b7f5a"}}};
     for (uint32_t i = 0; i < b->n_contexts; i++) {
         plot.x[i] = b->contexts[i];
@@ -313,9 +316,7 @@ static sp_status run_all(bench *b, sp_error *err) {
     settings.model = b->path;
     settings.threads = b->options->threads;
     settings.n_ctx = (int32_t)b->n_ctx;
-    sp_llm_client *into = NULL; /* where commits are thawed: another conversation with the same model in one process */
     sp_status status = sp_llm_open(&settings, &b->guest, err);
-    status = status ? status : sp_llm_prepare_beside(b->guest, &into, err);
     status = status ? status : sp_peer_open(b->path, b->n_ctx, b->options->threads, &b->peer, err);
     b->n_vocab = status ? 1 : sp_llm_ready_info(b->guest)->n_vocab;
     for (uint32_t i = 0; status == SP_OK && i < b->n_ctx; i++) {
@@ -323,7 +324,7 @@ static sp_status run_all(bench *b, sp_error *err) {
     }
     for (uint32_t i = 0; status == SP_OK && i < b->n_contexts; i++) {
         say(b, "context", b->contexts[i]);
-        status = measure_guest(b, b->contexts[i], into, &b->results[i], err);
+        status = measure_guest(b, b->contexts[i], &b->results[i], err);
         status = status ? status : measure_peer(b, b->contexts[i], &b->results[i], err);
     }
     say(b, "prefill", 0);
@@ -332,7 +333,6 @@ static sp_status run_all(bench *b, sp_error *err) {
         fputs("\r\033[K", stderr);
     }
     sp_peer_close(b->peer);
-    sp_llm_close(into);
     sp_llm_close(b->guest);
     unlink(b->session);
     unlink(b->peer_file);
