@@ -213,7 +213,8 @@ static sp_status read_header(sp_log *log, uint64_t file_size, sp_error *err) {
 
 static sp_status read_commits(sp_log *log, uint64_t file_size, sp_error *err) {
     sp_log_record *record;
-    while ((record = sp_log_record_next(log, file_size, log->end, true))) {
+    sp_status status;
+    while (!(status = sp_log_record_next(log, file_size, log->end, true, &record, err)) && record) {
         bool ok = sp_log_remember(log, record);
         free(record);
         if (!ok) {
@@ -222,14 +223,15 @@ static sp_status read_commits(sp_log *log, uint64_t file_size, sp_error *err) {
     }
     log->ignored = file_size - log->end;
     /* A torn tail has no whole record in it. If there is one, an acknowledged commit before it is damaged: say so rather than lose it. */
-    for (uint64_t at = log->end + SP_LOG_PAGE; at < file_size; at += SP_LOG_PAGE) {
-        if ((record = sp_log_record_next(log, file_size, at, false))) {
+    for (uint64_t at = log->end; !status && (at = sp_log_next_data(log->fd, at + SP_LOG_PAGE, file_size)) < file_size;) {
+        status = sp_log_record_next(log, file_size, at, false, &record, err);
+        if (record) {
             free(record);
             return sp_fail(err, SP_ERR_FORMAT, "%s: the record at %llu is damaged, though a whole one follows at %llu; restore the file from a copy",
                            log->path, (unsigned long long)log->end, (unsigned long long)at);
         }
     }
-    return SP_OK;
+    return status;
 }
 
 static sp_status lock(sp_log *log, struct stat *st, sp_error *err) {

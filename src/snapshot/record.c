@@ -107,28 +107,56 @@ static bool follows(const sp_log *log, const sp_log_record *r) {
     return number && !memcmp(r->previous, log->previous, 16);
 }
 
-sp_log_record *sp_log_record_next(const sp_log *log, uint64_t file_size, uint64_t offset, bool in_place) {
+static sp_status unreadable(const sp_log *log, uint64_t offset, sp_error *err) {
+    return sp_fail(err, SP_ERR_IO, "%s: the record at %llu can't be read: %s", log->path, (unsigned long long)offset, strerror(errno));
+}
+
+sp_status sp_log_record_next(const sp_log *log, uint64_t file_size, uint64_t offset, bool in_place, sp_log_record **out, sp_error *err) {
+    *out = NULL;
     sp_log_record head;
     uint8_t checksum[16];
-    if (!sp_range_within(offset, sizeof head, file_size) || !sp_log_read_at(log->fd, &head, sizeof head, offset) ||
-        !head_is_valid(&head, file_size, offset)) {
-        return NULL;
+    if (!sp_range_within(offset, sizeof head, file_size)) {
+        return SP_OK;
+    }
+    if (!sp_log_read_at(log->fd, &head, sizeof head, offset)) {
+        return unreadable(log, offset, err);
+    }
+    if (!head_is_valid(&head, file_size, offset)) {
+        return SP_OK;
     }
     sp_log_record *record = malloc(head.bytes);
     if (!record) {
-        return NULL;
+        return sp_fail(err, SP_ERR_NO_MEMORY, "%s: no memory for a record of %llu bytes", log->path, (unsigned long long)head.bytes);
+    }
+    if (!sp_log_read_at(log->fd, record, head.bytes, offset)) {
+        free(record);
+        return unreadable(log, offset, err);
     }
     /* Read anew as a whole: what is checked is what is used, whatever happens to the file meanwhile. */
-    bool whole = sp_log_read_at(log->fd, record, head.bytes, offset) && !memcmp(record, &head, sizeof head);
+    bool whole = !memcmp(record, &head, sizeof head);
     if (whole) {
         sp_log_record_checksum(log->seed, record, checksum);
         whole = !memcmp(checksum, record->checksum, 16) && entries_are_valid(log, record) && (!in_place || follows(log, record));
     }
-    if (!whole) {
+    if (whole) {
+        *out = record;
+    } else {
         free(record);
-        return NULL;
     }
-    return record;
+    return SP_OK;
+}
+
+uint64_t sp_log_next_data(int fd, uint64_t offset, uint64_t file_size) {
+#ifdef SEEK_DATA
+    off_t at = lseek(fd, (off_t)offset, SEEK_DATA);
+    if (at < 0) {
+        return errno == ENXIO ? file_size : offset;
+    }
+    return (uint64_t)at / SP_LOG_PAGE * SP_LOG_PAGE;
+#else
+    (void)fd, (void)file_size;
+    return offset;
+#endif
 }
 
 /* What the record added to the file: itself and the pages that it wrote. */

@@ -93,8 +93,13 @@ void sp_log_checksum(uint64_t seed, const void *bytes, uint64_t size, uint8_t ou
 void sp_log_record_checksum(uint64_t seed, sp_log_record *record, uint8_t out[16]);
 bool sp_log_read_at(int fd, void *bytes, uint64_t size, uint64_t offset);
 bool sp_log_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset);
-/* Reads and checks the record at an offset; NULL: there is none that is whole. in_place: it follows what log knows. Freed by the caller. */
-sp_log_record *sp_log_record_next(const sp_log *log, uint64_t file_size, uint64_t offset, bool in_place);
+/*
+ * Reads and checks the record at an offset; *out is NULL where there is none that is whole. in_place: it follows what log knows. Freed by the caller.
+ * SP_ERR_IO, SP_ERR_NO_MEMORY: it can't be told. That is no end of the log, which the next commit would cut off.
+ */
+sp_status sp_log_record_next(const sp_log *log, uint64_t file_size, uint64_t offset, bool in_place, sp_log_record **out, sp_error *err);
+/* The first page from offset on that a file has; holes have no records. offset where the system can't tell, file_size: there is none. */
+uint64_t sp_log_next_data(int fd, uint64_t offset, uint64_t file_size);
 /* Reads a known commit's record again; number 0: the head. SP_ERR_NOT_FOUND, SP_ERR_FORMAT: changed since, SP_ERR_NO_MEMORY. Freed by the caller. */
 sp_status sp_log_record_load(const sp_log *log, uint64_t number, sp_log_record **out, sp_error *err);
 static inline bool sp_log_is_mark(const sp_log_record *record) {

@@ -221,7 +221,11 @@ static sp_status verify_base(const sp_log *log, uint32_t index, XXH3_state_t *ha
     memcpy(base.previous, h.checksum, 16);
     memcpy(base.bases, h.bases, sizeof h.bases);
     while (!status && base.end < known->end) {
-        sp_log_record *record = sp_log_record_next(&base, known->end, base.end, true);
+        sp_log_record *record;
+        status = sp_log_record_next(&base, known->end, base.end, true, &record, err);
+        if (status) {
+            break;
+        }
         if (!record) {
             status = sp_fail(err, SP_ERR_FORMAT, "%s: commit %llu of a file that it shares pages with is damaged; restore that file from a copy",
                              log->path, (unsigned long long)base.count + 1);
