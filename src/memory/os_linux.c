@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -137,11 +138,55 @@ uint64_t sp_os_physical_frame(const void *at) {
     return read_pagemap(at, &entry, 1) && (entry & PAGE_PRESENT) ? entry & PAGE_FRAME : 0;
 }
 
+/* PAGEMAP_SCAN of Linux 6.7 (linux/fs.h, which may be older than the kernel): finds pages by what they are, and passes over what was never touched.
+ */
+struct page_region {
+    uint64_t start, end, categories;
+};
+struct scan_argument {
+    uint64_t size, flags, start, end, walk_end, regions, n_regions, max_pages, inverted, all_of, any_of, returned;
+};
+enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
+#define SCAN _IOWR('f', 16, struct scan_argument)
+
+/* sp_os_written_pages where the kernel has the call; false: it has not. The bitmap is zeros. */
+static bool scan_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
+    struct page_region regions[256];
+    uint64_t page = sp_os_page_size(), base = (uintptr_t)at;
+    int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), n = 0;
+    struct scan_argument scan = {.size = sizeof scan,
+                                 .end = base + length,
+                                 .walk_end = base,
+                                 .regions = (uintptr_t)regions,
+                                 .n_regions = sizeof regions / sizeof regions[0],
+                                 .inverted = IS_FILE,
+                                 .all_of = IS_FILE,
+                                 .any_of = IS_PRESENT | IS_SWAPPED,
+                                 .returned = IS_PRESENT | IS_SWAPPED};
+    while (fd >= 0 && n >= 0 && scan.walk_end < scan.end) {
+        scan.start = scan.walk_end;
+        n = ioctl(fd, SCAN, &scan);
+        n = scan.walk_end > scan.start ? n : -1;
+        for (int i = 0; i < n; i++) {
+            for (uint64_t p = (regions[i].start - base) / page; p * page < regions[i].end - base; p++) {
+                bitmap[p / 64] |= 1ull << (p % 64);
+            }
+        }
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return fd >= 0 && n >= 0;
+}
+
 bool sp_os_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     enum { CHUNK = 8192 };
     uint64_t native = (uint64_t)sysconf(_SC_PAGESIZE), page = sp_os_page_size(), per_page = page / native;
     uint64_t count = length / native;
     memset(bitmap, 0, (length / page + 63) / 64 * 8);
+    if (scan_written_pages(at, length, bitmap)) {
+        return true;
+    }
     uint64_t *entries = malloc(CHUNK * sizeof *entries);
     bool ok = entries != NULL;
     for (uint64_t first = 0; ok && first < count; first += CHUNK) {
