@@ -36,15 +36,19 @@ def turns_on_disk(name):
     return [c["user"] for c in json.loads(shown.stdout)["commit_list"] if c["kind"] == "turn"]
 
 
-def live_and_die(name, first, delay):
-    """Starts a chat, sends turns as fast as they are answered, kills it after a while. Returns what was sent and how many were acknowledged."""
+def live_and_die(name, first, answers, delay):
+    """Starts a chat, sends turns as fast as they are answered, kills it `delay` seconds after so many answers. Returns what was sent and how many were
+    acknowledged."""
     process = chat(name)
     timer = threading.Timer(delay, process.send_signal, [signal.SIGKILL])
-    timer.start()
+    alarm = threading.Timer(120, process.terminate)  # a chat that hangs is an end of its own
+    alarm.start()
     sent = []
     acknowledged = 0
     try:
         while True:
+            if acknowledged == answers:
+                timer.start()
             message = f"turn {first + len(sent)}"
             sent.append(message)
             process.stdin.write((message + "\n").encode())
@@ -57,6 +61,7 @@ def live_and_die(name, first, delay):
         pass
     process.wait()
     timer.cancel()
+    alarm.cancel()
     errors = process.stderr.read().decode()
     for pipe in (process.stdout, process.stderr, process.stdin):
         try:
@@ -68,20 +73,22 @@ def live_and_die(name, first, delay):
     return sent, acknowledged
 
 
-def measure_start():
-    """Seconds from start to the first answer, which tells which moments are worth killing at."""
+def measure(turns):
+    """Seconds that a chat of so many turns takes, which tells which moments are worth killing at."""
     started = time.monotonic()
-    process = chat("measure")
-    process.communicate(b"hello\n")
+    chat("measure").communicate(b"hello\n" * turns)
     return time.monotonic() - started
 
 
 def run():
-    start = min(measure_start() for _ in range(3))
+    measure(1)
+    start = measure(1)
+    turn = (measure(11) - start) / 10
     begun = time.monotonic()
     name, on_disk, sessions, acknowledged_in_all, unacknowledged = "k0", [], 1, 0, 0
     for kill in range(kills):
-        sent, acknowledged = live_and_die(name, len(on_disk), chance.uniform(0, 2 * start))
+        answers = chance.choice([0, 1, 1, 2, 3])  # while it starts, or in the turn after so many
+        sent, acknowledged = live_and_die(name, len(on_disk), answers, chance.uniform(0, 2 * turn if answers else start))
         found = turns_on_disk(name)
         must = on_disk + sent[:acknowledged]
         if found != must and found != on_disk + sent[: acknowledged + 1]:
