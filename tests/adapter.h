@@ -17,6 +17,7 @@ typedef struct adapter_settings {
     float size;               /* of the values */
     const char *architecture; /* NULL: the model's */
     const char *without;      /* a tensor whose name ends so is left out; or NULL */
+    enum ggml_type type;      /* of the matrices; F32 is 0 */
     int64_t wider;            /* added to the first dimension of the A matrices: they fit no more */
 } adapter_settings;
 
@@ -24,11 +25,15 @@ static inline struct ggml_tensor *adapter_matrix(struct ggml_context *context, s
                                                  int64_t ne1, const char *end, const adapter_settings *s, uint64_t *state) {
     char name[GGML_MAX_NAME];
     snprintf(name, sizeof name, "%.54s%s", of->name, end);
-    struct ggml_tensor *t = ggml_new_tensor_3d(context, GGML_TYPE_F32, ne0, ne1, of->ne[2]);
-    for (int64_t i = 0; i < ggml_nelements(t); i++) {
+    struct ggml_tensor *t = ggml_new_tensor_3d(context, s->type, ne0, ne1, of->ne[2]);
+    const int64_t n = ggml_nelements(t);
+    float *values = malloc((size_t)n * sizeof *values);
+    for (int64_t i = 0; values && i < n; i++) {
         *state = *state * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX generator */
-        ((float *)t->data)[i] = ((float)(*state >> 40) / (1 << 24) - 0.5f) * s->size;
+        values[i] = ((float)(*state >> 40) / (1 << 24) - 0.5f) * s->size;
     }
+    ggml_quantize_chunk(s->type, values, t->data, 0, ggml_nrows(t), ne0, NULL);
+    free(values);
     ggml_set_name(t, name);
     const size_t length = strlen(name), cut = s->without ? strlen(s->without) : 0;
     if (!cut || cut > length || strcmp(name + length - cut, s->without) != 0) {

@@ -20,7 +20,7 @@ enum { MAX_ROUNDS = 31, CONTEXT = 4096, DECODE_FROM = 8, PREFILL = 512, MAX_SUBJ
 
 typedef struct bench_options {
     const char *model, *folder, *kind, *type;
-    int32_t threads, rounds;
+    int32_t threads, rounds, depth;
     bool json, small;
     double bandwidth; /* bytes per second that the machine reads */
 } bench_options;
@@ -36,8 +36,6 @@ typedef struct phase {
     uint32_t context; /* tokens before what is measured */
     bool prefill;
 } phase;
-
-static const phase phases[] = {{"prefill", 0, true}, {"decode", 0, false}, {"decode", 2048, false}};
 
 /*
  * A text of exactly n tokens: whole words of the vocabulary, one after the other, as many as it takes. Both sides get the same ids. Returns a
@@ -221,7 +219,9 @@ static sp_status bench_subject(const subject *s, const bench_options *options, j
     if (status == SP_OK) {
         status = sp_peer_open(s->path, CONTEXT, options->threads, &peer, err);
     }
-    for (size_t i = 0; status == SP_OK && i < sizeof phases / sizeof phases[0]; i++) {
+    const phase phases[] = {{"prefill", 0, true}, {"decode", 0, false}, {"decode", (uint32_t)options->depth, false}};
+    const size_t n = options->depth ? 3 : 2;
+    for (size_t i = 0; status == SP_OK && i < n; i++) {
         status = bench_phase(guest, peer, s, &phases[i], options, &settings, results, err);
     }
     sp_peer_close(peer);
@@ -296,13 +296,15 @@ static sp_status bench_decode(bench_options *options, json_t *results, sp_error 
 }
 
 int sp_bench_decode(int argc, char **argv) {
-    bench_options o = {.folder = "/tmp", .rounds = 5};
+    bench_options o = {.folder = "/tmp", .rounds = 5, .depth = 2048};
     const sp_option table[] = {
         {'m', "model", SP_OPT_TEXT, &o.model, 0, 0, "FILE", "measure this GGUF (default: pocket, and a synthetic Llama of 1.24 B in Q4_0 and Q8_0)"},
         {0, "model-kind", SP_OPT_TEXT, &o.kind, 0, 0, "KIND", "synthetic models of about 1 B parameters: dense, mixture, window, hybrid or all"},
         {0, "model-type", SP_OPT_TEXT, &o.type, 0, 0, "TYPE", "of their weights: q4_0, q4_K_M, q8_0 or all (default: with a kind, all)"},
         {'t', "threads", SP_OPT_INT, &o.threads, 1, 512, "N", "CPU threads of both sides (default: all cores)"},
         {0, "rounds", SP_OPT_INT, &o.rounds, 1, MAX_ROUNDS, "N", "measurements of each side, in turns (default: 5); medians are shown"},
+        {0, "depth", SP_OPT_INT, &o.depth, 0, CONTEXT - 512, "N",
+         "tokens of context at which decoding is measured too; 0: at its beginning alone (default: 2048)"},
         {0, "folder", SP_OPT_TEXT, &o.folder, 0, 0, "DIR", "where synthetic models are written and kept (default: /tmp; 2 GB)"},
         {0, "small", SP_OPT_FLAG, &o.small, 0, 0, NULL, "the embedded model alone"},
         {0, "json", SP_OPT_FLAG, &o.json, 0, 0, NULL, "as JSON"},

@@ -24,6 +24,7 @@ typedef struct sp_weight_table {
         uint32_t type;
         int64_t ne[4];
         uint64_t offset; /* from base; offset + size lies inside, checked by the caller */
+        bool as_it_is;   /* not to be converted into another layout: libllama does not do so with adapters */
     } *entries;
     /* Where a device keeps converted weights as a file for the next start: the beginning of a path that names these weights; NULL: nowhere. */
     const char *kept;

@@ -227,6 +227,14 @@ static uint64_t aligned(uint64_t offset) {
     return (offset + SP_KEPT_ALIGNMENT - 1) / SP_KEPT_ALIGNMENT * SP_KEPT_ALIGNMENT;
 }
 
+static uint64_t size_of_file(const sp_kept_weight *weights, uint32_t n) {
+    uint64_t end = sizeof(head) + n * sizeof(entry);
+    for (uint32_t i = 0; i < n; i++) {
+        end = aligned(end) + weights[i].size;
+    }
+    return end;
+}
+
 /* The head and its entries, malloc'ed. */
 static head *make_table(const uint64_t key[2], const sp_kept_weight *weights, uint32_t n) {
     head *h = calloc(1, sizeof *h + n * sizeof(entry));
@@ -258,22 +266,19 @@ static bool write_all(int fd, const head *h, const sp_kept_weight *weights) {
 sp_status sp_kept_weights_write(const char *path, const uint64_t key[2], const sp_kept_weight *weights, uint32_t n, uint64_t limit, sp_error *err) {
     char temporary[PATH_SIZE];
     snprintf(temporary, sizeof temporary, "%s.tmp", path);
-    head *h = make_table(key, weights, n);
-    if (!h) {
-        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-    }
-    sp_status status = make_room(path, h->size, limit, err);
+    sp_status status = make_room(path, size_of_file(weights, n), limit, err);
     const int fd = status == SP_OK ? hold_temporary(temporary) : -1;
     if (status == SP_OK && fd < 0 && errno != EWOULDBLOCK) {
         status = sp_fail(err, SP_ERR_IO, "%s: %s", temporary, strerror(errno));
     }
     if (fd >= 0) {
-        if (!write_all(fd, h, weights) || rename(temporary, path) != 0) {
+        head *h = make_table(key, weights, n);
+        if (!h || !write_all(fd, h, weights) || rename(temporary, path) != 0) {
             status = sp_fail(err, SP_ERR_IO, "%s: %s", temporary, strerror(errno));
             unlink(temporary);
         }
+        free(h);
         close(fd); /* and with it the lock */
     }
-    free(h);
     return status;
 }

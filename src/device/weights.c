@@ -19,7 +19,7 @@ typedef struct weight {
     uint64_t offset;
     struct ggml_tensor *raw, *packed; /* made at first use */
     uint32_t layout;                  /* of packed: which of the device's */
-    bool no_packing;                  /* tried: there is no faster layout for it */
+    bool no_packing;                  /* tried, or not to be tried: there is no faster layout for it */
 } weight;
 
 struct sp_device_weights {
@@ -86,7 +86,7 @@ sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, 
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     for (uint32_t i = 0; i < table->n; i++) {
-        w->weights[i] = (weight){.type = table->entries[i].type, .offset = table->entries[i].offset};
+        w->weights[i] = (weight){.type = table->entries[i].type, .offset = table->entries[i].offset, .no_packing = table->entries[i].as_it_is};
         memcpy(w->weights[i].ne, table->entries[i].ne, sizeof w->weights[i].ne);
     }
     if (table->kept && device->packed_types[0]) {

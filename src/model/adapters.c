@@ -122,7 +122,7 @@ static sp_status add_weights(sp_model *model, sp_error *err) {
             if (i && snprintf(t->name, sizeof t->name, "%.56s.%zu", name, i + 1) < 0) { /* names of several adapters are the same */
                 continue;
             }
-            entries[n] = (struct sp_weight_entry){.name = t->name, .type = (uint32_t)t->type, .offset = a->at + offset};
+            entries[n] = (struct sp_weight_entry){.name = t->name, .type = (uint32_t)t->type, .offset = a->at + offset, .as_it_is = true};
             memcpy(entries[n++].ne, t->ne, sizeof t->ne);
         }
     }

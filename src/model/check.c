@@ -17,7 +17,7 @@ static bool has(const sp_model *model, uint32_t layer, const char *suffix) {
 
 /* Attention has its three products, as one tensor or in pieces; libllama takes a missing one for optional and uses it all the same. */
 static bool attention_is_whole(const sp_model *model, uint32_t layer) {
-    return has(model, layer, "attn_qkv") || has(model, layer, "attn_kv_a_mqa") ||
+    return has(model, layer, "attn_qkv") || has(model, layer, "attn_kv_a_mqa") || (has(model, layer, "attn_q_b") && has(model, layer, "attn_kv")) ||
            (has(model, layer, "attn_q") && has(model, layer, "attn_k") && has(model, layer, "attn_v"));
 }
 

@@ -105,6 +105,10 @@ uint32_t sp_model_number(const sp_model *model, const char *suffix) {
     return id >= 0 && gguf_get_kv_type(model->gguf, id) == GGUF_TYPE_UINT32 ? gguf_get_val_u32(model->gguf, id) : 0;
 }
 
+static void tell_fingerprint(sp_model *model) {
+    snprintf(model->fingerprint, sizeof model->fingerprint, "%016" PRIx64 "%016" PRIx64, model->info.fingerprint[0], model->info.fingerprint[1]);
+}
+
 /*
  * The name under which devices keep converted weights. The fingerprint says nothing of the weights' values; that they are those that were converted
  * is told by the file's identity and the time when it was last written.
@@ -172,14 +176,15 @@ static sp_status open_fd(origin from, const char *cache_folder, const sp_model_o
         status = load_vocabulary(model, name, err);
     }
     if (status == SP_OK) {
+        tell_fingerprint(model);
+        name_kept(model); /* the same for all adapters */
         status = sp_model_open_adapters(model, options ? options->adapters : NULL, options ? options->n_adapters : 0, err);
     }
     if (status != SP_OK) {
         sp_model_close(model);
         return status;
     }
-    snprintf(model->fingerprint, sizeof model->fingerprint, "%016" PRIx64 "%016" PRIx64, model->info.fingerprint[0], model->info.fingerprint[1]);
-    name_kept(model);
+    tell_fingerprint(model);
     *out = model;
     return SP_OK;
 }

@@ -91,6 +91,9 @@ static void test_converted_weights_and_separate_memory(void **state) {
     make_adapter(path, model, "adapter.gguf", &settings);
     compare(model, "cpu", &(sp_adapter){.path = path, .scale = 0.7f}, 1);
     compare(model, "discrete", &(sp_adapter){.path = path, .scale = 0.7f}, 1);
+    settings.rank = 32, settings.type = GGML_TYPE_Q4_0; /* of a type that would be converted if it were the model's */
+    make_adapter(path, model, "adapter.gguf", &settings);
+    compare(model, "cpu", &(sp_adapter){.path = path, .scale = 1}, 1);
     unlink(path);
     unlink(model);
 }
