@@ -76,7 +76,9 @@ static bool sample(uint32_t i, int32_t *token, int32_t *result) {
         send_top(raw);
     }
     free(raw);
-    const char *wrong = *token < 0 ? "nothing that the vocabulary has fits the grammar here" : NULL;
+    const char *wrong = *token >= 0        ? NULL
+                        : grammar_active() ? "nothing that the vocabulary has fits the grammar here"
+                                           : "the model gives no number for any token: its weights, or an adapter's, are damaged or do not fit it";
     if (!wrong && !ends && grammar_active()) {
         wrong = grammar_accept(*token);
     }
