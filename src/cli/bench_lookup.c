@@ -25,6 +25,7 @@ typedef struct lookup_bench {
     int which;
     double rate[2][MAX_ROUNDS];
     uint64_t runs[2];
+    uint32_t same; /* tokens before the first that differs, in any round */
 } lookup_bench;
 
 /* Pocket repeats this. */
@@ -68,6 +69,15 @@ static sp_status measure(lookup_bench *b, int which, int round, sp_error *err) {
     return SP_OK;
 }
 
+/* Tokens until the first that differs. Several tokens in one batch round otherwise than one, and decide otherwise where two are about as likely. */
+static uint32_t count_same(const lookup_bench *b) {
+    uint32_t same = 0;
+    while (same < b->n[0] && b->tokens[0][same] == b->tokens[1][same]) {
+        same++;
+    }
+    return same;
+}
+
 static sp_status measure_all(lookup_bench *b, sp_error *err) {
     for (int round = -1; round < b->rounds; round++) { /* the first one warms up */
         for (int i = 0; i < 2; i++) {
@@ -76,9 +86,11 @@ static sp_status measure_all(lookup_bench *b, sp_error *err) {
                 return status;
             }
         }
-        if (b->n[0] != b->n[1] || memcmp(b->tokens[0], b->tokens[1], b->n[0] * sizeof *b->tokens[0]) != 0) {
-            return sp_fail(err, SP_ERR_STATE, "the two did not generate the same tokens");
+        if (b->n[0] != b->n[1]) {
+            return sp_fail(err, SP_ERR_STATE, "the two did not generate as many tokens");
         }
+        const uint32_t same = count_same(b);
+        b->same = round < 0 || same < b->same ? same : b->same;
     }
     return SP_OK;
 }
@@ -92,10 +104,10 @@ static void print(lookup_bench *b) {
            without = sp_bench_median(b->rate[0], b->rounds);
     if (b->json) {
         json_t *root =
-            json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:b}", "model", b->settings.model ? b->settings.model : "pocket",
+            json_pack("{s:s, s:i, s:i, s:i, s:f, s:f, s:f, s:f, s:f, s:I, s:I, s:i}", "model", b->settings.model ? b->settings.model : "pocket",
                       "draft", (int)b->draft, "tokens", (int)b->n[0], "rounds", (int)b->rounds, "with_tokens_per_second", with,
                       "without_tokens_per_second", without, "ratio", ratio, "ratio_min", ratios[0], "ratio_max", ratios[b->rounds - 1], "with_runs",
-                      (json_int_t)b->runs[1], "without_runs", (json_int_t)b->runs[0], "same_tokens", 1);
+                      (json_int_t)b->runs[1], "without_runs", (json_int_t)b->runs[0], "same_tokens", (int)b->same);
         json_dumpf(root, stdout, JSON_INDENT(2));
         putchar('\n');
         json_decref(root);
@@ -104,7 +116,12 @@ static void print(lookup_bench *b) {
     printf("prompt lookup, drafts of %d, %u tokens, greedy, %d rounds\n", b->draft, b->n[0], b->rounds);
     printf("  with     %9.1f tokens/s, %llu runs\n  without  %9.1f tokens/s, %llu runs\n", with, (unsigned long long)b->runs[1], without,
            (unsigned long long)b->runs[0]);
-    printf("  ratio    %9.2f (%.2f to %.2f); the same tokens\n", ratio, ratios[0], ratios[b->rounds - 1]);
+    printf("  ratio    %9.2f (%.2f to %.2f); ", ratio, ratios[0], ratios[b->rounds - 1]);
+    if (b->same == b->n[0]) {
+        puts("the same tokens");
+    } else {
+        printf("the same tokens up to %u of %u, where two were about as likely\n", b->same, b->n[0]);
+    }
 }
 
 int sp_bench_lookup(int argc, char **argv) {
