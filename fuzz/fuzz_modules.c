@@ -1,6 +1,6 @@
 /*
  * Modules from bytes: loaded, which rewrites their exports, and what is accepted is spawned and stepped with all imports. Whatever the module is, the
- * host lives.
+ * host lives. The corpus has whole guests by binaryen's generator, which call every import (scripts/make-guests.py makes more).
  */
 #include "fuzz.h"
 #include "host.h"

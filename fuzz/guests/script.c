@@ -68,7 +68,7 @@ static int32_t load(bool gather) {
 #define I (int32_t) argument()
 
 static void call(uint32_t what) {
-    switch (what % 30) {
+    switch (what % 31) {
     case 0:
         sp_region_open(A, argument());
         break;
@@ -152,6 +152,9 @@ static void call(uint32_t what) {
         break;
     case 28:
         sp_chat_parse(I, A, argument(), A, argument(), argument(), A, argument());
+        break;
+    case 29:
+        sp_model_get_embeddings_program(I, argument(), argument(), A, argument());
         break;
     case 22:
         load(next() & 1);

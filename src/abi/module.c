@@ -139,6 +139,7 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
     module->host = host;
     sp_status status = identify(module, bytes, size, err);
     status = status ? status : rewrite_and_compile(module, bytes, size, err);
+    status = status ? status : sp_wasm_check_types(bytes, size, err);
     if (status == SP_OK) {
         status = check_imports(module, err);
     }

@@ -278,6 +278,9 @@ static sp_status execute(sp_actor *actor, const sp_loaded *loaded, sp_executable
 }
 
 int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, uint32_t n_symbols, bool submit, sp_error *err) {
+    if (submit && actor->module->kind == SP_MODULE_COMMAND) {
+        return sp_fail(err, SP_ERR_STATE, "a command has no next step before which a submitted run would be complete: use sp_program_run");
+    }
     sp_loaded *loaded = find(actor, program, err);
     if (!loaded) {
         return SP_ERR_NOT_FOUND;

@@ -8,7 +8,7 @@
 #include "abi/wasm_code.h"
 #include "base/error.h"
 
-enum { IMPORT = 2, MEMORY = 5, GLOBAL = 6, EXPORT = 7, START = 8, CODE = 10 };
+enum { TYPE = 1, IMPORT = 2, MEMORY = 5, GLOBAL = 6, EXPORT = 7, START = 8, CODE = 10 };
 enum { MAX_GLOBALS = 4096 }; /* mutable ones; a commit holds them all */
 
 typedef struct scan {
@@ -244,4 +244,43 @@ sp_status sp_wasm_rewrite(const uint8_t *bytes, size_t size, sp_rewritten *out, 
     sp_status status = out->freezable && out->n_globals && size < UINT32_MAX / 2 ? write_module(s, bytes, size, err) : SP_OK;
     free(s);
     return status;
+}
+
+/* ---- types ---- */
+
+static void skip_value_types(sp_wasm_cursor *c) {
+    uint32_t n = sp_wasm_u32(c);
+    for (uint32_t i = 0; i < n && !c->bad; i++) {
+        const uint8_t kind = sp_wasm_byte(c);
+        if (kind == 0x63 || kind == 0x64) { /* (ref null? ...) */
+            sp_wasm_skip_leb(c, 33);
+        }
+    }
+}
+
+static sp_status check_type_section(sp_wasm_cursor c, sp_error *err) {
+    const uint32_t n = sp_wasm_u32(&c);
+    for (uint32_t i = 0; i < n && !c.bad; i++) {
+        if (sp_wasm_byte(&c) != 0x60) {
+            return sp_fail(err, SP_ERR_UNSUPPORTED, "the module's type %u is no plain function's: the GC proposal is not supported", i);
+        }
+        skip_value_types(&c);
+        skip_value_types(&c);
+    }
+    return !c.bad && c.at == c.end ? SP_OK : sp_fail(err, SP_ERR_UNSUPPORTED, "the module's types can't be followed");
+}
+
+sp_status sp_wasm_check_types(const uint8_t *bytes, size_t size, sp_error *err) {
+    sp_wasm_cursor c = {bytes, bytes + size, false};
+    sp_status status = SP_OK;
+    sp_wasm_skip(&c, 8); /* magic and version */
+    while (status == SP_OK && !c.bad && c.at != c.end) {
+        const uint8_t id = sp_wasm_byte(&c);
+        const uint32_t length = sp_wasm_u32(&c);
+        sp_wasm_cursor part = sp_wasm_part(&c, length);
+        if (id == TYPE && !c.bad) {
+            status = check_type_section(part, err);
+        }
+    }
+    return status || !c.bad ? status : sp_fail(err, SP_ERR_UNSUPPORTED, "the module's sections can't be followed");
 }

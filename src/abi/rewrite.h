@@ -26,4 +26,10 @@ typedef struct sp_rewritten {
  */
 sp_status sp_wasm_rewrite(const uint8_t *bytes, size_t size, sp_rewritten *out, sp_error *err);
 
+/*
+ * Of a module that compiled: SP_ERR_UNSUPPORTED if its types are others than plain functions. Wasmtime 48.0.8 without its `gc` feature takes types
+ * that may have subtypes, and ends the process where it compares them (GHSA-rc4p-x33f-vpr2).
+ */
+sp_status sp_wasm_check_types(const uint8_t *bytes, size_t size, sp_error *err);
+
 #endif

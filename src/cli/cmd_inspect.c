@@ -7,6 +7,7 @@
 #include "abi/abi.h"
 #include "cli/cmd.h"
 #include "cli/options.h"
+#include "cli/store.h"
 
 typedef struct inspect_options {
     bool dot, program, tensors;
@@ -30,8 +31,24 @@ static sp_status print_program(const void *bytes, uint64_t size, const sp_weight
     return status;
 }
 
-static sp_status inspect_module(const void *bytes, size_t size, sp_error *err) {
+/* Names in files are anybody's: what would act on a terminal is taken out. */
+static void print_import(const wasm_name_t *from, const wasm_name_t *name) {
+    char module[200], function[200];
+    sp_one_line(module, sizeof module, from->data, from->size);
+    sp_one_line(function, sizeof function, name->data, name->size);
+    printf("import    %s.%s\n", module, function);
+}
+
+static void print_export(const wasm_exporttype_t *export) {
     static const char *const kinds[] = {"function", "global", "table", "memory"};
+    const wasm_name_t *name = wasm_exporttype_name(export);
+    const wasm_externkind_t kind = wasm_externtype_kind(wasm_exporttype_type(export));
+    char text[200];
+    sp_one_line(text, sizeof text, name->data, name->size);
+    printf("export    %-8s %s\n", kind < 4 ? kinds[kind] : "other", text);
+}
+
+static sp_status inspect_module(const void *bytes, size_t size, sp_error *err) {
     sp_host *host;
     sp_module *module = NULL;
     sp_status status = sp_host_open(NULL, &host, err);
@@ -48,16 +65,13 @@ static sp_status inspect_module(const void *bytes, size_t size, sp_error *err) {
         wasm_importtype_vec_t imports;
         wasmtime_module_imports(module->module, &imports);
         for (size_t i = 0; i < imports.size; i++) {
-            const wasm_name_t *from = wasm_importtype_module(imports.data[i]), *name = wasm_importtype_name(imports.data[i]);
-            printf("import    %.*s.%.*s\n", (int)from->size, from->data, (int)name->size, name->data);
+            print_import(wasm_importtype_module(imports.data[i]), wasm_importtype_name(imports.data[i]));
         }
         wasm_importtype_vec_delete(&imports);
         wasm_exporttype_vec_t exports;
         wasmtime_module_exports(module->module, &exports);
         for (size_t i = 0; i < exports.size; i++) {
-            const wasm_name_t *name = wasm_exporttype_name(exports.data[i]);
-            wasm_externkind_t kind = wasm_externtype_kind(wasm_exporttype_type(exports.data[i]));
-            printf("export    %-8s %.*s\n", kind < 4 ? kinds[kind] : "other", (int)name->size, name->data);
+            print_export(exports.data[i]);
         }
         wasm_exporttype_vec_delete(&exports);
     }
@@ -70,17 +84,20 @@ static void print_model(const sp_model *model, bool tensors) {
     sp_model_info info;
     sp_model_get_info(model, &info);
     const char *template;
+    char name[sizeof info.name], architecture[sizeof info.architecture], tensor[100];
+    sp_one_line(name, sizeof name, info.name, strlen(info.name));
+    sp_one_line(architecture, sizeof architecture, info.architecture, strlen(info.architecture));
     bool has_template = sp_model_meta(model, "tokenizer.chat_template", &template, NULL) == SP_OK;
-    printf("model         %s\narchitecture  %s\nparameters    %.2f million, %.1f MiB\nlayers        %u, %u wide\ncontext       %u tokens\n",
-           info.name, info.architecture, (double)info.n_params / 1e6, (double)info.weight_bytes / (1 << 20), info.n_layer, info.n_embd,
-           info.n_ctx_train);
+    printf("model         %s\narchitecture  %s\nparameters    %.2f million, %.1f MiB\nlayers        %u, %u wide\ncontext       %u tokens\n", name,
+           architecture, (double)info.n_params / 1e6, (double)info.weight_bytes / (1 << 20), info.n_layer, info.n_embd, info.n_ctx_train);
     printf("vocabulary    %u tokens\nchat template %s\nfingerprint   %s\n", info.n_vocab, has_template ? "yes" : "no", sp_model_fingerprint(model));
     const sp_weight_table *table = sp_model_weight_table(model);
     printf("tensors       %u\n", table->n);
     for (uint32_t i = 0; tensors && i < table->n; i++) {
         const struct sp_weight_entry *e = &table->entries[i];
         const sp_type_traits *type = sp_type_get(e->type);
-        printf("  %-32s %-6s [%lld, %lld, %lld, %lld]\n", e->name, type ? type->name : "other", (long long)e->ne[0], (long long)e->ne[1],
+        sp_one_line(tensor, sizeof tensor, e->name, strlen(e->name));
+        printf("  %-32s %-6s [%lld, %lld, %lld, %lld]\n", tensor, type ? type->name : "other", (long long)e->ne[0], (long long)e->ne[1],
                (long long)e->ne[2], (long long)e->ne[3]);
     }
 }

@@ -65,7 +65,8 @@ static bool name_ok(const sp_program *p, uint32_t name) {
         return false;
     }
     for (size_t i = 0; i < length; i++) {
-        if ((unsigned char)text[i] < 0x20 || text[i] == 0x7f) {
+        const unsigned char c = (unsigned char)text[i], next = (unsigned char)text[i + 1];
+        if (c < 0x20 || c == 0x7f || (c == 0xc2 && next >= 0x80 && next < 0xa0)) { /* the last: more control characters, as UTF-8 */
             return false;
         }
     }

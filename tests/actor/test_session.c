@@ -301,6 +301,26 @@ static sp_module *from_text(sp_host *host, const char *text) {
     return module;
 }
 
+/* A command has no next step: what it submitted would never be complete. */
+static void test_submit_in_a_command(void **state) {
+    (void)state;
+    world w = open_world();
+    sp_error err = {0};
+    sp_module *module = from_text(w.host, "(module (import \"samepage\" \"program_submit\" (func $submit (param i32 i32 i32) (result i32)))"
+                                          "(import \"wasi_snapshot_preview1\" \"proc_exit\" (func $exit (param i32))) (memory (export \"memory\") 1)"
+                                          "(func (export \"_start\") (call $exit (i32.sub (i32.const 0)"
+                                          "(call $submit (i32.const 0) (i32.const 0) (i32.const 0))))))");
+    sp_actor_options options = {.device = w.device};
+    sp_actor *actor;
+    int code = 0;
+    ok(sp_actor_spawn(w.host, module, &options, &actor, &err), &err);
+    ok(sp_actor_run_command(actor, &code, &err), &err);
+    assert_int_equal(code, -SP_ERR_STATE);
+    sp_actor_close(actor);
+    sp_module_close(module);
+    close_world(&w);
+}
+
 #define HEAD "(module (memory (export \"memory\") 1) (func (export \"sp_step\") (result i32) "
 
 static void test_modules(void **state) {
@@ -453,10 +473,15 @@ static void test_rewriter_is_total(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_refusals),          cmocka_unit_test(test_file_changes_under_an_actor),
-        cmocka_unit_test(test_shared_pages),      cmocka_unit_test(test_exports),
-        cmocka_unit_test(test_hostile_state),     cmocka_unit_test(test_modules),
-        cmocka_unit_test(test_hidden_globals),    cmocka_unit_test(test_clocks),
+        cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_file_changes_under_an_actor),
+        cmocka_unit_test(test_shared_pages),
+        cmocka_unit_test(test_exports),
+        cmocka_unit_test(test_hostile_state),
+        cmocka_unit_test(test_modules),
+        cmocka_unit_test(test_submit_in_a_command),
+        cmocka_unit_test(test_hidden_globals),
+        cmocka_unit_test(test_clocks),
         cmocka_unit_test(test_rewriter_is_total),
     };
     return cmocka_run_group_tests(tests, make_folder, remove_folder);

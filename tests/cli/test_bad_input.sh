@@ -105,4 +105,8 @@ for stdout in /dev/full closed; do
 done
 printf 'a\377b\nHello.\n' | "$SAMEPAGE" chat -n 1 >out.txt 2>err.txt
 [ $? = 1 ] && grep -q "the text is not UTF-8" err.txt && [ "$(wc -l <out.txt)" = 2 ] || { echo "no UTF-8: $(cat err.txt out.txt)"; exit 1; }
+# Names in files are anybody's: none reaches the terminal as it is. This module exports its memory a second time, as ESC c: "reset the terminal".
+printf '\0asm\1\0\0\0\1\4\1\140\0\0\3\2\1\0\5\3\1\0\1\7\30\3\6memory\2\0\6_start\0\0\2\33c\2\0\12\4\1\2\0\13' >named.wasm
+"$SAMEPAGE" inspect named.wasm >out.txt 2>err.txt
+[ $? = 0 ] && grep -q "export *memory  *c" out.txt && ! LC_ALL=C grep -q $'\033' out.txt || { echo "inspect: $(cat err.txt) $(cat -v out.txt)"; exit 1; }
 echo "test_bad_input: $n wrong command lines are told so"

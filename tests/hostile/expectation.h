@@ -6,7 +6,7 @@
 
 #include "abi/limits.h"
 
-typedef enum phase { PHASE_LOAD, PHASE_SPAWN, PHASE_STEP, PHASE_DONE } phase;
+typedef enum phase { PHASE_LOAD, PHASE_SPAWN, PHASE_STEP, PHASE_FORK, PHASE_DONE } phase;
 
 typedef struct expectation {
     phase where;

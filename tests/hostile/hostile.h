@@ -1,7 +1,8 @@
 /*
  * For hostile guests. Each source says on lines of its own what the host must do, and test_hostile_guests checks that it does:
  *
- *     expect: load|spawn|step STATUS [words that the error has]     the call that fails; STATUS is that of SP_ERR_STATUS
+ *     expect: load|spawn|step|fork STATUS [words that the error has]     the call that fails; STATUS is that of SP_ERR_STATUS;
+ *                                                                   a guest that is forked is so after its first step, and lives on
  *     expect: done                                                  it runs to SP_DONE: the guest has checked the codes that it got itself
  *     limits: name=value ...                                        fields of sp_limits that differ from the test's defaults
  */

@@ -29,6 +29,7 @@ void eval_norm(const eval_call *call) {
             call->out[at] = (x[i] - mean) * scale;
             /* The mean of a constant row is off by its rounding, which a small variance magnifies: once here, once in the variance. */
             const double slip = call->t->op == SP_OP_NORM ? 0x1p-21 * most * scale : 0;
+            /* The sum of n squares is off by a root of n roundings of 2^-24 (at most 32 for 1,024), and its root by half of that. */
             call->tolerance[at] = 0x1p-18 * fabs(call->out[at]) + slip + slip * slip * fabs(call->out[at]) + unknown;
         }
     }
@@ -43,6 +44,7 @@ void eval_sum_rows(const eval_call *call) {
             call->out[row] += call->x[0][row * n + i];
             magnitude += fabs(call->x[0][row * n + i]);
         }
+        /* n roundings of 2^-24 of a part of the sum each, most of which cancel: a bound would be 2^-24 n. */
         call->tolerance[row] = 0x1p-22 * magnitude * (1 + 0.02 * (double)n);
     }
 }
@@ -162,6 +164,7 @@ void eval_soft_max(const eval_call *call) {
         sum += call->s[2] ? exp(call->x[2][i2] - most) : 0;
         for (int64_t i = 0; i < n[0]; i++) {
             y[i] /= sum;
+            /* A logit's rounding goes through the exponential; 2^-17 is the exponential's own, and the sum's and the division's. */
             call->tolerance[row * n[0] + i] = y[i] * (0x1p-21 * size + 0x1p-17) + 0x1p-30;
         }
     }

@@ -84,7 +84,8 @@ SP_IMPORT(program_bind) int32_t sp_program_bind(int32_t program, uint32_t slot, 
 /* Runs to completion. symbols: one value each, in the program's order. */
 SP_IMPORT(program_run) int32_t sp_program_run(int32_t program, const uint64_t *symbols, uint32_t n_symbols);
 /* Hands the run over: it is complete before the actor's next step. Checked now, as far as it can be; return SP_AGAIN from sp_step afterwards.
- * Nothing the program reads may change until then: the host decides when to read. At most 16 runs a step, executed in order. */
+ * Nothing the program reads may change until then: the host decides when to read. At most 16 runs a step, executed in order.
+ * SP_E_STATE in a command, which has no next step. */
 SP_IMPORT(program_submit) int32_t sp_program_submit(int32_t program, const uint64_t *symbols, uint32_t n_symbols);
 
 /* ---- models: handles 0 to sp_model_count() - 1, as the host granted them ---- */

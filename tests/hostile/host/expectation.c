@@ -10,7 +10,7 @@ static const struct {
     sp_status status;
 } statuses[] = {{"FORMAT", SP_ERR_FORMAT}, {"UNSUPPORTED", SP_ERR_UNSUPPORTED}, {"GUEST", SP_ERR_GUEST}, {"LIMIT", SP_ERR_LIMIT},
                 {"RANGE", SP_ERR_RANGE},   {"NO_MEMORY", SP_ERR_NO_MEMORY}};
-static const char *const phases[] = {"load", "spawn", "step"};
+static const char *const phases[] = {"load", "spawn", "step", "fork"};
 
 /* Short limits, so that a guest which the host fails to stop does not hold the test up. */
 static const sp_limits defaults = {.step_ms = 5000, .memory_bytes = 4ull << 30};
@@ -21,7 +21,7 @@ static bool parse_expect(char *line, expectation *out) {
         out->where = PHASE_DONE;
         return true;
     }
-    for (int i = 0; word && i < 3; i++) {
+    for (int i = 0; word && i < 4; i++) {
         if (strcmp(word, phases[i]) == 0) {
             out->where = (phase)i;
             status = strtok_r(NULL, " ", &rest);
