@@ -1,5 +1,6 @@
 /* `samepage embed`: vectors of texts, as llama.cpp's embedding example makes them. */
 #include <jansson.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@ typedef struct embedding {
     bool json;
     int32_t pooling, normalise;
     int32_t done_pooling; /* what the model says, once the first has come */
+    bool broken;          /* something came that is no number */
     json_t *vectors;      /* of the text under way */
     json_t *data;         /* of all texts; NULL: they are printed as they come */
 } embedding;
@@ -29,19 +31,19 @@ static void on_embedding(void *user, const void *bytes, size_t size) {
     }
     e->done_pooling = head.pooling;
     json_t *vector = e->json ? json_array() : NULL;
-    for (uint32_t i = 0; i < head.n_embd; i++) {
+    for (uint32_t i = 0; i < head.n_embd && !e->broken; i++) {
         float value;
         memcpy(&value, (const char *)bytes + sizeof head + i * sizeof value, sizeof value);
+        e->broken = !isfinite(value);
         if (e->json) {
-            json_t *number = json_real((double)value);
-            json_array_append_new(vector, number ? number : json_null()); /* NaN is no number in JSON */
-        } else {
+            json_array_append_new(vector, json_real((double)value));
+        } else if (!e->broken) {
             printf("%s%.9g", i ? " " : "", (double)value);
         }
     }
     if (e->json) {
         json_array_append_new(e->vectors, vector);
-    } else {
+    } else if (!e->broken) {
         putchar('\n');
     }
 }
@@ -67,6 +69,9 @@ static sp_status embed(embedding *e, size_t index, const char *text, size_t leng
     if (status == SP_OK && done.reason == SP_LLM_END_INTERRUPTED) {
         status = sp_fail(err, SP_ERR_INTERRUPTED, "interrupted");
     }
+    if (status == SP_OK && e->broken) {
+        status = sp_fail(err, SP_ERR_FORMAT, "the model gives what are no numbers: its weights, or an adapter's, are damaged or do not fit it");
+    }
     if (status != SP_OK) {
         json_decref(e->vectors);
         sp_fail_in(err, "text %zu", index + 1);
@@ -80,12 +85,12 @@ static sp_status embed(embedding *e, size_t index, const char *text, size_t leng
     return SP_OK;
 }
 
-/* The texts between separators; one at the very end of what was read ends the last text and begins none. */
+/* The texts between separators; one at the very end ends the last text and begins none. Nothing at all is no text. */
 static sp_status embed_all(embedding *e, const char *text, size_t length, const char *separator, sp_error *err) {
     const size_t width = strlen(separator);
     sp_status status = SP_OK;
     const char *at = text, *end = text + length;
-    for (size_t index = 0; status == SP_OK && (at < end || index == 0); index++) {
+    for (size_t index = 0; status == SP_OK && at < end; index++) {
         const char *next = width ? memmem(at, (size_t)(end - at), separator, width) : NULL;
         status = embed(e, index, at, (size_t)((next ? next : end) - at), err);
         at = next ? next + width : end;

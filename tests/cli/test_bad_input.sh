@@ -75,7 +75,7 @@ wrong 2 "--logit-bias 5: must be a token id" chat --logit-bias 5
 wrong 2 "-m needs a value" chat -m
 wrong 2 "--bogus: no such option" chat --bogus
 wrong 2 "extra: chat takes no operands" chat extra
-for command in devices version proof; do
+for command in devices version proof cache; do
     wrong 2 "extra: $command takes no operands" $command extra
 done
 wrong 2 "--prompt and --file exclude each other" generate -p x -f y
@@ -86,6 +86,10 @@ wrong 2 "bogus: no such command" bogus
 wrong 2 "bogus: no such command" help bogus
 wrong 2 "name what to measure" bench
 wrong 2 "--contexts 5,4: must be whole numbers, ascending" bench state --contexts 5,4
+wrong 2 "--pooling rank: must be none, mean, cls or last" embed --pooling rank
+wrong 2 "--prompt and --file exclude each other" embed -p x -f y
+wrong 2 "a file, a colon and a number" embed -p x --lora-scaled x
+wrong 1 "nosuch.gguf: no such file" embed -p x --lora nosuch.gguf
 
 # Standard streams that are closed, full, or no text. A file that is opened later must not be taken for a closed one.
 "$SAMEPAGE" chat <&- >out.txt 2>err.txt

@@ -40,4 +40,13 @@ expect 1 "not a LoRA adapter" say --lora "$model"
 expect 2 "must be a file, a colon and a number" say --lora-scaled "$work/a.gguf"
 expect 2 "must be a file, a colon and a number" say --lora-scaled "$work/a.gguf:much"
 expect 0 "" "$SAMEPAGE" embed -t 1 --prompt "a" --lora "$work/a.gguf"
+# Weights that are no numbers are said so, and give no vector.
+python3 - "$work/a.gguf" "$work/nan.gguf" <<'PYTHON'
+import sys
+b = bytearray(open(sys.argv[1], "rb").read())
+b[-4096:] = b"\xff\xff\xff\x7f" * 1024
+open(sys.argv[2], "wb").write(b)
+PYTHON
+expect 1 "the model gives no number" say --lora "$work/nan.gguf"
+expect 1 "text 1: the model gives what are no numbers" "$SAMEPAGE" embed -t 1 --prompt "a" --lora "$work/nan.gguf"
 echo "adapters: as they should be"

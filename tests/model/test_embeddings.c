@@ -8,7 +8,7 @@
 #include "samepage/abi.h"
 #include "samepage/program.h"
 
-enum { THREADS = 2, N_CTX = 256 };
+enum { THREADS = 1, N_CTX = 256 };
 
 static const char text[] = "The red key is in the attic. Where is the red key? A text of some length, so that there is something to pool.";
 
