@@ -322,7 +322,7 @@ static void add_encoder(builder *b, uint32_t n_vocab) {
 
 /* What llama.cpp's architectures of these names want. */
 static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
-    static const char *const known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2", "bert", "nomic-bert"};
+    static const char *const known[] = {"llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2", "bert", "nomic-bert", "gemma-embedding"};
     const sp_synthetic *w = b->what;
     const bool phi3 = strcmp(w->architecture, "phi3") == 0;
     bool found = false;

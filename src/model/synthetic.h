@@ -7,13 +7,14 @@
 #include "samepage.h"
 
 typedef struct sp_synthetic {
-    const char *architecture; /* "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2"; the encoders "bert", "nomic-bert" */
-    const char *vocabulary;   /* a GGUF whose vocabulary to take, or NULL: bytes and made-up words */
-    uint32_t n_vocab;         /* ignored with a vocabulary */
+    const char
+        *architecture; /* "llama", "qwen2", "qwen3", "qwen3moe", "phi3", "gemma3", "lfm2"; the encoders "bert", "nomic-bert", "gemma-embedding" */
+    const char *vocabulary; /* a GGUF whose vocabulary to take, or NULL: bytes and made-up words */
+    uint32_t n_vocab;       /* ignored with a vocabulary */
     uint32_t n_layer, n_embd, n_head, n_head_kv, n_ff, n_ctx;
     uint32_t type;                    /* of the matrices: SP_TYPE_F16, Q8_0, Q4_0, or Q4_K with some in Q6_K, as in files called Q4_K_M */
     uint32_t n_expert, n_expert_used; /* qwen3moe: experts a layer, of n_ff each */
-    uint32_t n_window;                /* gemma3: five layers of six have a sliding window */
+    uint32_t n_window;                /* gemma3 and gemma-embedding: five layers of six have a sliding window */
     uint32_t head;                    /* width of a head; 0: n_embd / n_head */
     const char *pooling;              /* of embeddings: "mean", "cls" or "last"; NULL: the file does not say */
     uint32_t n_ctx_original;          /* phi3: LongRoPE with other factors beyond this context; 0: none */

@@ -16,9 +16,11 @@ static char *write_model(const char *architecture, const char *pooling) {
     char name[96];
     snprintf(name, sizeof name, "embeddings-%ld-%s.gguf", (long)getpid(), architecture);
     char *path = in_folder("BUILD_DIR", name), *vocabulary = in_folder("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
+    const bool gemma = strcmp(architecture, "gemma-embedding") == 0;
     const sp_synthetic what = {.architecture = architecture,
                                .vocabulary = vocabulary,
-                               .n_layer = 3,
+                               .n_layer = gemma ? 6 : 3, /* its last attends without a window */
+                               .n_window = gemma ? 16 : 0,
                                .n_embd = 128,
                                .n_head = 4,
                                .n_head_kv = 4,
@@ -135,6 +137,7 @@ static void test_encoders(void **state) {
     (void)state;
     check("bert", "cls", "cpu");
     check("nomic-bert", "mean", "cpu");
+    check("gemma-embedding", "mean", "cpu"); /* a window to both sides */
 }
 
 static void test_separate_memory(void **state) {
