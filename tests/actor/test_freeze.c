@@ -159,17 +159,26 @@ static void turn_elsewhere(const char *name, const char *device, const char *que
     fclose(said);
 }
 
-/* Dialogue i, of which every second turn is spoken on the device (NULL: none); every turn begins with a thaw and ends with a freeze. */
+/*
+ * Dialogue i, of which every second turn is spoken on the device (NULL: none); every turn begins with a thaw and ends with a freeze. What is asked
+ * for on one device was told on the other. The model is sure of these answers: where it isn't, devices that round differently part at the first near
+ * tie.
+ */
 static void dialogue(session *s, const char *device, int i, char out[4096]) {
-    char text[128];
+    static const char *const things[] = {"red key", "blue lamp", "green book", "silver ring", "black hat", "golden coin", "brown drum"};
+    static const char *const places[] = {"attic", "garden", "kitchen", "cellar", "tower"}, *const names[] = {"Ada", "Omar", "Lena", "Jack"};
+    char text[4][64];
+    snprintf(text[0], sizeof text[0], "The %s is in the %s.", things[i % 7], places[i / 7 % 5]);
+    snprintf(text[1], sizeof text[1], "Where is the %s?", things[i % 7]);
+    snprintf(text[2], sizeof text[2], "My name is %s.", names[i % 4]);
+    snprintf(text[3], sizeof text[3], "What is my name?");
     sp_session *file = create_session(s, "dialogue.session");
     out[0] = 0;
     for (int turn = 0; turn < 4; turn++) {
-        prompt(i + turn, text, sizeof text);
         size_t length = strlen(out);
         if (turn % 2 && device) {
             sp_session_close(file);
-            turn_elsewhere("dialogue.session", device, "What did you say?", out + length, 4096 - length);
+            turn_elsewhere("dialogue.session", device, text[turn], out + length, 4096 - length);
             file = open_session("dialogue.session");
             continue;
         }
@@ -179,7 +188,7 @@ static void dialogue(session *s, const char *device, int i, char out[4096]) {
             respawn(s);
             session_greedy(s, CONTEXT, 32);
         }
-        session_say(s, SP_LLM_USER, turn % 2 ? "What did you say?" : text);
+        session_say(s, SP_LLM_USER, text[turn]);
         freeze(s, file);
         snprintf(out + length, 4096 - length, "%.900s", s->text);
     }
