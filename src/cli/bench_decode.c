@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "base/error.h"
@@ -131,11 +132,17 @@ static sp_status measure_peer(sp_peer *peer, const int32_t *tokens, uint32_t n_t
     return next >= 0 ? SP_OK : sp_fail(err, SP_ERR_DEVICE, "libllama failed to evaluate");
 }
 
+/* ggml's threads poll for some 60 ms after their last work. The other side's turn begins when they sleep, or it would share the cores with them. */
+static void let_threads_sleep(void) {
+    nanosleep(&(struct timespec){.tv_nsec = 200000000}, NULL);
+}
+
 /* Both sides, in an order that changes from round to round. */
 static sp_status measure(sp_llm_client *guest, sp_peer *peer, const char *text, const int32_t *tokens, uint32_t n_tokens, bool prefill,
                          sp_llm_settings *settings, int n_decode, int round, sample *out, sp_error *err) {
     sp_status status = SP_OK;
     for (int side = 0; status == SP_OK && side < 2; side++) {
+        let_threads_sleep();
         status = (side + round) % 2 ? measure_peer(peer, tokens, n_tokens, prefill, n_decode, out, err)
                                     : measure_guest(guest, text, n_tokens, prefill, settings, n_decode, out, err);
     }
