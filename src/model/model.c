@@ -45,6 +45,16 @@ struct gguf_context *sp_model_parse(int of, struct ggml_context **tensors) {
     return gguf;
 }
 
+/* ggml reads a key without a name, and ends the process where it is asked to copy one. */
+static sp_status check_keys(const sp_model *model, const char *name, sp_error *err) {
+    for (int64_t i = 0; i < gguf_get_n_kv(model->gguf); i++) {
+        if (!*gguf_get_key(model->gguf, i)) {
+            return sp_fail(err, SP_ERR_FORMAT, "%s: a damaged GGUF file: key %" PRId64 " of its header has no name", name, i);
+        }
+    }
+    return SP_OK;
+}
+
 static sp_status build_table(sp_model *model, const char *name, sp_error *err) {
     int64_t n = gguf_get_n_tensors(model->gguf);
     uint64_t data = gguf_get_data_offset(model->gguf);
@@ -162,6 +172,7 @@ static sp_status open_fd(origin from, const char *cache_folder, const sp_model_o
                              : sp_fail(err, SP_ERR_FORMAT, "%s: a damaged or truncated GGUF file of %" PRIu64 " bytes: %s", name, model->size,
                                        sp_model_complaint());
     }
+    status = status == SP_OK ? check_keys(model, name, err) : status;
     if (status == SP_OK) {
         snprintf(model->info.architecture, sizeof model->info.architecture, "%s", text_value(model->gguf, "general.architecture"));
         snprintf(model->info.name, sizeof model->info.name, "%s", text_value(model->gguf, "general.name"));
