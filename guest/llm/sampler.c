@@ -43,10 +43,14 @@ static float largest(const float *logits, uint32_t n) {
     uint32_t i = 0;
     float best = -INFINITY;
 #ifdef __wasm_simd128__
-    v128_t lanes = wasm_f32x4_splat(-INFINITY);
-    for (; i + 4 <= n; i += 4) {
-        lanes = wasm_f32x4_pmax(lanes, wasm_v128_load(logits + i)); /* a NaN never wins */
+    v128_t a = wasm_f32x4_splat(-INFINITY), b = a, c = a, d = a; /* four, since each waits for its last */
+    for (; i + 16 <= n; i += 16) {
+        a = wasm_f32x4_pmax(a, wasm_v128_load(logits + i)); /* a NaN never wins */
+        b = wasm_f32x4_pmax(b, wasm_v128_load(logits + i + 4));
+        c = wasm_f32x4_pmax(c, wasm_v128_load(logits + i + 8));
+        d = wasm_f32x4_pmax(d, wasm_v128_load(logits + i + 12));
     }
+    v128_t lanes = wasm_f32x4_pmax(wasm_f32x4_pmax(a, b), wasm_f32x4_pmax(c, d));
     float four[4];
     wasm_v128_store(four, lanes);
     for (int l = 0; l < 4; l++) {
@@ -64,6 +68,12 @@ static uint32_t next_at_least(const float *logits, uint32_t from, uint32_t n, fl
     uint32_t i = from;
 #ifdef __wasm_simd128__
     v128_t bound = wasm_f32x4_splat(least);
+    while (i + 16 <= n &&
+           !wasm_v128_any_true(wasm_v128_or(
+               wasm_v128_or(wasm_f32x4_ge(wasm_v128_load(logits + i), bound), wasm_f32x4_ge(wasm_v128_load(logits + i + 4), bound)),
+               wasm_v128_or(wasm_f32x4_ge(wasm_v128_load(logits + i + 8), bound), wasm_f32x4_ge(wasm_v128_load(logits + i + 12), bound))))) {
+        i += 16;
+    }
     while (i + 4 <= n && !wasm_v128_any_true(wasm_f32x4_ge(wasm_v128_load(logits + i), bound))) {
         i += 4;
     }
