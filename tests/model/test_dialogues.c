@@ -150,5 +150,6 @@ int main(void) {
         cmocka_unit_test(test_cuda_says_the_same), cmocka_unit_test(test_vulkan_says_the_same),
         cmocka_unit_test(test_remembers),          cmocka_unit_test(test_limits_are_said),
     };
+    cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
