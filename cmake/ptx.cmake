@@ -3,11 +3,13 @@
 if(CMAKE_SCRIPT_MODE_FILE)
   file(READ ${IN} text)
   string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident[ \n]*\\([^)]*\\)[ \n]*;" "" text "${text}") # declared before it is defined
-  string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident\\(([^)]*)\\)" ".visible .entry sp_cuda_resident(\\1)\n.maxntid 256, 1, 1\n.minnctapersm 1" text
+  string(REGEX REPLACE "\\.visible \\.func sp_cuda_resident\\(([^)]*)\\)" ".visible .entry sp_cuda_resident(\\1)\n.maxntid 288, 1, 1\n.minnctapersm 1" text
                        "${text}")
   if(IN MATCHES "_90")
     string(REPLACE ".version 7.8" ".version 8.0" text "${text}") # clang 16 knows 7.8 at most; cp.async.bulk.prefetch came with 8.0
   endif()
+  # A phase runs its code once: what is unrolled comes from far away, at a thousand cycles a line. Loops that shall be unrolled say so.
+  string(REPLACE ".address_size 64" ".address_size 64\n.pragma \"nounroll\";" text "${text}")
   string(FIND "${text}" ".visible .entry sp_cuda_resident" found)
   if(found EQUAL -1)
     message(FATAL_ERROR "${IN} has no sp_cuda_resident")
@@ -27,7 +29,7 @@ function(sp_ptx OUT)
     add_custom_command(
       OUTPUT ${text}
       COMMAND ${SAMEPAGE_WASM_CC} --target=nvptx64-nvidia-cuda -march=sm_${generation} -DK_SM=${generation} -Xclang -target-feature -Xclang +ptx78 -std=gnu17
-              -O3 -ffreestanding -nostdlib -Wall -Wextra -Werror -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}/include
+              -O2 -fno-unroll-loops -ffreestanding -nostdlib -Wall -Wextra -Werror -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}/include
               -I${PROJECT_SOURCE_DIR}/guest/include -MD -MF ${text}.d -MT ${text} -S -o ${text}.raw
               ${PROJECT_SOURCE_DIR}/src/device/cuda/resident.c
       COMMAND ${CMAKE_COMMAND} -DIN=${text}.raw -DOUT=${text} -P ${PROJECT_SOURCE_DIR}/cmake/ptx.cmake

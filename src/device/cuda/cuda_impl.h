@@ -18,6 +18,11 @@ typedef struct cuda_device {
     uint32_t number;   /* of the last command */
     bool lost;
     uint64_t limit_ns; /* a run may always take this long */
+    /* Small writes to the device wait here for the next command, which makes them first. */
+    k_copy pending[K_MAX_COPIES];
+    uint32_t n_pending;
+    uint64_t pending_bytes;
+    uint8_t *pending_data; /* PENDING_BYTES of host memory that the device reads */
     char why[200];
     pthread_mutex_t lock; /* one command at a time */
 } cuda_device;

@@ -14,6 +14,10 @@
  * ids, negative. */
 #define POISON 0xff
 
+/* Host memory for small writes that wait; what is larger goes at once. */
+#define PENDING_BYTES (64 * 1024)
+#define PENDING_LARGEST 4096
+
 /* The kernel leaves the card alone after this long without work. */
 #define IDLE_NS 2000000
 
@@ -106,6 +110,29 @@ static sp_status command(cuda_device *d, const k_copy *copies, uint32_t n_copies
     return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
 }
 
+/* With the lock held. What waits is written. */
+static sp_status flush(cuda_device *d, sp_error *err) {
+    uint32_t n = d->n_pending;
+    d->n_pending = 0;
+    d->pending_bytes = 0;
+    return n ? command(d, d->pending, n, 0, false, d->limit_ns, err) : SP_OK;
+}
+
+/* With the lock held. Takes the bytes as they are now; false: they must go at once. */
+static bool put_off(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err) {
+    if (size > PENDING_LARGEST) {
+        return false;
+    }
+    if (d->n_pending == K_MAX_COPIES || d->pending_bytes + size > PENDING_BYTES) {
+        *status = flush(d, err);
+    }
+    uint8_t *at = d->pending_data + d->pending_bytes;
+    memcpy(at, from, size);
+    d->pending[d->n_pending++] = (k_copy){to, (uint64_t)(uintptr_t)at, size};
+    d->pending_bytes += (size + 15) / 16 * 16;
+    return true;
+}
+
 sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err) {
     static const k_copy none;
     sp_status status = SP_OK;
@@ -113,13 +140,22 @@ sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copie
      * are. */
     uint64_t allowed = d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
     pthread_mutex_lock(&d->lock);
+    if (d->n_pending + n_copies > K_MAX_COPIES) {
+        status = flush(d, err);
+    }
     while (status == SP_OK && n_copies > K_MAX_COPIES) {
         status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
         copies += K_MAX_COPIES;
         n_copies -= K_MAX_COPIES;
     }
-    if (status == SP_OK) {
-        status = command(d, copies ? copies : &none, n_copies, schedule, false, allowed, err);
+    if (status == SP_OK) { /* what waits goes along */
+        k_copy all[K_MAX_COPIES];
+        uint32_t n = d->n_pending;
+        memcpy(all, d->pending, n * sizeof *all);
+        memcpy(all + n, copies ? copies : &none, n_copies * sizeof *all);
+        d->n_pending = 0;
+        d->pending_bytes = 0;
+        status = command(d, all, n + n_copies, schedule, false, allowed, err);
     }
     pthread_mutex_unlock(&d->lock);
     return status;
@@ -189,6 +225,10 @@ void sp_cuda_host_release(cuda_device *d, void *at) {
 
 static void memory_close(sp_device_memory *memory) {
     cuda_memory *m = (cuda_memory *)(void *)memory;
+    sp_error ignored_too;
+    pthread_mutex_lock(&m->device->lock);
+    flush(m->device, &ignored_too); /* what waits may be for this region */
+    pthread_mutex_unlock(&m->device->lock);
     if (m->registered) {
         sp_error ignored;
         pthread_mutex_lock(&m->device->lock);
@@ -241,14 +281,25 @@ static sp_status memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t
         return SP_OK;
     }
     uint64_t host = (uint64_t)(uintptr_t)m->base + offset, device = m->beside + offset;
+    if (direction == SP_SYNC_TO_DEVICE) {
+        sp_status status = SP_OK;
+        pthread_mutex_lock(&m->device->lock);
+        bool later = put_off(m->device, device, m->base + offset, length, &status, err);
+        pthread_mutex_unlock(&m->device->lock);
+        if (later) {
+            return status;
+        }
+    }
     if (m->registered) {
         k_copy copy = direction == SP_SYNC_TO_DEVICE ? (k_copy){device, host, length} : (k_copy){host, device, length};
         return sp_cuda_command(m->device, &copy, 1, 0, length, err);
     }
     pthread_mutex_lock(&m->device->lock);
     const sp_cuda_driver_ops *ops = m->device->driver->ops;
-    sp_status status = direction == SP_SYNC_TO_DEVICE ? ops->upload(m->device->driver, device, m->base + offset, length, err)
-                                                      : ops->download(m->device->driver, m->base + offset, device, length, err);
+    sp_status status = flush(m->device, err);
+    status = status != SP_OK                  ? status
+             : direction == SP_SYNC_TO_DEVICE ? ops->upload(m->device->driver, device, m->base + offset, length, err)
+                                              : ops->download(m->device->driver, m->base + offset, device, length, err);
     pthread_mutex_unlock(&m->device->lock);
     return status;
 }
@@ -288,6 +339,9 @@ static void device_close(sp_device *device) {
         if (d->state) {
             d->driver->ops->release(d->driver, d->state);
         }
+        if (d->pending_data) {
+            d->driver->ops->host_release(d->driver, d->pending_data);
+        }
         d->driver->ops->host_release(d->driver, d->queue);
     }
     d->driver->ops->close(d->driver);
@@ -326,12 +380,16 @@ sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out
     snprintf(d->info.name, sizeof d->info.name, "%s", name);
     snprintf(d->info.description, sizeof d->info.description, "%.120s", driver->name);
     pthread_mutex_init(&d->lock, NULL);
-    void *queue = NULL;
+    void *queue = NULL, *pending = NULL;
     sp_status status = driver->ops->host_alloc(driver, sizeof(k_queue), &queue, err);
     d->queue = queue;
     if (status == SP_OK) {
         d->queue->idle_ns = IDLE_NS;
         status = driver->ops->alloc(driver, sizeof(k_state), &d->state, err);
+    }
+    if (status == SP_OK) {
+        status = driver->ops->host_alloc(driver, PENDING_BYTES, &pending, err);
+        d->pending_data = pending;
     }
     if (status != SP_OK) {
         device_close((sp_device *)(void *)d);

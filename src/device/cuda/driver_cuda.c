@@ -28,6 +28,7 @@ enum {
     CU_MAJOR = 75,
     CU_MINOR = 76,
     CU_COOPERATIVE = 95,
+    CU_SHARED_A_BLOCK = 97,
     CU_DYNAMIC_SHARED = 8, /* function attribute */
     CU_STREAM_NON_BLOCKING = 1,
     CU_HOST_PORTABLE_MAPPED = 3,
@@ -84,6 +85,7 @@ typedef struct card {
     cu_module module;
     cu_function kernel;
     cu_stream work, copies; /* the kernel's, and the one beside it */
+    uint32_t ring;          /* blocks have one */
 } card;
 
 /* The kernels as text, one for each generation of cards. */
@@ -202,9 +204,11 @@ static void card_unregister(sp_cuda_driver *driver, void *at) {
 
 static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err) {
     card *c = enter(driver);
-    void *arguments[] = {&queue, &state};
+    void *arguments[] = {&queue, &state, &c->ring};
     cu_result r = cu.cuMemsetD8Async(state, 0, sizeof(k_state), c->work);
-    r = r ? r : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_THREADS, 1, 1, K_SHARED, c->work, arguments);
+    r = r ? r
+          : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_LAUNCHED, 1, 1, c->ring ? K_SHARED : K_SHARED_LEAST, c->work,
+                                         arguments);
     return r ? failed(r, "can't start the kernel", err) : SP_OK;
 }
 
@@ -286,14 +290,14 @@ static sp_status load_kernels(card *c, int major, sp_error *err) {
         return sp_fail(err, SP_ERR_DEVICE, "%s does not take the kernels: %s: %.300s", c->base.name, words(r), log);
     }
     r = cu.cuModuleGetFunction(&c->kernel, c->module, "sp_cuda_resident");
-    r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, K_SHARED);
+    r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, c->ring ? K_SHARED : K_SHARED_LEAST);
     r = r ? r : cu.cuStreamCreate(&c->work, CU_STREAM_NON_BLOCKING);
     r = r ? r : cu.cuStreamCreate(&c->copies, CU_STREAM_NON_BLOCKING);
     return r ? failed(r, "can't set up the kernel", err) : SP_OK;
 }
 
 static sp_status start(card *c, int index, sp_error *err) {
-    int major = 0, minor = 0, blocks = 0, cooperative = 0;
+    int major = 0, minor = 0, blocks = 0, cooperative = 0, shared = 0;
     size_t free_bytes = 0, total = 0;
     cu_result r = cu.cuDeviceGet(&c->device, index);
     r = r ? r : cu.cuDeviceGetName(c->base.name, sizeof c->base.name, c->device);
@@ -301,6 +305,7 @@ static sp_status start(card *c, int index, sp_error *err) {
     r = r ? r : cu.cuDeviceGetAttribute(&minor, CU_MINOR, c->device);
     r = r ? r : cu.cuDeviceGetAttribute(&blocks, CU_MULTIPROCESSORS, c->device);
     r = r ? r : cu.cuDeviceGetAttribute(&cooperative, CU_COOPERATIVE, c->device);
+    r = r ? r : cu.cuDeviceGetAttribute(&shared, CU_SHARED_A_BLOCK, c->device);
     if (r) {
         return failed(r, "can't ask the card what it is", err);
     }
@@ -310,6 +315,7 @@ static sp_status start(card *c, int index, sp_error *err) {
                        "(Ampere) or later",
                        c->base.name, major, minor, OLDEST_MAJOR);
     }
+    c->ring = major >= 9 && shared >= K_SHARED; /* copies by the bulk came with 9.0 */
     r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
     if (r) {
         c->context = NULL;

@@ -67,10 +67,13 @@ uint32_t k_await_doorbell(k_block *b, uint32_t last) {
     return bell;
 }
 
+_Thread_local uint8_t *k_shared_memory;
+
 static void *run_block(void *block) {
     k_block *b = block;
-    k_resident(b);
     emulated *e = b->host;
+    k_shared_memory = e->shared[b->block];
+    k_resident(b);
     pthread_mutex_lock(&e->lock);
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
@@ -94,8 +97,7 @@ static sp_status launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, 
     e->stopping = e->stopped = false;
     memset((void *)(uintptr_t)state, 0, sizeof(k_state));
     for (uint32_t i = 0; i < BLOCKS; i++) {
-        e->blocks[i] =
-            (k_block){.block = i, .blocks = BLOCKS, .shared = e->shared[i], .queue = queue, .state = (k_state *)(uintptr_t)state, .host = e};
+        e->blocks[i] = (k_block){.block = i, .blocks = BLOCKS, .queue = queue, .state = (k_state *)(uintptr_t)state, .host = e};
         if (pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i])) {
             /* Those that run wait for the rest forever: there is no way back. */
             return sp_fail(err, SP_ERR_NO_MEMORY, "can't start the threads of the emulated device");
@@ -228,7 +230,7 @@ sp_status sp_cuda_emulated_open(sp_cuda_driver **out, sp_error *err) {
     pthread_cond_init(&e->changed, NULL);
     for (int i = 0; i < BLOCKS; i++) {
         uint64_t at = 0;
-        if (emulated_alloc(&e->base, K_SHARED, &at, err) != SP_OK) {
+        if (emulated_alloc(&e->base, K_SHARED_LEAST, &at, err) != SP_OK) {
             emulated_close(&e->base);
             return SP_ERR_NO_MEMORY;
         }

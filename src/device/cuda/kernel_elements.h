@@ -26,6 +26,12 @@ K_FN uint32_t k_divide(uint64_t *n, uint32_t by) {
     *n = quotient;
     return low - quotient * by;
 }
+/* Where the part-th of so many shares of n begins. */
+K_FN uint32_t k_share(uint32_t n, uint32_t part, uint32_t parts) {
+    uint64_t at = (uint64_t)part * n;
+    k_divide(&at, parts);
+    return (uint32_t)at;
+}
 /* The place of the n-th element of a shape. */
 K_FN k_at k_place(const k_tensor *t, uint64_t n) {
     k_at at;
@@ -71,7 +77,7 @@ K_FN float k_binary(uint32_t op, float a, float b) {
     return op == SP_OP_ADD ? a + b : op == SP_OP_SUB ? a - b : op == SP_OP_MUL ? a * b : a / b;
 }
 
-K_FN float k_unary(uint32_t op, float x) {
+K_APART float k_unary(uint32_t op, float x) {
     switch (op) {
     case SP_OP_SQR:
         return x * x;
@@ -101,7 +107,7 @@ K_FN float k_unary(uint32_t op, float x) {
 }
 
 /* The gated units: an activation of x times the gate. */
-K_FN float k_glu_value(uint32_t op, float x, float gate, float alpha, float limit) {
+K_APART float k_glu_value(uint32_t op, float x, float gate, float alpha, float limit) {
     switch (op) {
     case SP_OP_REGLU:
         return x > 0 ? x * gate : 0;
@@ -137,7 +143,7 @@ K_FN int64_t k_id(const k_tensor *ids, uint32_t i0, uint32_t i1, uint32_t i2) {
     return ids->type == SP_TYPE_I64 ? *(const k_i64 *)at : *(const k_i32 *)at;
 }
 
-K_FN float k_concat(const k_op *op, k_at at) {
+K_APART float k_concat(const k_op *op, k_at at) {
     uint32_t dim = op->params[0], first = (uint32_t)op->src[0].ne[dim];
     if (at.i[dim] < first) {
         return k_load(&op->src[0], &at);
@@ -150,7 +156,7 @@ K_FN float k_concat(const k_op *op, k_at at) {
  * rope: each element is made from its pair. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the
  * magnitude.
  */
-K_FN float k_rope(const k_op *op, const k_at *at) {
+K_APART float k_rope(const k_op *op, const k_at *at) {
     uint32_t n_dims = op->params[0], offset = op->params[13], i = at->i[0] - offset, pairs = n_dims / 2;
     const k_tensor *a = &op->src[0];
     if (at->i[0] < offset || i >= n_dims) {
@@ -189,7 +195,7 @@ K_FN const k_f32 *k_floats(const k_tensor *t, uint32_t i1, uint32_t i2, uint32_t
 }
 
 /* sx [taps - 1 + tokens, rows, sequences], c [taps, rows] */
-K_FN float k_ssm_conv(const k_op *op, const k_at *at) {
+K_APART float k_ssm_conv(const k_op *op, const k_at *at) {
     const k_f32 *s = k_floats(&op->src[0], at->i[0], at->i[2], 0) + at->i[1], *c = k_floats(&op->src[1], at->i[0], 0, 0);
     float sum = 0;
     for (int32_t i = 0; i < op->src[1].ne[0]; i++) {
@@ -199,7 +205,7 @@ K_FN float k_ssm_conv(const k_op *op, const k_at *at) {
 }
 
 /* q [n, heads, tokens, streams], k [n, 1, positions, streams], weights [heads, tokens], mask [positions, tokens] */
-K_FN float k_lightning_indexer(const k_op *op, const k_at *at) {
+K_APART float k_lightning_indexer(const k_op *op, const k_at *at) {
     const k_tensor *q = &op->src[0], *k = &op->src[1], *mask = &op->src[3];
     const uint8_t *key = k_row(k, 0, at->i[0], at->i[3]);
     const k_f32 *weights = k_floats(&op->src[2], at->i[1], 0, at->i[3]);
@@ -215,7 +221,7 @@ K_FN float k_lightning_indexer(const k_op *op, const k_at *at) {
     return score + k_half(k_row(mask, at->i[1], 0, at->i[3] % (uint32_t)mask->ne[3]) + at->i[0] * 2ull);
 }
 
-K_FN float k_value(const k_op *op, const k_at *at) {
+K_APART float k_value(const k_op *op, const k_at *at) {
     switch (op->op) {
     case SP_OP_ADD:
     case SP_OP_SUB:
@@ -288,7 +294,7 @@ K_FN void k_copy_element(const k_tensor *from, const k_at *a, const k_tensor *to
 }
 
 /* Blocks of 32 floats into quants. */
-K_FN void k_quantise_blocks(const k_tensor *from, const k_tensor *to, uint32_t block_size, uint32_t part, uint32_t parts) {
+K_APART void k_quantise_blocks(const k_tensor *from, const k_tensor *to, uint32_t block_size, uint32_t part, uint32_t parts) {
     uint64_t n = k_count(to) / 32, step = (uint64_t)parts * K_THREADS;
     for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
         k_at at = k_place(to, i * 32);
@@ -303,7 +309,7 @@ K_FN void k_quantise_blocks(const k_tensor *from, const k_tensor *to, uint32_t b
 
 /* params[15]: bytes of a block of the destination's type; params[14]: copy as
  * contiguous bytes, this many (and params[13], the upper half). */
-K_FN void k_do_copy(const k_op *op, uint32_t part) {
+K_APART void k_do_copy(const k_op *op, uint32_t part) {
     const k_tensor *from = &op->src[0], *to = &op->dst;
     uint64_t step = (uint64_t)op->n_parts * K_THREADS, first = (uint64_t)part * K_THREADS + k_thread();
     uint64_t bytes = op->params[14] | (uint64_t)op->params[13] << 32;
@@ -324,7 +330,7 @@ K_FN void k_do_copy(const k_op *op, uint32_t part) {
 
 /* set_rows: dst is the destination's view, src[1] the rows, src[2] their ids.
  */
-K_FN void k_do_set_rows(const k_op *op, uint32_t part) {
+K_APART void k_do_set_rows(const k_op *op, uint32_t part) {
     const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
     uint32_t unit = k_is_quantised(to->type) ? 32 : 1;
     uint64_t n = k_count(rows) / unit, step = (uint64_t)op->n_parts * K_THREADS;
@@ -347,7 +353,7 @@ K_FN void k_do_set_rows(const k_op *op, uint32_t part) {
 
 /* argsort and top_k: each element counts those before it. Ties go by place;
  * there are no NaN (the verifier asks for a clamp). */
-K_FN void k_do_sort(const k_op *op, uint32_t part) {
+K_APART void k_do_sort(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0];
     uint32_t n0 = (uint32_t)a->ne[0], most = (uint32_t)op->dst.ne[0];
     bool descending = op->op == SP_OP_TOP_K || op->params[0];

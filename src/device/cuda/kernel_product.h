@@ -10,12 +10,10 @@
 
 #include "device/cuda/kernel_attention.h"
 
-enum { K_PREFETCH = 96 * 1024 }; /* bytes of weights that a block asks for ahead */
-
 /* A group of columns in shared memory. */
 typedef struct k_right {
     uint32_t n, n0, first; /* columns; their length; number of the first */
-    k_f32 *x;              /* [n][n0] */
+    k_f32 *x;              /* [n][n0]; for weights in quants a column at a time */
     /* as signed bytes, for weights in quants: of each block of 32 the two halves,
      * apart; its scale; scale times sum */
     uint8_t *low, *high;
@@ -53,7 +51,7 @@ K_FN uint8_t *k_out_column(const k_op *op, const k_tensor *t, uint64_t c) {
  * multiple of 4, and everything is aligned. */
 enum { K_AHEAD = 4 };
 
-K_FN void k_stage_norm(const k_block *b, const k_op *op, const k_f32 *from, k_f32 *x, uint32_t n) {
+K_FN void k_stage_norm(const k_op *op, const k_f32 *from, k_f32 *x, uint32_t n) {
     float sum = 0;
     const k_f32 *weight = (const k_f32 *)(uintptr_t)op->extra[0].data;
     uint32_t wide = (((uintptr_t)from | (uintptr_t)weight) & 15) == 0 && n % 4 == 0 ? n / 4 : 0;
@@ -69,7 +67,7 @@ K_FN void k_stage_norm(const k_block *b, const k_op *op, const k_f32 *from, k_f3
         sum += from[i] * from[i];
         x[i] = from[i] * (weight ? weight[i] : 1.0f);
     }
-    sum = k_block_reduce(b, sum, false);
+    sum = k_block_reduce(sum, false);
     float scale = 1.0f / __builtin_sqrtf(sum / (float)n + k_param(op, 8));
     for (uint32_t i = k_thread(); i < wide; i += K_THREADS) {
         for (int j = 0; j < 4; j++) {
@@ -119,10 +117,10 @@ K_FN void k_stage_plain(const k_op *op, const uint8_t *from, k_f32 *x, uint32_t 
     }
 }
 
-K_FN void k_stage_column(const k_block *b, const k_op *op, uint64_t c, k_f32 *x, uint32_t n) {
+K_FN void k_stage_column(const k_op *op, uint64_t c, k_f32 *x, uint32_t n) {
     const uint8_t *from = k_right_column(op, &op->src[1], c);
     if (op->before == K_BEFORE_RMS_NORM) {
-        k_stage_norm(b, op, (const k_f32 *)from, x, n);
+        k_stage_norm(op, (const k_f32 *)from, x, n);
     } else if (op->before == K_BEFORE_GLU) {
         k_stage_glu(op, (const k_f32 *)from, (const k_f32 *)k_right_column(op, &op->extra[1], c), x, n);
     } else {
@@ -132,16 +130,18 @@ K_FN void k_stage_column(const k_block *b, const k_op *op, uint64_t c, k_f32 *x,
 
 /* A group of lanes makes a block of 32 bytes; each lane takes some neighbours.
  */
-K_FN void k_stage_bytes(const k_right *r) {
+K_FN void k_stage_bytes(const k_right *r, uint32_t column) {
     enum { EACH = 32 / K_GROUP };
-    uint32_t blocks = r->n * (r->n0 / 32), rounds = (blocks * K_GROUP + K_THREADS - 1) / K_THREADS;
+    uint32_t blocks = r->n0 / 32, rounds = (blocks * K_GROUP + K_THREADS - 1) / K_THREADS;
     for (uint32_t round = 0; round < rounds; round++) {
-        uint32_t item = round * K_THREADS + k_thread(), block = item / K_GROUP, lane = item % K_GROUP;
-        bool live = block < blocks;
+        uint32_t item = round * K_THREADS + k_thread(), in_row = item / K_GROUP, lane = item % K_GROUP, block = column * blocks + in_row;
+        bool live = in_row < blocks;
         k_floats4 x[EACH / 4];
         float most = 0;
+        K_UNROLL
         for (int w = 0; w < EACH / 4; w++) {
-            x[w] = live ? ((const k_floats4 *)r->x)[(uint64_t)block * 8 + lane * (EACH / 4) + (uint32_t)w] : (k_floats4){{0, 0, 0, 0}};
+            x[w] = live ? ((const k_floats4 *)r->x)[in_row * 8 + lane * (EACH / 4) + (uint32_t)w] : (k_floats4){{0, 0, 0, 0}};
+            K_UNROLL
             for (int j = 0; j < 4; j++) {
                 most = k_max(most, __builtin_fabsf(x[w].f[j]));
             }
@@ -149,8 +149,10 @@ K_FN void k_stage_bytes(const k_right *r) {
         most = k_group_max(most);
         float d = most / 127.0f, id = d > 0 ? 1.0f / d : 0;
         int32_t sum = 0;
+        K_UNROLL
         for (int w = 0; w < EACH / 4; w++) {
             uint32_t word = 0, at = lane * (EACH / 4) + (uint32_t)w;
+            K_UNROLL
             for (int j = 0; j < 4; j++) {
                 float v = x[w].f[j] * id;
                 int32_t q = (int32_t)(v < 0 ? v - 0.5f : v + 0.5f);
@@ -171,38 +173,38 @@ K_FN void k_stage_bytes(const k_right *r) {
 
 /* How many columns fit into shared memory at once. */
 K_FN uint32_t k_columns_that_fit(uint32_t type, uint32_t n0) {
-    uint64_t each = n0 * 4ull + (k_takes_bytes(type) ? n0 + n0 / 32 * 8ull : 0);
-    uint64_t fit = (K_SHARED_WORK - 1024) / each;
+    bool bytes = k_takes_bytes(type);
+    uint64_t room = K_WORK - 1024, once = bytes ? n0 * 4ull : 0, each = bytes ? n0 + n0 / 32 * 8ull : n0 * 4ull;
+    uint64_t fit = once < room ? (room - once) / each : 0;
     return fit < K_COLUMNS ? (uint32_t)fit : K_COLUMNS;
 }
 
-K_FN k_right k_stage(const k_block *b, const k_op *op, uint64_t first, uint32_t n) {
+K_FN k_right k_stage(const k_op *op, uint64_t first, uint32_t n) {
     uint32_t n0 = (uint32_t)op->src[0].ne[0], blocks = n0 / 32;
-    k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(b->shared + 1024)};
-    r.places = (uint64_t *)(void *)(b->shared + 256);
+    k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(k_shared() + 1024)};
+    r.places = (uint64_t *)(void *)(k_shared() + 256);
     k_block_sync();
     for (uint32_t c = k_thread(); c < n; c += K_THREADS) {
         r.places[c * 2] = (uintptr_t)k_out_column(op, &op->dst, first + c);
         r.places[c * 2 + 1] = op->after ? (uintptr_t)k_out_column(op, &op->extra[2], first + c) : 0;
     }
+    bool bytes = k_takes_bytes(op->src[0].type);
+    r.low = (uint8_t *)(r.x + n0);
+    r.high = r.low + (uint64_t)n * blocks * 16;
+    r.scale = (k_f32 *)(r.high + (uint64_t)n * blocks * 16);
+    r.sum = r.scale + (uint64_t)n * blocks;
     for (uint32_t c = 0; c < n; c++) {
-        k_stage_column(b, op, first + c, r.x + (uint64_t)c * n0, n0);
-    }
-    k_block_sync();
-    if (k_takes_bytes(op->src[0].type)) {
-        r.low = (uint8_t *)(r.x + (uint64_t)n * n0);
-        r.high = r.low + (uint64_t)n * blocks * 16;
-        r.scale = (k_f32 *)(r.high + (uint64_t)n * blocks * 16);
-        r.sum = r.scale + (uint64_t)n * blocks;
-        k_stage_bytes(&r);
+        k_stage_column(op, first + c, r.x + (bytes ? 0 : (uint64_t)c * n0), n0);
         k_block_sync();
+        if (bytes) {
+            k_stage_bytes(&r, c);
+            k_block_sync();
+        }
     }
     return r;
 }
 
 /* ---- rows ---- */
-
-#define K_INLINE static inline __attribute__((always_inline, unused))
 
 /* Each lane takes every so many pieces of a row, `ahead` of them under way at
  * once for each of n_rows rows. Pieces beyond the end count as nothing. */
@@ -211,20 +213,26 @@ K_INLINE void k_dot_q4(const k_right *r, const uint8_t *const *rows, const int n
     for (uint32_t first = k_lane(); first < blocks; first += K_LANES * (uint32_t)ahead) {
         k_words4 w[4];
         float d[4];
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
+            K_UNROLL
             for (int y = 0; y < n_rows; y++) {
                 uint32_t i = first + (uint32_t)s * K_LANES, at = i < blocks ? i : first;
                 w[s * n_rows + y] = k_stream16(rows[y] + at * 16ull);
                 d[s * n_rows + y] = i < blocks ? k_half(rows[y] + r->n0 / 2 + at * 2ull) : 0;
             }
         }
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
             uint32_t i = first + (uint32_t)s * K_LANES, in_row = i < blocks ? i : first;
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 uint32_t at = (uint32_t)c * blocks + in_row;
                 k_words4 low = *(const k_words4 *)(r->low + at * 16ull), high = *(const k_words4 *)(r->high + at * 16ull);
+                K_UNROLL
                 for (int y = 0; y < n_rows; y++) {
                     int32_t sum = 0;
+                    K_UNROLL
                     for (int j = 0; j < 4; j++) {
                         sum = k_dot4(w[s * n_rows + y].w[j] & 0x0f0f0f0fu, low.w[j], sum);
                         sum = k_dot4(w[s * n_rows + y].w[j] >> 4 & 0x0f0f0f0fu, high.w[j], sum);
@@ -241,20 +249,26 @@ K_INLINE void k_dot_q8(const k_right *r, const uint8_t *const *rows, const int n
     for (uint32_t first = k_lane(); first < halves; first += K_LANES * (uint32_t)ahead) {
         k_words4 w[4];
         float d[4];
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
+            K_UNROLL
             for (int y = 0; y < n_rows; y++) {
                 uint32_t i = first + (uint32_t)s * K_LANES, at = i < halves ? i : first;
                 w[s * n_rows + y] = k_stream16(rows[y] + at * 16ull);
                 d[s * n_rows + y] = i < halves ? k_half(rows[y] + r->n0 + at / 2 * 2ull) : 0;
             }
         }
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
             uint32_t i = first + (uint32_t)s * K_LANES, in_row = i < halves ? i : first;
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 uint32_t at = (uint32_t)c * blocks + in_row / 2;
                 k_words4 x = *(const k_words4 *)((in_row % 2 ? r->high : r->low) + at * 16ull);
+                K_UNROLL
                 for (int y = 0; y < n_rows; y++) {
                     int32_t sum = 0;
+                    K_UNROLL
                     for (int j = 0; j < 4; j++) {
                         sum = k_dot4(w[s * n_rows + y].w[j], x.w[j], sum);
                     }
@@ -269,18 +283,24 @@ K_INLINE void k_dot_f16(const k_right *r, const uint8_t *const *rows, const int 
     uint32_t pieces = r->n0 / 8;
     for (uint32_t first = k_lane(); first < pieces; first += K_LANES * (uint32_t)ahead) {
         k_words4 w[4];
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
+            K_UNROLL
             for (int y = 0; y < n_rows; y++) {
                 uint32_t i = first + (uint32_t)s * K_LANES;
                 w[s * n_rows + y] = i < pieces ? k_stream16(rows[y] + i * 16ull) : (k_words4){{0, 0, 0, 0}};
             }
         }
+        K_UNROLL
         for (int s = 0; s < ahead; s++) {
             uint32_t i = first + (uint32_t)s * K_LANES, in_row = i < pieces ? i : first;
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 const k_floats4 *x = (const k_floats4 *)(r->x + (uint64_t)(uint32_t)c * r->n0) + in_row * 2;
                 k_floats4 both[2] = {x[0], x[1]};
+                K_UNROLL
                 for (int y = 0; y < n_rows; y++) {
+                    K_UNROLL
                     for (int j = 0; j < 8; j++) {
                         acc[y][c] += k_from_half((uint16_t)(w[s * n_rows + y].w[j / 2] >> 16 * (j % 2))) * both[j / 4].f[j % 4];
                     }
@@ -292,8 +312,10 @@ K_INLINE void k_dot_f16(const k_right *r, const uint8_t *const *rows, const int 
 
 K_INLINE void k_dot_any(uint32_t type, const k_right *r, const uint8_t *const *rows, const int n_rows, const int n, float acc[4][K_COLUMNS]) {
     for (uint32_t i = k_lane(); i < r->n0; i += K_LANES) {
+        K_UNROLL
         for (int y = 0; y < n_rows; y++) {
             float w = k_element(type, rows[y], i, r->n0);
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 acc[y][c] += w * r->x[(uint64_t)(uint32_t)c * r->n0 + i];
             }
@@ -316,9 +338,11 @@ K_INLINE void k_product_rows(const k_op *op, const k_right *r, const uint8_t *ma
     for (uint32_t row = from + k_warp() * (uint32_t)n_rows; row < to; row += K_WARPS * (uint32_t)n_rows) {
         const uint8_t *rows[4];
         float acc[4][K_COLUMNS];
+        K_UNROLL
         for (int y = 0; y < n_rows; y++) {
             uint32_t at = row + (uint32_t)y < to ? row + (uint32_t)y : to - 1;
             rows[y] = matrix + at * stride;
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 acc[y][c] = 0;
             }
@@ -332,7 +356,9 @@ K_INLINE void k_product_rows(const k_op *op, const k_right *r, const uint8_t *ma
         } else {
             k_dot_any(op->src[0].type, r, rows, n_rows, n, acc);
         }
+        K_UNROLL
         for (int y = 0; y < n_rows; y++) {
+            K_UNROLL
             for (int c = 0; c < n; c++) {
                 float sum = k_warp_sum(acc[y][c]);
                 if (k_lane() == 0 && row + (uint32_t)y < to) {
@@ -343,30 +369,45 @@ K_INLINE void k_product_rows(const k_op *op, const k_right *r, const uint8_t *ma
     }
 }
 
+/* One column of a group. */
+K_INLINE k_right k_column_of(const k_right *r, uint32_t c) {
+    k_right one = *r;
+    uint64_t blocks = r->n0 / 32;
+    one.n = 1;
+    one.x += (uint64_t)c * r->n0;
+    one.low += c * blocks * 16, one.high += c * blocks * 16;
+    one.scale += c * blocks, one.sum += c * blocks, one.places += c * 2;
+    return one;
+}
+
+K_FN void k_product_column(const k_op *op, const k_right *r, const uint8_t *matrix, uint32_t from, uint32_t to, int kind) {
+    if (kind == 1) {
+        k_product_rows(op, r, matrix, from, to, 1, 1, 2, 1);
+    } else if (kind == 2) {
+        k_product_rows(op, r, matrix, from, to, 2, 1, 2, 1);
+    } else if (kind == 3) {
+        k_product_rows(op, r, matrix, from, to, 3, 1, 2, 1);
+    } else {
+        k_product_rows(op, r, matrix, from, to, 0, 1, 1, 1);
+    }
+}
+
 K_FN void k_product_group(const k_op *op, const k_right *r, const uint8_t *matrix, uint32_t from, uint32_t to) {
     const k_tensor *a = &op->src[0];
     bool aligned = (((uint64_t)(uintptr_t)matrix | (uint64_t)a->nb[1]) & 15) == 0 && a->ne[0] % 8 == 0;
     int kind = a->type == K_TYPE_Q4_0_SPLIT ? 1 : a->type == K_TYPE_Q8_0_SPLIT ? 2 : a->type == SP_TYPE_F16 && aligned ? 3 : 0;
-    uint32_t each = (to - from + K_WARPS - 1) / K_WARPS; /* rows of a warp: as many at once, so that no warp is idle */
-#define K_CASE(KIND, N, ENOUGH, ROWS, AHEAD)                                                                                                         \
-    if (kind == KIND && r->n == N && each >= ENOUGH) {                                                                                               \
-        k_product_rows(op, r, matrix, from, to, KIND, ROWS, AHEAD, N);                                                                               \
-        return;                                                                                                                                      \
+    if (r->n == 8 && kind == 1) {
+        k_product_rows(op, r, matrix, from, to, 1, 2, 1, 8);
+    } else if (r->n == 8 && kind == 2) {
+        k_product_rows(op, r, matrix, from, to, 2, 2, 1, 8);
+    } else if (r->n == 8 && kind == 3) {
+        k_product_rows(op, r, matrix, from, to, 3, 2, 1, 8);
+    } else {
+        for (uint32_t c = 0; c < r->n; c++) {
+            k_right one = k_column_of(r, c);
+            k_product_column(op, &one, matrix, from, to, kind);
+        }
     }
-    K_CASE(1, 1, 4, 4, 1)
-    K_CASE(1, 1, 2, 2, 2)
-    K_CASE(1, 1, 1, 1, 4)
-    K_CASE(1, 8, 1, 2, 1)
-    K_CASE(2, 1, 4, 4, 1)
-    K_CASE(2, 1, 2, 2, 2)
-    K_CASE(2, 1, 1, 1, 4)
-    K_CASE(2, 8, 1, 2, 1)
-    K_CASE(3, 1, 4, 4, 1)
-    K_CASE(3, 1, 2, 2, 2)
-    K_CASE(3, 1, 1, 1, 4)
-    K_CASE(3, 8, 1, 2, 1)
-#undef K_CASE
-    k_product_rows(op, r, matrix, from, to, kind, 1, 1, (int)r->n);
 }
 
 /* Where nothing else fits: a warp an element, both sides read where they are.
@@ -390,31 +431,10 @@ K_FN void k_product_plain(const k_op *op, uint32_t part) {
     }
 }
 
-/* The rows of a part: neighbours, so that a block's share is one range of
- * memory. */
-K_FN uint32_t k_first_row(const k_op *op, uint32_t part) {
-    uint64_t rows = (uint64_t)part * (uint32_t)op->dst.ne[0];
-    k_divide(&rows, op->n_parts);
-    return (uint32_t)rows;
-}
-
-/* Before the barrier of the phase that needs them: a part's weights, as far as
- * they go through the second cache in time. */
-K_FN void k_prefetch_product(const k_op *op, uint32_t part) {
+K_FN void k_do_product(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0];
-    if (op->op != SP_OP_MUL_MAT || a->ne[2] != 1 || a->ne[3] != 1 || (((uint64_t)a->nb[1] | a->data) & 15)) {
-        return;
-    }
-    uint64_t from = k_first_row(op, part) * (uint64_t)a->nb[1], to = k_first_row(op, part + 1) * (uint64_t)a->nb[1];
-    to = to - from > K_PREFETCH ? from + K_PREFETCH : to;
-    for (uint64_t at = from + k_thread() * 2048ull; at < to; at += K_THREADS * 2048ull) {
-        k_prefetch((const uint8_t *)(uintptr_t)a->data + at, (uint32_t)(to - at < 2048 ? to - at : 2048));
-    }
-}
-
-K_FN void k_do_product(const k_block *b, const k_op *op, uint32_t part) {
-    const k_tensor *a = &op->src[0];
-    uint32_t from = k_first_row(op, part), to = k_first_row(op, part + 1), most = k_columns_that_fit(a->type, (uint32_t)a->ne[0]);
+    uint32_t rows = (uint32_t)op->dst.ne[0], from = k_share(rows, part, op->n_parts), to = k_share(rows, part + 1, op->n_parts),
+             most = k_columns_that_fit(a->type, (uint32_t)a->ne[0]);
     if (!most) {
         k_product_plain(op, part);
         return;
@@ -426,7 +446,7 @@ K_FN void k_do_product(const k_block *b, const k_op *op, uint32_t part) {
         while (n < most && c + n < columns && k_left_matrix(op, c + n) == matrix) {
             n++;
         }
-        k_right r = k_stage(b, op, c, n);
+        k_right r = k_stage(op, c, n);
         k_product_group(op, &r, matrix, from, to);
         c += n;
     }

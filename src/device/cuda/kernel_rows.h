@@ -6,8 +6,8 @@
 
 /* Over the block's threads; every thread gets the result. Uses the first bytes
  * of shared memory. */
-K_FN float k_block_reduce(const k_block *b, float x, bool max) {
-    k_f32 *slots = (k_f32 *)b->shared;
+K_FN float k_block_reduce(float x, bool max) {
+    k_f32 *slots = (k_f32 *)k_shared();
     x = max ? k_warp_max(x) : k_warp_sum(x);
     k_block_sync();
     if (k_lane() == 0) {
@@ -15,26 +15,27 @@ K_FN float k_block_reduce(const k_block *b, float x, bool max) {
     }
     k_block_sync();
     float all = slots[0];
+    K_UNROLL
     for (int w = 1; w < K_WARPS; w++) {
         all = max ? k_max(all, slots[w]) : all + slots[w];
     }
     return all;
 }
 
-K_FN void k_norm_row(const k_block *b, const k_op *op, const k_f32 *x, k_f32 *y, uint32_t n) {
+K_FN void k_norm_row(const k_op *op, const k_f32 *x, k_f32 *y, uint32_t n) {
     float sum = 0, mean = 0, eps = k_param(op, 0);
     if (op->op == SP_OP_NORM) {
         for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
             sum += x[i];
         }
-        mean = k_block_reduce(b, sum, false) / (float)n;
+        mean = k_block_reduce(sum, false) / (float)n;
         sum = 0;
     }
     for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
         float d = x[i] - mean;
         sum += d * d;
     }
-    sum = k_block_reduce(b, sum, false);
+    sum = k_block_reduce(sum, false);
     float scale = op->op == SP_OP_L2_NORM ? 1.0f / k_max(__builtin_sqrtf(sum), eps) : 1.0f / __builtin_sqrtf(sum / (float)n + eps);
     for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
         y[i] = (x[i] - mean) * scale;
@@ -53,7 +54,7 @@ K_FN float k_alibi_slope(float max_bias, uint32_t head, uint32_t heads) {
     return k_exp(base / (float)(1u << log2) * exponent * 0.693147181f);
 }
 
-K_FN void k_soft_max_row(const k_block *b, const k_op *op, uint64_t row) {
+K_FN void k_soft_max_row(const k_op *op, uint64_t row) {
     const k_tensor *a = &op->src[0], *mask = op->src[1].data ? &op->src[1] : NULL;
     uint32_t n = (uint32_t)a->ne[0], i1 = k_divide(&row, (uint32_t)a->ne[1]), i2 = k_divide(&row, (uint32_t)a->ne[2]), i3 = (uint32_t)row;
     const k_f32 *x = (const k_f32 *)k_row(a, i1, i2, i3);
@@ -66,12 +67,12 @@ K_FN void k_soft_max_row(const k_block *b, const k_op *op, uint64_t row) {
         most = k_max(most, v);
     }
     float sink = op->src[2].data ? ((const k_f32 *)(uintptr_t)op->src[2].data)[i2] : -k_infinity();
-    most = k_max(k_block_reduce(b, most, true), sink);
+    most = k_max(k_block_reduce(most, true), sink);
     for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
         y[i] = k_exp(y[i] - most);
         sum += y[i];
     }
-    sum = k_block_reduce(b, sum, false);
+    sum = k_block_reduce(sum, false);
     if (op->src[2].data) {
         sum += k_exp(sink - most);
     }
@@ -81,42 +82,42 @@ K_FN void k_soft_max_row(const k_block *b, const k_op *op, uint64_t row) {
 }
 
 /* The first of the largest, as ggml: NaN never are. */
-K_FN void k_argmax_row(const k_block *b, const k_f32 *x, k_i32 *y, uint32_t n) {
+K_FN void k_argmax_row(const k_f32 *x, k_i32 *y, uint32_t n) {
     float most = -k_infinity();
     for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
         most = k_max(x[i], most);
     }
-    most = k_block_reduce(b, most, true);
+    most = k_block_reduce(most, true);
     float first = -(float)n;
     for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
         first = x[i] == most ? k_max(first, -(float)i) : first;
     }
-    first = k_block_reduce(b, first, true);
+    first = k_block_reduce(first, true);
     if (k_thread() == 0) {
         *y = -first < (float)n ? (int32_t)-first : 0;
     }
 }
 
-K_FN void k_do_rows(const k_block *b, const k_op *op, uint32_t part) {
+K_FN void k_do_rows(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0];
     uint64_t rows = k_rows(a);
     for (uint64_t row = part; row < rows; row += op->n_parts) {
         const k_f32 *x = (const k_f32 *)k_row_of(a, row);
         if (op->op == SP_OP_SOFT_MAX_EXT) {
-            k_soft_max_row(b, op, row);
+            k_soft_max_row(op, row);
         } else if (op->op == SP_OP_ARGMAX) {
-            k_argmax_row(b, x, (k_i32 *)(uintptr_t)op->dst.data + row, (uint32_t)a->ne[0]);
+            k_argmax_row(x, (k_i32 *)(uintptr_t)op->dst.data + row, (uint32_t)a->ne[0]);
         } else if (op->op == SP_OP_SUM_ROWS) {
             float sum = 0;
             for (uint32_t i = k_thread(); i < (uint32_t)a->ne[0]; i += K_THREADS) {
                 sum += x[i];
             }
-            sum = k_block_reduce(b, sum, false);
+            sum = k_block_reduce(sum, false);
             if (k_thread() == 0) {
                 *(k_f32 *)k_row_of(&op->dst, row) = sum;
             }
         } else {
-            k_norm_row(b, op, x, (k_f32 *)k_row_of(&op->dst, row), (uint32_t)a->ne[0]);
+            k_norm_row(op, x, (k_f32 *)k_row_of(&op->dst, row), (uint32_t)a->ne[0]);
         }
     }
 }

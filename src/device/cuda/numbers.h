@@ -57,8 +57,17 @@ K_FN float k_exp(float x) {
     return p * k_bits_float((uint32_t)(half + 127) << 23) * k_bits_float((uint32_t)(rest + 127) << 23);
 }
 
+/* For weights of attention: by the card's own instruction, 2 units of the last place of a power of 2. */
+K_FN float k_exp_fast(float x) {
+#ifdef __NVPTX__
+    return __nvvm_ex2_approx_ftz_f(x * 1.44269504f);
+#else
+    return k_exp(x);
+#endif
+}
+
 /* Natural logarithm of a positive normal number. */
-K_FN float k_log(float x) {
+K_APART float k_log(float x) {
     uint32_t bits = k_float_bits(x);
     int e = (int)(bits >> 23) - 126;
     float m = k_bits_float((bits & 0x7fffffu) | 0x3f000000u); /* 0.5 to 1 */
@@ -80,7 +89,7 @@ K_FN float k_log(float x) {
 
 /* The angle is brought to a quarter turn in double precision: positions are
  * large. */
-K_FN void k_sin_cos(float angle, float *sin, float *cos) {
+K_APART void k_sin_cos(float angle, float *sin, float *cos) {
     double turns = (double)angle * 0.63661977236758134;
     double n = __builtin_floor(turns + 0.5);
     float r = (float)((double)angle - n * 1.5707963267948966), z = r * r;
@@ -96,7 +105,7 @@ K_FN void k_sin_cos(float angle, float *sin, float *cos) {
 K_FN float k_sigmoid(float x) {
     return 1.0f / (1.0f + k_exp(-x));
 }
-K_FN float k_tanh(float x) {
+K_APART float k_tanh(float x) {
     float a = __builtin_fabsf(x), y;
     if (a < 0.25f) {
         float z = x * x;
@@ -106,7 +115,7 @@ K_FN float k_tanh(float x) {
     return x < 0 ? -y : y;
 }
 /* Abramowitz and Stegun 7.1.26: within 1.5e-7. */
-K_FN float k_erf(float x) {
+K_APART float k_erf(float x) {
     float a = __builtin_fabsf(x), t = 1.0f / __builtin_fmaf(0.3275911f, a, 1.0f), p = 1.061405429f;
     p = __builtin_fmaf(p, t, -1.453152027f);
     p = __builtin_fmaf(p, t, 1.421413741f);
@@ -127,7 +136,7 @@ K_FN float k_gelu_quick(float x) {
 K_FN float k_silu(float x) {
     return x * k_sigmoid(x);
 }
-K_FN float k_softplus(float x) {
+K_APART float k_softplus(float x) {
     if (x > 20.0f) {
         return x;
     }
@@ -237,7 +246,7 @@ K_FN float k_element_256(uint32_t type, const uint8_t *row, uint32_t i) {
 }
 
 /* Element i of a row of n, of any type, as a float. */
-K_FN float k_element(uint32_t type, const uint8_t *row, uint32_t i, uint32_t n) {
+K_APART float k_element(uint32_t type, const uint8_t *row, uint32_t i, uint32_t n) {
     switch (type) {
     case SP_TYPE_F32:
         return ((const k_f32 *)row)[i];
@@ -321,7 +330,7 @@ K_FN void k_quantise_iq4_nl(const float *x, float peak, uint8_t *out) {
     }
 }
 
-K_FN void k_quantise(uint32_t type, const float *x, uint8_t *out) {
+K_APART void k_quantise(uint32_t type, const float *x, uint8_t *out) {
     float most = 0, peak = 0, low = x[0], high = x[0];
     for (int i = 0; i < 32; i++) {
         if (__builtin_fabsf(x[i]) > most) {

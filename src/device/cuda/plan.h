@@ -23,20 +23,22 @@ typedef struct plan_root {
 typedef struct plan_op {
     k_op op;
     uint32_t reads[PLAN_MAX_READS], n_reads, writes; /* roots */
+    uint32_t scratch;                                /* a root that it alone uses, or PLAN_NONE */
     uint32_t most_parts;
     double work;
     int32_t phase;
 } plan_op;
 
-/* Which operations a product takes in. */
+/* Which operations a product takes in. Of the product: what comes before it. Of the operation that it ends in: the product, and what comes after. */
 typedef struct plan_fusion {
     bool skip;                    /* done by another operation */
     uint32_t before, norm_weight; /* K_BEFORE_*; the tensor that the norm is multiplied with */
-    uint32_t right, other;        /* tensors: what the product reads instead of its right
-                                     side; the gate */
+    uint32_t right, other;        /* tensors: what the product reads instead of its right side; the gate */
     const sp_spec_tensor *from;   /* the operation that is fused before: its parameters */
-    uint32_t product, residual;   /* of an addition: the product that it ends, and
-                                     what is added */
+    uint32_t after;               /* K_AFTER_* */
+    uint32_t product, second;     /* that end here; PLAN_NONE: none */
+    uint32_t end;                 /* where it ended before */
+    uint32_t residual, rope;      /* what is added; the rotation */
 } plan_fusion;
 
 typedef struct plan {
@@ -48,15 +50,20 @@ typedef struct plan {
     uint32_t n_roots;
     plan_op *ops;
     uint32_t n_ops, max_ops;
-    plan_fusion *fusions; /* by tensor */
-    uint64_t *ids;        /* by tensor: row ids: offset among the temporaries, + 1 */
+    plan_fusion *fusions;     /* by tensor */
+    uint32_t *uses, *used_by; /* by tensor: how often it is read; the last that does */
+    uint64_t *offsets;        /* by tensor: from the start of what it is a view of */
+    uint64_t *ids;            /* by tensor: row ids: offset among the temporaries, + 1 */
     uint64_t temporary_bytes;
-    float *tables;
+    float *tables; /* also counters, as zeros */
     uint32_t n_tables, max_tables;
     int32_t n_phases;
 } plan;
 
-/* fuse.c: marks what a product can take in. */
+/* Is this a product of weights that are streamed and one column? */
+bool sp_plan_streams(const plan *p, uint32_t t);
+
+/* fuse.c: marks what a product can take in. Work linear in the program's size. */
 void sp_plan_fuse(plan *p);
 
 /* lower.c: turns every operation into entries of p->ops. */

@@ -1,148 +1,272 @@
 /*
- * Fusing. A product of few columns takes in what comes right before it
- * (rms_norm and its weight, a gated unit of two), since every block reads the
- * whole right side anyway, and the residual that is added to its result. What
- * is read later than the program says must be a temporary or a weight: those
- * are written once.
+ * Fusing. A product of few columns takes in what comes right before it (rms_norm and its weight, a gated unit of two), since every block reads the
+ * whole right side anyway, and the residual that is added to its result. A product of one column, whose weights are streamed, ends also in the gate
+ * of a second product, in a rotation by position, or in a row of a cache. What is read later than the program says must be a temporary, a weight, or
+ * a window that nothing writes.
  */
 #include "device/cuda/plan.h"
 
-static bool is_op(const plan *p, uint32_t t, uint32_t op) {
-    return t != SP_PROGRAM_NONE && p->spec->tensors[t].kind == SP_TENSOR_OP && p->spec->tensors[t].op == op;
+static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
+    return &p->spec->tensors[t];
 }
 
-/* Written once, before it is read: may be read later. */
+static bool is_op(const plan *p, uint32_t t, uint32_t op) {
+    return t != SP_PROGRAM_NONE && tensor_of(p, t)->kind == SP_TENSOR_OP && tensor_of(p, t)->op == op;
+}
+
+/* Written once at most, before it is read: may be read later. */
 static bool is_constant(const plan *p, uint32_t t) {
-    const sp_spec_tensor *root = &p->spec->tensors[p->spec->tensors[t].alias];
-    return root->kind == SP_TENSOR_WEIGHT || (root->kind == SP_TENSOR_OP && root->dst == SP_PROGRAM_NONE);
+    const sp_spec_tensor *root = tensor_of(p, tensor_of(p, t)->alias);
+    return root->kind == SP_TENSOR_WEIGHT || (root->kind == SP_TENSOR_OP && root->dst == SP_PROGRAM_NONE) ||
+           (root->kind == SP_TENSOR_MEMORY && !(p->spec->slots[root->slot].flags & SP_SLOT_WRITE));
 }
 
 static bool is_contiguous_f32(const sp_spec_tensor *t) {
-    return t->type == SP_TYPE_F32 && t->nb[0] == 4 && t->nb[1] == 4 * (uint64_t)t->ne[0] && t->nb[2] == t->nb[1] * (uint64_t)t->ne[1] &&
-           t->nb[3] == t->nb[2] * (uint64_t)t->ne[2];
+    uint64_t size = 4;
+    for (int i = 0; i < 4; i++) {
+        if (t->ne[i] != 1 && t->nb[i] != size) {
+            return false;
+        }
+        size *= (uint64_t)t->ne[i];
+    }
+    return t->type == SP_TYPE_F32;
+}
+
+static int64_t elements_of(const sp_spec_tensor *t) {
+    return t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
 }
 
 static bool same_shape(const sp_spec_tensor *a, const sp_spec_tensor *b) {
     return a->ne[0] == b->ne[0] && a->ne[1] == b->ne[1] && a->ne[2] == b->ne[2] && a->ne[3] == b->ne[3];
 }
 
-static uint32_t count_uses(const plan *p, uint32_t of) {
-    uint32_t n = 0;
-    for (uint32_t i = of + 1; i < p->spec->n_tensors; i++) {
-        for (int s = 0; s < p->spec->tensors[i].n_src; s++) {
-            n += p->spec->tensors[i].src[s] == of;
-        }
-    }
-    return n;
-}
-
 /* A product of a weight and few columns. */
 static bool is_small_product(const plan *p, uint32_t t) {
-    const sp_spec_tensor *o = &p->spec->tensors[t];
-    return is_op(p, t, SP_OP_MUL_MAT) && o->ne[1] * o->ne[2] * o->ne[3] <= K_COLUMNS && p->spec->tensors[o->src[0]].kind == SP_TENSOR_WEIGHT;
+    const sp_spec_tensor *o = tensor_of(p, t);
+    return is_op(p, t, SP_OP_MUL_MAT) && o->ne[1] * o->ne[2] * o->ne[3] <= K_COLUMNS && tensor_of(p, o->src[0])->kind == SP_TENSOR_WEIGHT;
 }
 
-/* Every use of t is as the right side of a product that can take in what is
- * before. */
-static bool only_products_read(const plan *p, uint32_t t) {
-    uint32_t n = 0;
-    for (uint32_t i = t + 1; i < p->spec->n_tensors; i++) {
-        const sp_spec_tensor *user = &p->spec->tensors[i];
-        for (int s = 0; s < user->n_src; s++) {
-            if (user->src[s] == t) {
-                if (s != 1 || !is_small_product(p, i)) {
-                    return false;
-                }
-                n++;
-            }
-        }
+/* Floats that lie together, from a multiple of 16 bytes on. */
+static bool is_column(const plan *p, uint32_t t) {
+    return is_contiguous_f32(tensor_of(p, t)) && p->offsets[t] % 16 == 0;
+}
+
+bool sp_plan_streams(const plan *p, uint32_t t) {
+    if (!is_small_product(p, t)) {
+        return false;
     }
-    return n > 0;
+    const sp_spec_tensor *o = tensor_of(p, t), *a = tensor_of(p, o->src[0]), *b = tensor_of(p, o->src[1]);
+    bool type = a->type == SP_TYPE_Q4_0 || a->type == SP_TYPE_Q8_0 || a->type == SP_TYPE_F16;
+    return type && a->ne[0] % 256 == 0 && a->ne[2] * a->ne[3] == 1 && a->nb[1] <= K_SLOT && o->ne[1] * o->ne[2] * o->ne[3] == 1 &&
+           is_column(p, o->src[1]) && is_contiguous_f32(o) && b->ne[0] == a->ne[0];
 }
 
-static void take_in(plan *p, uint32_t t, plan_fusion fusion) {
-    for (uint32_t i = t + 1; i < p->spec->n_tensors; i++) {
-        if (is_small_product(p, i) && p->spec->tensors[i].src[1] == t) {
-            p->fusions[i].before = fusion.before;
-            p->fusions[i].right = fusion.right;
-            p->fusions[i].other = fusion.other;
-            p->fusions[i].norm_weight = fusion.norm_weight;
-            p->fusions[i].from = fusion.from;
+/* The one operation that reads t, through views that keep its elements in order; SP_PROGRAM_NONE: there is not exactly one. */
+static uint32_t only_user(const plan *p, uint32_t t) {
+    int64_t n = elements_of(tensor_of(p, t));
+    while (p->uses[t] == 1) {
+        const sp_spec_tensor *user = tensor_of(p, p->used_by[t]);
+        bool view = user->op == SP_OP_RESHAPE || (user->op == SP_OP_VIEW && user->offset == 0);
+        if (!view || !is_contiguous_f32(user) || elements_of(user) != n) {
+            return user->op == SP_OP_VIEW || user->op == SP_OP_PERMUTE || user->op == SP_OP_TRANSPOSE ? SP_PROGRAM_NONE : p->used_by[t];
         }
+        t = p->used_by[t];
     }
-    p->fusions[t].skip = true;
+    return SP_PROGRAM_NONE;
 }
 
-/* mul(rms_norm(x), weight) */
-static void fuse_norm(plan *p, uint32_t t) {
-    const sp_spec_tensor *mul = &p->spec->tensors[t];
-    if (mul->dst != SP_PROGRAM_NONE || !is_op(p, mul->src[0], SP_OP_RMS_NORM)) {
+/* The product that t is a view of, if nothing else reads it. */
+static uint32_t only_source(const plan *p, uint32_t t, uint32_t user) {
+    uint32_t root = tensor_of(p, t)->alias;
+    return root != SP_PROGRAM_NONE && tensor_of(p, root)->dst == SP_PROGRAM_NONE && only_user(p, root) == user ? root : SP_PROGRAM_NONE;
+}
+
+/* ---- before ---- */
+
+/* mul(rms_norm(x), weight): what the norm reads and is multiplied with may be read later. */
+static bool is_norm(const plan *p, uint32_t t) {
+    const sp_spec_tensor *mul = tensor_of(p, t);
+    if (!is_op(p, t, SP_OP_MUL) || mul->dst != SP_PROGRAM_NONE || !is_op(p, mul->src[0], SP_OP_RMS_NORM)) {
+        return false;
+    }
+    const sp_spec_tensor *norm = tensor_of(p, mul->src[0]), *weight = tensor_of(p, mul->src[1]);
+    bool one_row = weight->ne[0] == mul->ne[0] && elements_of(weight) == mul->ne[0] && weight->type == SP_TYPE_F32;
+    return one_row && norm->dst == SP_PROGRAM_NONE && is_constant(p, norm->src[0]) && is_constant(p, mul->src[1]) && p->uses[mul->src[0]] == 1;
+}
+
+static bool is_gate(const plan *p, uint32_t t) {
+    const sp_spec_tensor *glu = tensor_of(p, t);
+    switch (glu->kind == SP_TENSOR_OP ? glu->op : SP_OP_MUL) {
+    case SP_OP_REGLU:
+    case SP_OP_GEGLU:
+    case SP_OP_SWIGLU:
+    case SP_OP_SWIGLU_OAI:
+    case SP_OP_SWIGLU_CLAMP:
+    case SP_OP_GEGLU_ERF:
+    case SP_OP_GEGLU_QUICK:
+        return glu->n_src >= 2 && glu->src[1] != SP_PROGRAM_NONE && glu->type == SP_TYPE_F32;
+    default:
+        return false;
+    }
+}
+
+static bool is_gate_before(const plan *p, uint32_t t) {
+    const sp_spec_tensor *glu = tensor_of(p, t);
+    return is_gate(p, t) && glu->dst == SP_PROGRAM_NONE && is_constant(p, glu->src[0]) && is_constant(p, glu->src[1]) &&
+           p->fusions[t].product == PLAN_NONE;
+}
+
+/* Every product whose right side is t takes it in; t itself is left out if nothing else reads it. */
+static void take_in(plan *p, uint32_t product) {
+    plan_fusion *f = &p->fusions[product];
+    uint32_t t = tensor_of(p, product)->src[1];
+    if (is_norm(p, t) && (!sp_plan_streams(p, product) ||
+                          (is_column(p, tensor_of(p, tensor_of(p, t)->src[0])->src[0]) && p->offsets[tensor_of(p, t)->src[1]] % 16 == 0))) {
+        const sp_spec_tensor *mul = tensor_of(p, t), *norm = tensor_of(p, mul->src[0]);
+        f->before = K_BEFORE_RMS_NORM, f->right = norm->src[0], f->norm_weight = mul->src[1], f->from = norm;
+    } else if (is_gate_before(p, t) && !sp_plan_streams(p, product)) {
+        const sp_spec_tensor *glu = tensor_of(p, t);
+        f->before = K_BEFORE_GLU, f->right = glu->src[0], f->other = glu->src[1], f->from = glu;
+    } else {
         return;
     }
-    const sp_spec_tensor *norm = &p->spec->tensors[mul->src[0]], *weight = &p->spec->tensors[mul->src[1]];
-    bool one_row = weight->ne[0] == mul->ne[0] && weight->ne[1] * weight->ne[2] * weight->ne[3] == 1 && weight->type == SP_TYPE_F32;
-    if (one_row && norm->dst == SP_PROGRAM_NONE && is_constant(p, norm->src[0]) && is_constant(p, mul->src[1]) && count_uses(p, mul->src[0]) == 1 &&
-        only_products_read(p, t)) {
-        take_in(p, t,
-                (plan_fusion){.before = K_BEFORE_RMS_NORM, .right = norm->src[0], .other = PLAN_NONE, .norm_weight = mul->src[1], .from = norm});
-        p->fusions[mul->src[0]].skip = true;
+    if (--p->uses[t] == 0) {
+        p->fusions[t].skip = true;
+        if (f->before == K_BEFORE_RMS_NORM) {
+            p->fusions[tensor_of(p, t)->src[0]].skip = true;
+        }
     }
 }
 
-/* A gated unit of two tensors. */
-static void fuse_glu(plan *p, uint32_t t) {
-    const sp_spec_tensor *glu = &p->spec->tensors[t];
-    if (glu->n_src < 2 || glu->src[1] == SP_PROGRAM_NONE || glu->dst != SP_PROGRAM_NONE || glu->type != SP_TYPE_F32) {
-        return;
-    }
-    if (is_constant(p, glu->src[0]) && is_constant(p, glu->src[1]) && only_products_read(p, t)) {
-        take_in(p, t, (plan_fusion){.before = K_BEFORE_GLU, .right = glu->src[0], .other = glu->src[1], .norm_weight = PLAN_NONE, .from = glu});
-    }
+/* ---- after ---- */
+
+static bool may_end_later(const plan *p, uint32_t product) {
+    const sp_spec_tensor *made = tensor_of(p, product);
+    return made->dst == SP_PROGRAM_NONE && is_constant(p, made->src[1]);
 }
 
 /* add(product, residual), either way round. */
-static void fuse_add(plan *p, uint32_t t) {
-    const sp_spec_tensor *add = &p->spec->tensors[t];
-    for (int s = 0; s < 2; s++) {
+static bool ends_in_add(plan *p, uint32_t t, plan_fusion *f) {
+    const sp_spec_tensor *add = tensor_of(p, t);
+    for (int s = 0; s < 2 && is_op(p, t, SP_OP_ADD); s++) {
         uint32_t product = add->src[s], residual = add->src[1 - s];
-        const sp_spec_tensor *other = &p->spec->tensors[residual], *made = &p->spec->tensors[product];
-        if (is_small_product(p, product) && product != residual && same_shape(made, other) && is_contiguous_f32(other) &&
-            made->dst == SP_PROGRAM_NONE && count_uses(p, product) == 1 && is_constant(p, residual) &&
-            (p->fusions[product].before || is_constant(p, made->src[1]))) {
-            p->fusions[product].skip = true;
-            p->fusions[t].product = product;
-            p->fusions[t].residual = residual;
-            return;
+        const sp_spec_tensor *other = tensor_of(p, residual), *made = tensor_of(p, product);
+        if (is_small_product(p, product) && product != residual && same_shape(made, other) && is_contiguous_f32(other) && p->uses[product] == 1 &&
+            is_constant(p, residual) && may_end_later(p, product)) {
+            f->product = product, f->residual = residual, f->after = K_AFTER_ADD;
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The gate of two products of the same column, of the same shape and type. */
+static bool ends_in_gate(plan *p, uint32_t t, plan_fusion *f) {
+    const sp_spec_tensor *glu = tensor_of(p, t);
+    if (!is_gate(p, t) || !sp_plan_streams(p, glu->src[0]) || !sp_plan_streams(p, glu->src[1]) || glu->src[0] == glu->src[1]) {
+        return false;
+    }
+    const sp_spec_tensor *a = tensor_of(p, glu->src[0]), *b = tensor_of(p, glu->src[1]), *left = tensor_of(p, a->src[0]);
+    const sp_spec_tensor *other = tensor_of(p, b->src[0]);
+    bool alike = a->src[1] == b->src[1] && left->type == other->type && same_shape(left, other);
+    if (!alike || p->uses[glu->src[0]] != 1 || p->uses[glu->src[1]] != 1 || !may_end_later(p, glu->src[0]) || !may_end_later(p, glu->src[1])) {
+        return false;
+    }
+    f->product = glu->src[0], f->second = glu->src[1], f->after = K_AFTER_GLU;
+    return true;
+}
+
+/* What is fused so far ends in t: a streamed product, or one that was joined with what follows it. */
+static bool joins(const plan *p, uint32_t t, plan_fusion *f) {
+    if (t == SP_PROGRAM_NONE) {
+        return false;
+    }
+    if (p->fusions[t].product != PLAN_NONE) {
+        *f = p->fusions[t];
+        f->end = t;
+        return f->after == K_AFTER_ADD || f->after == K_AFTER_ROPE || f->after == (K_AFTER_ADD | K_AFTER_ROPE) ? sp_plan_streams(p, f->product)
+                                                                                                               : false;
+    }
+    f->product = t;
+    return sp_plan_streams(p, t) && may_end_later(p, t);
+}
+
+/* rope of neighbours, at one position. */
+static bool ends_in_rope(plan *p, uint32_t t, plan_fusion *f) {
+    const sp_spec_tensor *rope = tensor_of(p, t);
+    if (!is_op(p, t, SP_OP_ROPE_EXT) || rope->params[1] != 0 || rope->params[13] != 0 || rope->ne[0] % 2 || rope->ne[2] != 1 || rope->ne[3] != 1 ||
+        rope->params[0] > rope->ne[0] || !is_constant(p, rope->src[1]) ||
+        (rope->n_src > 2 && rope->src[2] != SP_PROGRAM_NONE && !is_constant(p, rope->src[2]))) {
+        return false;
+    }
+    uint32_t source = only_source(p, rope->src[0], t);
+    if (!joins(p, source, f) || f->after & K_AFTER_ROPE) {
+        return false;
+    }
+    f->after |= K_AFTER_ROPE, f->rope = t;
+    return is_contiguous_f32(tensor_of(p, rope->src[0])) && is_contiguous_f32(rope);
+}
+
+/* One row of a cache of floats or halves. */
+static bool ends_in_set_row(plan *p, uint32_t t, plan_fusion *f) {
+    const sp_spec_tensor *set = tensor_of(p, t);
+    if (!is_op(p, t, SP_OP_SET_ROWS) || (set->type != SP_TYPE_F16 && set->type != SP_TYPE_F32) || set->ne[2] * set->ne[3] != 1) {
+        return false;
+    }
+    const sp_spec_tensor *rows = tensor_of(p, set->src[1]), *ids = tensor_of(p, set->src[2]);
+    return elements_of(rows) == rows->ne[0] && elements_of(ids) == 1 && is_contiguous_f32(rows) && joins(p, only_source(p, set->src[1], t), f) &&
+           (f->after |= K_AFTER_SET_ROW);
+}
+
+/* t now does what the operations from the product on did. */
+static void end_in(plan *p, uint32_t t, const plan_fusion *f) {
+    plan_fusion *end = &p->fusions[t];
+    p->fusions[f->product].skip = true;
+    if (f->second != PLAN_NONE) {
+        p->fusions[f->second].skip = true;
+    }
+    if (f->end != PLAN_NONE) {
+        p->fusions[f->end].product = PLAN_NONE;
+        p->fusions[f->end].skip = true;
+    }
+    end->product = f->product, end->second = f->second, end->residual = f->residual, end->rope = f->rope, end->after = f->after;
+}
+
+/* Uses, and where views lie. */
+static void look_over(plan *p) {
+    for (uint32_t i = 0; i < p->spec->n_tensors; i++) {
+        const sp_spec_tensor *t = tensor_of(p, i);
+        p->fusions[i] = (plan_fusion){.product = PLAN_NONE,
+                                      .second = PLAN_NONE,
+                                      .end = PLAN_NONE,
+                                      .residual = PLAN_NONE,
+                                      .rope = PLAN_NONE,
+                                      .norm_weight = PLAN_NONE,
+                                      .right = PLAN_NONE,
+                                      .other = PLAN_NONE};
+        if (t->alias != i) {
+            p->offsets[i] = p->offsets[t->src[t->op == SP_OP_CPY]] + (t->op == SP_OP_VIEW ? t->offset : 0);
+        }
+        for (int s = 0; s < t->n_src; s++) {
+            if (t->src[s] != SP_PROGRAM_NONE) {
+                p->uses[t->src[s]]++;
+                p->used_by[t->src[s]] = i;
+            }
         }
     }
 }
 
 void sp_plan_fuse(plan *p) {
+    look_over(p);
     for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
-        p->fusions[t] = (plan_fusion){.product = PLAN_NONE, .residual = PLAN_NONE, .norm_weight = PLAN_NONE, .right = PLAN_NONE, .other = PLAN_NONE};
+        plan_fusion f = p->fusions[t];
+        if (ends_in_add(p, t, &f) || ends_in_gate(p, t, &f) || ends_in_rope(p, t, &f) || ends_in_set_row(p, t, &f)) {
+            end_in(p, t, &f);
+        }
     }
     for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
-        if (p->spec->tensors[t].kind != SP_TENSOR_OP) {
-            continue;
-        }
-        switch (p->spec->tensors[t].op) {
-        case SP_OP_MUL:
-            fuse_norm(p, t);
-            break;
-        case SP_OP_REGLU:
-        case SP_OP_GEGLU:
-        case SP_OP_SWIGLU:
-        case SP_OP_SWIGLU_OAI:
-        case SP_OP_SWIGLU_CLAMP:
-        case SP_OP_GEGLU_ERF:
-        case SP_OP_GEGLU_QUICK:
-            fuse_glu(p, t);
-            break;
-        case SP_OP_ADD:
-            fuse_add(p, t);
-            break;
-        default:
-            break;
+        if (is_small_product(p, t)) {
+            take_in(p, t);
         }
     }
 }

@@ -69,17 +69,17 @@ static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error
         *out = shape_of(s, address);
         return status;
     }
-    if (!is_view(s) && s->op != SP_OP_SET_ROWS && s->op != SP_OP_CPY) {
+    if (s->alias == t) {
         sp_status status = s->dst == SP_PROGRAM_NONE ? SP_OK : window_address(p, s->dst, &address, err);
         *out = shape_of(s, s->dst == SP_PROGRAM_NONE ? PLAN_TEMPORARY | (uint64_t)t << 40 : address);
         return status;
     }
-    sp_status status = locate(p, s->src[s->op == SP_OP_CPY], false, out, err);
+    sp_status status = locate(p, s->alias, false, out, err);
     if (status == SP_OK && out->type != s->type) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s can't make views of weights of type %s", t, p->workspace->device->info.name,
                        sp_type_get(s->type)->name);
     }
-    *out = shape_of(s, out->data + (s->op == SP_OP_VIEW ? s->offset : 0));
+    *out = shape_of(s, out->data + p->offsets[t]);
     return status;
 }
 
@@ -90,6 +90,7 @@ static plan_op *new_op(plan *p, uint32_t kind) {
     memset(o, 0, sizeof *o);
     o->op.op = kind;
     o->writes = PLAN_NONE;
+    o->scratch = PLAN_NONE;
     o->most_parts = 1;
     return o;
 }
@@ -164,77 +165,95 @@ static int rope_row(const sp_spec_tensor *t, int pair) {
     return at < sections[0] ? 0 : at < sections[0] + sections[1] ? 1 : at < sections[0] + sections[1] + sections[2] ? 2 : 3;
 }
 
-/* rope's angles: by pair, what a position is multiplied with, the parts of YaRN
- * among it; and the magnitude. */
-static sp_status rope_table(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
-    int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
-    float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
-    uint32_t n = (uint32_t)n_dims / 2;
-    if (p->n_tables + 2 * n > p->max_tables) {
-        uint32_t more = (p->n_tables + 2 * n) * 2;
-        float *grown = realloc(p->tables, more * sizeof *grown);
+/* Room for n numbers in the schedule's own memory, zeros; their address. */
+static sp_status new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
+    enum { MOST = 1 << 26 };
+    if (p->n_tables + n > p->max_tables) {
+        uint64_t more = (p->n_tables + n) * 2;
+        float *grown = more <= MOST ? realloc(p->tables, more * sizeof *grown) : NULL;
         if (!grown) {
-            return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+            return sp_fail(err, SP_ERR_NO_MEMORY, "the program's tables take more memory than there is");
         }
         p->tables = grown;
-        p->max_tables = more;
+        p->max_tables = (uint32_t)more;
     }
+    memset(p->tables + p->n_tables, 0, n * sizeof *p->tables);
+    *out = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
+    p->n_tables += (uint32_t)n;
+    return SP_OK;
+}
+
+/* rope's angles: by pair, what a position is multiplied with, the parts of YaRN among it; and the magnitude. */
+static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t *magnitude_word, sp_error *err) {
+    int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
+    float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
+    uint32_t n = (uint32_t)n_dims / 2, at = p->n_tables;
+    sp_status status = new_table(p, 2ull * n, &op->table, err);
     float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
     low = fmaxf(0, low);
     high = fminf((float)n_dims - 1, high);
     float step = powf(base, -2.0f / (float)n_dims), angle = 1;
-    for (uint32_t i = 0; i < n; i++, angle *= step) {
+    for (uint32_t i = 0; status == SP_OK && i < n; i++, angle *= step) {
         float mix = ext != 0 ? (1 - fminf(1, fmaxf(0, ((float)i - low) / fmaxf(0.001f, high - low)))) * ext : 0;
-        p->tables[p->n_tables + i] = angle * (scale * (1 - mix) + mix);
-        p->tables[p->n_tables + n + i] = (float)rope_row(t, (int)i);
+        p->tables[at + i] = angle * (scale * (1 - mix) + mix);
+        p->tables[at + n + i] = (float)rope_row(t, (int)i);
     }
-    if (ext != 0) {
-        magnitude *= 1 + 0.1f * logf(1 / scale);
-    }
-    o->op.table = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
-    o->op.params[3] = as_word(magnitude);
-    p->n_tables += 2 * n;
-    return SP_OK;
+    *magnitude_word = as_word(ext != 0 ? magnitude * (1 + 0.1f * logf(1 / scale)) : magnitude);
+    return status;
 }
 
-/* Pieces of the cache, so that all blocks have some; and what is left over
- * combined in a phase of its own. */
-static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t) {
-    k_op *op = &o->op;
-    const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
-    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = k->ne[2] == v->ne[2] ? shared : 1;
-    while (heads > K_ATTENTION_HEADS || shared % heads) {
+/* Has attention the faster way (k_attend_halves)? Heads that share keys: a power of two of them at once, in *heads. */
+static bool attends_halves(const k_op *op, const sp_spec_tensor *t, uint32_t shared, uint32_t *heads) {
+    const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2], *mask = &op->src[3];
+    uint64_t strides = k->data | v->data | (uint64_t)(k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
+    bool width = q->ne[0] == 64 || q->ne[0] == 128 || q->ne[0] == 256;
+    bool masked = t->n_src > 3 && t->src[3] != SP_PROGRAM_NONE;
+    if (k->type != SP_TYPE_F16 || v->type != SP_TYPE_F16 || !width || v->ne[0] != q->ne[0] || k->ne[2] != v->ne[2] || strides % 16 || k->nb[0] != 2 ||
+        v->nb[0] != 2 || (masked && mask->ne[2] != 1)) {
+        return false;
+    }
+    *heads = 8;
+    while (shared % *heads) {
+        *heads /= 2;
+    }
+    return true;
+}
+
+/* Heads at once where keys and values are read element by element: what they need must fit into a block's memory. */
+static uint32_t heads_at_once(const k_op *op, uint32_t shared) {
+    uint64_t each = (uint64_t)op->src[0].ne[0] + K_ATTENTION_CHUNK + (op->dst.ne[0] > K_CARD_THREADS ? op->dst.ne[0] : K_CARD_THREADS);
+    uint32_t heads = op->src[1].ne[2] == op->src[2].ne[2] ? shared : 1;
+    while (heads > 1 && (heads > K_ATTENTION_HEADS || shared % heads || heads * each * sizeof(float) > K_WORK - 1024)) {
         heads--;
     }
-    uint32_t positions = (uint32_t)k->ne[1], chunk = K_ATTENTION_CHUNK;
-    uint32_t groups = (uint32_t)q->ne[2] / heads;
-    double tasks = (double)q->ne[1] * q->ne[3] * groups;
-    while (chunk > 32 && tasks * positions / chunk < p->workspace->device->driver->blocks) {
-        chunk /= 2;
-    }
+    return heads;
+}
+
+/* Pieces of the cache, so that all blocks have some. */
+static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
+    k_op *op = &o->op;
+    const k_tensor *q = &op->src[0], *k = &op->src[1];
+    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = 1, positions = (uint32_t)k->ne[1];
+    bool fast = attends_halves(op, t, shared, &heads);
+    heads = fast ? heads : heads_at_once(op, shared);
+    double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads, wanted = p->workspace->device->driver->blocks / tasks;
+    uint32_t step = fast ? K_CARD_THREADS * 8 / (uint32_t)q->ne[0] / heads * 4 : 32, split = wanted < 1 ? 1 : (uint32_t)wanted;
+    uint32_t chunk = ((positions + split - 1) / split + step - 1) / step * step;
+    chunk = !fast && chunk > K_ATTENTION_CHUNK ? K_ATTENTION_CHUNK : chunk;
     op->params[3] = t->params[3];
     op->params[4] = chunk;
     op->params[5] = heads;
+    op->params[6] = fast;
     op->split = (positions + chunk - 1) / chunk;
     o->most_parts = parts_for(tasks * op->split, 1);
-    o->work = tasks * heads * positions * (q->ne[0] + v->ne[0]) / 4;
-    if (op->split > 1) {
-        uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
-        uint32_t scratch = new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
-        op->scratch = PLAN_TEMPORARY | (uint64_t)scratch << 40;
-        plan_op *combine = &p->ops[p->n_ops++];
-        *combine = *o;
-        combine->op.op = K_OP_ATTENTION_COMBINE;
-        combine->n_reads = 0;
-        combine->reads[combine->n_reads++] = scratch;
-        if (t->n_src > 4 && t->src[4] != SP_PROGRAM_NONE) {
-            reads(p, combine, t->src[4]);
-        }
-        combine->most_parts = parts_for(elements(&op->dst), 256);
-        combine->work = elements(&op->dst) * op->split;
-        o->writes = scratch;
+    o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;
+    if (op->split == 1) {
+        return SP_OK;
     }
-    return SP_OK;
+    uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
+    o->scratch = new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
+    op->scratch = PLAN_TEMPORARY | (uint64_t)o->scratch << 40;
+    return new_table(p, rows / heads, &op->table, err);
 }
 
 /* Copies of one type between contiguous tensors are of bytes; into quants, of
@@ -292,6 +311,19 @@ static void move_bits(k_op *op) {
     }
 }
 
+/* Many columns of one matrix: on tensor cores, unless the matrix has the precision of floats, which these have not. */
+static void choose_tiles(k_op *op, plan_op *o) {
+    enum { ROWS = 128, COLUMNS = 64 }; /* of a tile on a card */
+    if (op->op != SP_OP_MUL_MAT || op->src[0].type == SP_TYPE_F32 || op->before || op->after || op->dst.ne[1] < K_TILES_FROM ||
+        op->src[0].ne[0] % 32 || op->dst.nb[0] != 4) {
+        return;
+    }
+    op->op = K_OP_TILES;
+    double tiles = ceil((double)op->dst.ne[0] / ROWS) * ceil((double)op->dst.ne[1] / COLUMNS) * op->dst.ne[2] * op->dst.ne[3];
+    o->work = tiles * ROWS * COLUMNS * (double)op->src[0].ne[0] / 256;
+    o->most_parts = parts_for(tiles, 1);
+}
+
 /* The product, with what is fused before it, ending in result (itself, or the
  * addition of residual). */
 static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
@@ -323,16 +355,80 @@ static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint3
         status = locate(p, residual, false, &op->extra[2], err);
     }
     size_op(o);
+    choose_tiles(op, o);
+    return status;
+}
+
+/* Another tensor that an operation reads, if there is one. */
+static sp_status set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err) {
+    if (t == SP_PROGRAM_NONE) {
+        return SP_OK;
+    }
+    reads(p, o, t);
+    return locate(p, t, false, out, err);
+}
+
+/* What a streamed product ends in. */
+static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusion *f, sp_error *err) {
+    k_op *op = &o->op;
+    sp_status status = SP_OK;
+    if (f->after & K_AFTER_ADD) {
+        status = set_extra(p, o, &op->extra[2], f->residual, err);
+    }
+    if (f->after & K_AFTER_GLU) {
+        const sp_spec_tensor *gate = tensor_of(p, end);
+        op->params[K_GLU_KIND] = gate->op, op->params[K_GLU_ALPHA] = gate->params[1], op->params[K_GLU_LIMIT] = gate->params[2];
+        status = status == SP_OK ? set_src(p, o, K_SRC_LEFT2, tensor_of(p, f->second)->src[0], true, err) : status;
+    }
+    if (f->after & K_AFTER_ROPE) {
+        const sp_spec_tensor *rope = tensor_of(p, f->rope);
+        op->params[K_UNIT] = 2, op->params[K_ROPE_DIMS] = rope->params[0], op->params[K_ROPE_HEAD] = (uint32_t)rope->ne[0];
+        status = status == SP_OK ? rope_table(p, op, rope, &op->params[K_ROPE_MAGNITUDE], err) : status;
+        status = status == SP_OK ? set_src(p, o, K_SRC_POSITIONS, rope->src[1], false, err) : status;
+        status = status == SP_OK && rope->n_src > 2 ? set_src(p, o, K_SRC_FACTORS, rope->src[2], false, err) : status;
+    }
+    if (status == SP_OK && f->after & K_AFTER_SET_ROW) {
+        status = set_src(p, o, K_SRC_IDS, tensor_of(p, end)->src[2], false, err);
+    }
+    return status;
+}
+
+/* A product whose weights are streamed; it ends in `end`, itself or another operation. */
+static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
+    const sp_spec_tensor *t = tensor_of(p, product), *left = tensor_of(p, t->src[0]);
+    const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
+    plan_op *o = new_op(p, K_OP_STREAM);
+    k_op *op = &o->op;
+    uint32_t tile_rows = 64;
+    while (tile_rows * left->nb[1] > K_SLOT) {
+        tile_rows /= 2;
+    }
+    op->params[K_TILE_ROWS] = tile_rows;
+    op->params[K_SEGMENTS] = tile_rows >= K_CARD_THREADS / 32 ? 1 : K_CARD_THREADS / 32 / tile_rows;
+    op->params[K_UNIT] = 1;
+    op->before = before->before;
+    op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
+    sp_status status = set_dst(p, o, end, err);
+    status = status == SP_OK ? set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
+    status = status == SP_OK ? set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
+    if (status == SP_OK && before->before) {
+        op->params[K_EPS] = before->from->params[0];
+        status = set_extra(p, o, &op->extra[0], before->norm_weight, err);
+    }
+    status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
+    o->work = (double)left->nb[1] * (double)left->ne[1] * (op->after & K_AFTER_GLU ? 2 : 1);
+    o->most_parts = parts_for((double)left->ne[1] / op->params[K_UNIT], 4);
     return status;
 }
 
 static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     const sp_spec_tensor *t = tensor_of(p, index);
-    if (p->fusions[index].product != PLAN_NONE) {
-        return lower_product(p, p->fusions[index].product, index, p->fusions[index].residual, err);
+    uint32_t product = p->fusions[index].product != PLAN_NONE ? p->fusions[index].product : index;
+    if (sp_plan_streams(p, product)) {
+        return lower_stream(p, product, index, err);
     }
-    if (t->op == SP_OP_MUL_MAT || t->op == SP_OP_MUL_MAT_ID) {
-        return lower_product(p, index, index, PLAN_NONE, err);
+    if (tensor_of(p, product)->op == SP_OP_MUL_MAT || tensor_of(p, product)->op == SP_OP_MUL_MAT_ID) {
+        return lower_product(p, product, index, p->fusions[index].residual, err);
     }
     plan_op *o = new_op(p, t->op);
     k_op *op = &o->op;
@@ -347,9 +443,9 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     size_op(o);
     switch (t->op) {
     case SP_OP_ROPE_EXT:
-        return rope_table(p, o, t, err);
+        return rope_table(p, op, t, &op->params[3], err);
     case SP_OP_FLASH_ATTN_EXT:
-        return lower_attention(p, o, t);
+        return lower_attention(p, o, t, err);
     case SP_OP_CPY:
     case SP_OP_CAST:
     case SP_OP_CONT:

@@ -25,6 +25,9 @@ static void assign_phase(plan *p, plan_op *o) {
         in->read = most(in->read, phase);
         in->dies = most(in->dies, phase);
     }
+    if (o->scratch != PLAN_NONE) {
+        p->roots[o->scratch].born = p->roots[o->scratch].dies = phase;
+    }
     out->written = phase;
     out->born = out->born < 0 ? phase : out->born;
     out->dies = most(out->dies, phase);

@@ -1,8 +1,7 @@
 /*
- * What kernels are written against. Two sides: PTX, where a block has 8 warps
- * of 32 lanes; and the host, where a block is one thread: a warp has one lane,
- * a block one warp, and barriers within a block are nothing. Between blocks
- * both are the same, so a missing phase barrier is a data race on the host too.
+ * What kernels are written against. Two sides: PTX, where a block has 8 warps of 32 lanes that compute, and one that fetches weights; and the host,
+ * where a block is one thread: a warp has one lane, a block one warp, and barriers within a block are nothing. Between blocks both are the same, so a
+ * missing phase barrier is a data race on the host too.
  */
 #ifndef SP_DEVICE_CUDA_PLATFORM_H
 #define SP_DEVICE_CUDA_PLATFORM_H
@@ -14,6 +13,9 @@
 #include "device/cuda/schedule.h"
 
 #define K_FN static inline __attribute__((unused))
+/* What is seldom needed, or large: code that is not there need not be fetched. */
+#define K_APART static __attribute__((noinline, unused))
+#define K_INLINE static inline __attribute__((always_inline, unused))
 
 typedef uint16_t __attribute__((may_alias)) k_u16;
 typedef uint32_t __attribute__((may_alias)) k_u32;
@@ -30,13 +32,45 @@ typedef struct k_words4 {
 /* What a block knows of itself. */
 typedef struct k_block {
     uint32_t block, blocks;
-    uint8_t *shared; /* K_SHARED bytes, 16-byte aligned; the last 2 KiB hold
-                        operations */
     k_queue *queue;
     k_state *state;
     uint32_t barriers; /* passed since the launch */
+    bool ring;         /* weights come through it */
+    uint32_t taken;    /* tiles out of it, ever */
     void *host;        /* the emulated device's */
 } k_block;
+
+/* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
+typedef struct k_control {
+    uint64_t schedule; /* 0: leave */
+    uint32_t stop, reserved;
+    uint64_t full[K_SLOTS], empty[K_SLOTS];
+} k_control;
+
+#ifdef __NVPTX__
+#define K_UNROLL _Pragma("unroll")
+#define K_UNROLL_BY(n) K_PRAGMA(unroll n)
+#define K_PRAGMA(text) _Pragma(#text)
+/* Dynamic shared memory. By its name the compiler knows what it is. */
+extern __attribute__((address_space(3), aligned(128))) uint8_t k_shared_memory[];
+K_FN uint8_t *k_shared(void) {
+    return (uint8_t *)k_shared_memory;
+}
+#else
+#define K_UNROLL
+#define K_UNROLL_BY(n)
+extern _Thread_local uint8_t *k_shared_memory;
+K_FN uint8_t *k_shared(void) {
+    return k_shared_memory;
+}
+#endif
+
+K_FN k_control *k_control_at(void) {
+    return (k_control *)(void *)(k_shared() + K_WORK + K_OPS);
+}
+K_FN uint8_t *k_slot(uint32_t n) {
+    return k_shared() + K_BEFORE_SLOTS + n % K_SLOTS * K_SLOT;
+}
 
 #ifdef __NVPTX__
 
@@ -51,16 +85,23 @@ K_FN uint32_t k_lane(void) {
 K_FN uint32_t k_warp(void) {
     return k_thread() / K_LANES;
 }
+/* The threads that compute. */
 K_FN void k_block_sync(void) {
-    __syncthreads();
+    __nvvm_barrier_sync_cnt(1, K_THREADS);
+}
+/* Those and the fetching warp. */
+K_FN void k_all_sync(void) {
+    __nvvm_barrier_sync_cnt(0, K_CARD_LAUNCHED);
 }
 K_FN float k_warp_sum(float x) {
+    K_UNROLL
     for (int m = 16; m; m /= 2) {
         x += __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, m, 31);
     }
     return x;
 }
 K_FN float k_warp_max(float x) {
+    K_UNROLL
     for (int m = 16; m; m /= 2) {
         float y = __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, m, 31);
         x = y > x ? y : x;
@@ -70,6 +111,7 @@ K_FN float k_warp_max(float x) {
 /* Over 8 neighbouring lanes, which hold a block of 32 elements together. */
 enum { K_GROUP = 8 };
 K_FN float k_group_max(float x) {
+    K_UNROLL
     for (int m = 4; m; m /= 2) {
         float y = __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, m, 31);
         x = y > x ? y : x;
@@ -77,6 +119,7 @@ K_FN float k_group_max(float x) {
     return x;
 }
 K_FN int32_t k_group_sum(int32_t x) {
+    K_UNROLL
     for (int m = 4; m; m /= 2) {
         x += __nvvm_shfl_sync_bfly_i32(0xffffffffu, x, m, 31);
     }
@@ -105,8 +148,7 @@ K_FN k_words4 k_stream16(const void *at) {
     __asm__ volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
     return v;
 }
-/* Starts bringing bytes into the second cache; at and size are multiples of 16.
- */
+/* Starts bringing bytes into the second cache; at and size are multiples of 16. */
 K_FN void k_prefetch(const void *at, uint32_t size) {
 #if K_SM >= 90
     __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(size) : "memory");
@@ -123,6 +165,33 @@ K_FN uint32_t k_load_acquire(const uint32_t *at) {
 }
 K_FN void k_add_release(uint32_t *at, uint32_t n) {
     __asm__ volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(n) : "memory");
+}
+/* Adds one; what others wrote before they added is seen, what this thread's block wrote (behind a barrier of the block) is shown. */
+K_FN uint32_t k_count_up(uint32_t *at) {
+    uint32_t old;
+    __asm__ volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(old) : "l"(at) : "memory");
+    return old;
+}
+/* The sums of x and of y: in the lower half of the lanes x's, in the upper y's. */
+K_FN float k_warp_sums(float x, float y) {
+    bool upper = k_lane() >= K_LANES / 2;
+    float own = upper ? y : x, other = upper ? x : y;
+    own += __nvvm_shfl_sync_bfly_f32(0xffffffffu, other, 16, 31);
+    K_UNROLL
+    for (int m = 8; m; m /= 2) {
+        own += __nvvm_shfl_sync_bfly_f32(0xffffffffu, own, m, 31);
+    }
+    return own;
+}
+/* Within 2 units of the last place. */
+K_FN float k_reciprocal(float x) {
+    return __nvvm_rcp_approx_ftz_f(x);
+}
+K_FN float k_reciprocal_root(float x) {
+    return __nvvm_rsqrt_approx_ftz_f(x);
+}
+K_FN float k_exchange(float x, int mask) {
+    return __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, mask, 31);
 }
 K_FN uint64_t k_now_ns(void) {
     uint64_t t;
@@ -152,10 +221,10 @@ K_FN bool k_grid_barrier(k_block *b, bool stop) {
         do {
             seen = k_load_acquire(arrived);
         } while ((int32_t)((seen - target) << 1) < 0);
-        *(volatile uint32_t *)b->shared = seen;
+        *(volatile uint32_t *)(void *)k_shared() = seen;
     }
     k_block_sync();
-    seen = *(volatile uint32_t *)b->shared;
+    seen = *(volatile uint32_t *)(void *)k_shared();
     k_block_sync();
     return seen >> 31;
 }
@@ -173,6 +242,115 @@ K_FN uint32_t k_await_doorbell(k_block *b, uint32_t last) {
     return bell;
 }
 
+/* ---- the ring: tiles of weights on their way into shared memory, over the barriers of the grid ---- */
+
+#if K_SM >= 90
+
+K_FN uint32_t k_shared_address(const void *at) {
+    uint64_t a;
+    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(a) : "l"(at));
+    return (uint32_t)a;
+}
+K_FN void k_bar_init(const uint64_t *bar, uint32_t count) {
+    __asm__ volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(k_shared_address(bar)), "r"(count) : "memory");
+}
+K_FN void k_bar_expect(const uint64_t *bar, uint32_t bytes) {
+    __asm__ volatile("{ .reg .b64 t; mbarrier.arrive.expect_tx.shared.b64 t, [%0], %1; }" ::"r"(k_shared_address(bar)), "r"(bytes) : "memory");
+}
+K_FN void k_bar_arrive(const uint64_t *bar) {
+    __asm__ volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(k_shared_address(bar)) : "memory");
+}
+/* Has the barrier's phase of this parity ended? Waits a little. */
+K_FN bool k_bar_passed(const uint64_t *bar, uint32_t parity) {
+    uint32_t passed;
+    __asm__ volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(passed)
+                     : "r"(k_shared_address(bar)), "r"(parity)
+                     : "memory");
+    return passed;
+}
+K_FN void k_bulk_load(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t *bar) {
+    __asm__ volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(k_shared_address(to)), "l"(from),
+                     "r"(bytes), "r"(k_shared_address(bar))
+                     : "memory");
+}
+/* n counts the tiles that went through a ring; its slots are used again and again. */
+K_FN uint32_t k_round(uint32_t n) {
+    return n / K_SLOTS & 1;
+}
+K_FN void k_ring_init(void) {
+    k_control *c = k_control_at();
+    for (uint32_t i = 0; i < K_SLOTS; i++) {
+        k_bar_init(&c->full[i], 1);
+        k_bar_init(&c->empty[i], K_WARPS);
+    }
+    __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+K_FN const uint8_t *k_await_tile(uint32_t n) {
+    while (!k_bar_passed(&k_control_at()->full[n % K_SLOTS], k_round(n))) {
+    }
+    return k_slot(n);
+}
+/* The warp has read the tile. */
+K_FN void k_release_tile(uint32_t n) {
+    __nvvm_bar_warp_sync(0xffffffffu);
+    if (k_lane() == 0) {
+        k_bar_arrive(&k_control_at()->empty[n % K_SLOTS]);
+    }
+}
+
+/* One thread. Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
+K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
+    k_control *c = k_control_at();
+    uint32_t under_way = K_UNDER_WAY / stream->tile_bytes < K_SLOTS ? K_UNDER_WAY / stream->tile_bytes : K_SLOTS;
+    for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, n++) {
+        uint32_t slot = n % K_SLOTS, bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
+        while (!k_bar_passed(&c->empty[slot], k_round(n) ^ 1)) {
+            if (*(volatile uint32_t *)&c->stop) {
+                return n;
+            }
+        }
+        if (n >= under_way) {
+            k_await_tile(n - under_way);
+        }
+        k_bar_expect(&c->full[slot], bytes);
+        k_bulk_load(k_slot(n), stream->from + at, bytes, &c->full[slot]);
+    }
+    return n;
+}
+
+/* One thread. A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
+K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
+    const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0, 0, 0};
+    k_stream next = s->n_streams ? streams[0] : none;
+    for (uint32_t i = 1; next.bytes && !*(volatile uint32_t *)&k_control_at()->stop; i++) {
+        k_stream now = next;
+        next = i < s->n_streams ? streams[i] : none;
+        n = k_fetch_stream(&now, n);
+    }
+    for (uint32_t back = n < K_SLOTS ? n : K_SLOTS; back; back--) {
+        k_await_tile(n - back);
+    }
+    return n;
+}
+
+#else
+
+K_FN void k_ring_init(void) {
+}
+K_FN const uint8_t *k_await_tile(uint32_t n) {
+    return k_slot(n);
+}
+K_FN void k_release_tile(uint32_t n) {
+    (void)n;
+}
+K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
+    (void)s, (void)block;
+    return n;
+}
+
+#endif
+
 #else
 
 enum { K_LANES = 1, K_WARPS = 1, K_THREADS = 1 };
@@ -187,6 +365,29 @@ K_FN uint32_t k_warp(void) {
     return 0;
 }
 K_FN void k_block_sync(void) {
+}
+K_FN void k_all_sync(void) {
+}
+K_FN void k_ring_init(void) {
+}
+K_FN const uint8_t *k_await_tile(uint32_t n) {
+    return k_slot(n);
+}
+K_FN void k_release_tile(uint32_t n) {
+    (void)n;
+}
+K_FN float k_reciprocal(float x) {
+    return 1.0f / x;
+}
+K_FN float k_reciprocal_root(float x) {
+    return 1.0f / __builtin_sqrtf(x);
+}
+K_FN uint32_t k_count_up(uint32_t *at) {
+    return __atomic_fetch_add(at, 1, __ATOMIC_ACQ_REL);
+}
+K_FN float k_exchange(float x, int mask) {
+    (void)mask;
+    return x;
 }
 K_FN float k_warp_sum(float x) {
     return x;

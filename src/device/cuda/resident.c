@@ -5,14 +5,19 @@
  */
 #include "device/cuda/resident.h"
 
-#include "device/cuda/kernel_product.h"
 #include "device/cuda/kernel_recurrent.h"
+#include "device/cuda/kernel_stream.h"
+#include "device/cuda/kernel_tiles.h"
 
-static void run_op(k_block *b, const k_op *op, uint32_t part) {
+/* Not inlined: what decoding runs all the time keeps its registers to itself. */
+static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
+    case K_OP_TILES:
+        k_do_tiles(op, part);
+        break;
     case SP_OP_MUL_MAT:
     case SP_OP_MUL_MAT_ID:
-        k_do_product(b, op, part);
+        k_do_product(op, part);
         break;
     case SP_OP_NORM:
     case SP_OP_RMS_NORM:
@@ -20,13 +25,10 @@ static void run_op(k_block *b, const k_op *op, uint32_t part) {
     case SP_OP_SUM_ROWS:
     case SP_OP_SOFT_MAX_EXT:
     case SP_OP_ARGMAX:
-        k_do_rows(b, op, part);
+        k_do_rows(op, part);
         break;
     case SP_OP_FLASH_ATTN_EXT:
-        k_do_attention(b, op, part);
-        break;
-    case K_OP_ATTENTION_COMBINE:
-        k_do_combine(op, part);
+        k_do_attention(op, part);
         break;
     case SP_OP_ARGSORT:
     case SP_OP_TOP_K:
@@ -52,25 +54,33 @@ static void run_op(k_block *b, const k_op *op, uint32_t part) {
     }
 }
 
-/* The parts that no block does first: a phase has more of them than there are
- * blocks. */
-static void run_rest(k_block *b, const k_op *ops, const k_phase *phase) {
-    for (uint32_t part = b->block + b->blocks; part < phase->n_parts; part += b->blocks) {
+static __attribute__((noinline)) void run_stream_without_ring(const k_op *op, uint32_t part) {
+    k_block b = {.ring = false};
+    k_do_stream(&b, op, part);
+}
+
+/* The parts that no block does first: a phase has more of them than there are blocks. Their weights don't come through the ring. */
+static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_phase *phase) {
+    for (uint32_t part = block + blocks; part < phase->n_parts; part += blocks) {
         uint32_t at = 0, first = 0;
         const k_op *op = ops + phase->first_op;
         while (part >= first + op[at].n_parts) {
             first += op[at++].n_parts;
         }
-        run_op(b, &op[at], part - first);
+        if (op[at].op == K_OP_STREAM) {
+            run_stream_without_ring(&op[at], part - first);
+        } else {
+            run_op(&op[at], part - first);
+        }
     }
 }
 
-_Static_assert(sizeof(k_op) <= K_SHARED_OPS / 2 && sizeof(k_op) % 4 == 0, "two operations fit");
+_Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 4 == 0, "two operations fit");
 
 enum { OP_WORDS = sizeof(k_op) / 4, OP_WORDS_EACH = (OP_WORDS + K_THREADS - 1) / K_THREADS };
 
-static k_op *op_place(const k_block *b, uint32_t phase) {
-    return (k_op *)(void *)(b->shared + K_SHARED_WORK + (phase & 1) * (K_SHARED_OPS / 2));
+static k_op *op_place(uint32_t phase) {
+    return (k_op *)(void *)(k_shared() + K_WORK + (phase & 1) * (K_OPS / 2));
 }
 
 /* Each thread's share of an operation's words: read while the operation before
@@ -82,9 +92,9 @@ static void read_op(const k_op *ops, k_work work, uint32_t *words) {
     }
 }
 
-/* Puts it into shared memory, and asks for what a product reads first. */
-static const k_op *place_op(const k_block *b, k_work work, uint32_t phase, const uint32_t *words) {
-    k_op *here = op_place(b, phase);
+/* Puts it into shared memory. */
+static const k_op *place_op(uint32_t phase, const uint32_t *words) {
+    k_op *here = op_place(phase);
     for (uint32_t w = 0; w < OP_WORDS_EACH; w++) {
         uint32_t i = w * K_THREADS + k_thread();
         if (i < OP_WORDS) {
@@ -92,15 +102,11 @@ static const k_op *place_op(const k_block *b, k_work work, uint32_t phase, const
         }
     }
     k_block_sync();
-    if (work.op != K_NO_WORK) {
-        k_prefetch_product(here, work.part);
-    }
     return here;
 }
 
-/* True: stopped. A block knows its work two phases ahead, its operation one, so
- * that nothing waits for them behind the barrier. */
-static bool run_schedule(k_block *b, const k_schedule *schedule) {
+/* True: stopped. A block knows its work two phases ahead, its operation one, so that nothing waits for them behind the barrier. */
+K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
     const k_phase *phases = (const k_phase *)(uintptr_t)schedule->phases;
     const k_op *ops = (const k_op *)(uintptr_t)schedule->ops;
     const k_work *works = (const k_work *)(uintptr_t)schedule->works + b->block;
@@ -108,21 +114,23 @@ static bool run_schedule(k_block *b, const k_schedule *schedule) {
     uint32_t n = schedule->n_phases, words[OP_WORDS_EACH];
     k_work work = works[0], next = n > 1 ? works[b->blocks] : none;
     read_op(ops, work, words);
-    const k_op *op = place_op(b, work, 0, words);
+    const k_op *op = place_op(0, words);
     for (uint32_t i = 0; i < n; i++) {
         bool stop = b->block == 0 && k_thread() == 0 && k_peek(&b->state->stop);
         uint32_t n_parts = phases[i].n_parts;
         k_work after = i + 2 < n ? works[(uint64_t)(i + 2) * b->blocks] : none;
         read_op(ops, next, words);
-        if (work.op != K_NO_WORK) {
-            run_op(b, op, work.part);
+        if (work.op != K_NO_WORK && op->op == K_OP_STREAM) {
+            k_do_stream(b, op, work.part);
+        } else if (work.op != K_NO_WORK) {
+            run_op(op, work.part);
         }
         if (n_parts > b->blocks) {
-            run_rest(b, ops, &phases[i]);
+            run_rest(b->block, b->blocks, ops, &phases[i]);
         }
         work = next;
         next = after;
-        op = place_op(b, work, i + 1, words);
+        op = place_op(i + 1, words);
         if (k_grid_barrier(b, stop)) {
             return true;
         }
@@ -130,8 +138,23 @@ static bool run_schedule(k_block *b, const k_schedule *schedule) {
     return false;
 }
 
+/* True: stopped. The fetching warp begins and ends with the others. */
+K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule) {
+    k_control *control = k_control_at();
+    if (k_thread() == 0) {
+        control->schedule = (uintptr_t)schedule;
+    }
+    k_all_sync();
+    bool stopped = run_phases(b, schedule);
+    if (k_thread() == 0 && stopped) {
+        *(volatile uint32_t *)&control->stop = 1;
+    }
+    k_all_sync();
+    return stopped;
+}
+
 /* Copies go by 16 bytes where both ends and the length allow it. */
-static void run_copies(const k_block *b) {
+K_INLINE void run_copies(const k_block *b) {
     uint32_t first = b->block * K_THREADS + k_thread(), step = b->blocks * K_THREADS;
     for (uint32_t c = 0; c < b->state->n_copies; c++) {
         const k_copy *copy = &b->state->copies[c];
@@ -149,7 +172,7 @@ static void run_copies(const k_block *b) {
 
 /* One thread of block 0: what the host asks for goes to where every block reads
  * it. */
-static void take_command(k_block *b, uint32_t last) {
+K_INLINE void take_command(k_block *b, uint32_t last) {
     k_state *state = b->state;
     const k_queue *queue = b->queue;
     state->command = k_await_doorbell(b, last);
@@ -163,7 +186,7 @@ static void take_command(k_block *b, uint32_t last) {
 
 /* True: stopped. The state is read before the first barrier alone: after the
  * last one block 0 writes the next command there. */
-static bool run_command(k_block *b) {
+K_INLINE bool run_command(k_block *b) {
     uint64_t schedule = b->state->schedule;
     if (b->state->n_copies) {
         run_copies(b);
@@ -174,7 +197,7 @@ static bool run_command(k_block *b) {
     return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule);
 }
 
-void k_resident(k_block *b) {
+K_INLINE void serve(k_block *b) {
     uint32_t last = k_load_system(&b->queue->done);
     bool first = b->block == 0 && k_thread() == 0, leave = false;
     while (!leave) {
@@ -204,16 +227,49 @@ void k_resident(k_block *b) {
     }
 }
 
-#ifdef __NVPTX__
-/* Dynamic shared memory, K_SHARED bytes. */
-extern __attribute__((address_space(3), aligned(16))) uint8_t k_shared_memory[];
+K_INLINE void run_block(k_block *b) {
+    if (k_thread() == 0) {
+        k_control_at()->stop = 0;
+        k_ring_init();
+    }
+    k_all_sync();
+    serve(b);
+    if (k_thread() == 0) {
+        k_control_at()->schedule = 0;
+    }
+    k_all_sync();
+}
 
-__attribute__((used)) void sp_cuda_resident(k_queue *queue, k_state *state) {
-    k_block b = {.block = (uint32_t)__nvvm_read_ptx_sreg_ctaid_x(),
-                 .blocks = (uint32_t)__nvvm_read_ptx_sreg_nctaid_x(),
-                 .shared = (uint8_t *)k_shared_memory,
-                 .queue = queue,
-                 .state = state};
-    k_resident(&b);
+#ifdef __NVPTX__
+/* The fetching warp: for each schedule that the others run. */
+static void fetch(uint32_t block, bool ring) {
+    uint32_t n = 0;
+    k_all_sync();
+    for (;;) {
+        k_all_sync();
+        const k_schedule *s = (const k_schedule *)(uintptr_t)k_control_at()->schedule;
+        if (!s) {
+            return;
+        }
+        if (k_lane() == 0 && ring) {
+            n = k_fetch_schedule(s, block, n);
+        }
+        __nvvm_bar_warp_sync(0xffffffffu);
+        k_all_sync();
+    }
+}
+
+__attribute__((used)) void sp_cuda_resident(k_queue *queue, k_state *state, uint32_t ring) {
+    uint32_t block = (uint32_t)__nvvm_read_ptx_sreg_ctaid_x();
+    if (k_thread() >= K_THREADS) {
+        fetch(block, ring);
+        return;
+    }
+    k_block b = {.block = block, .blocks = (uint32_t)__nvvm_read_ptx_sreg_nctaid_x(), .queue = queue, .state = state, .ring = ring};
+    run_block(&b);
+}
+#else
+void k_resident(k_block *b) {
+    run_block(b);
 }
 #endif

@@ -26,8 +26,8 @@ typedef struct cuda_executable {
     cuda_workspace *workspace;
     uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
                        device, but for addresses that move */
-    uint64_t size, works_at, tables_at;
-    uint32_t n_phases, n_ops;
+    uint64_t size, works_at, streams_at, tables_at;
+    uint32_t n_phases, n_ops, n_streams;
     uint64_t at; /* on the device */
     id_copy *copies;
     id_check *checks;
@@ -108,24 +108,68 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
     }
 }
 
+/* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
+static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
+    const k_tensor *left = &op->src[K_SRC_LEFT];
+    uint32_t unit = op->params[K_UNIT], most = k_stream_most(op), n = 0, stride = (uint32_t)left->nb[1];
+    uint64_t units = (uint64_t)left->ne[1] / unit, from = units * part / op->n_parts * unit, to = units * (part + 1) / op->n_parts * unit;
+    for (uint64_t row = from; row < to; row += most) {
+        uint32_t rows = to - row < most ? (uint32_t)(to - row) : most;
+        for (int m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1); m++, n++) {
+            if (streams) {
+                streams[n] = (k_stream){op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT].data + row * stride, rows * stride, op->params[K_TILE_ROWS] * stride};
+            }
+        }
+    }
+    return n;
+}
+
+/* A block's streams over all phases; returns how many. streams may be NULL. */
+static uint32_t streams_of(const plan *p, const k_work *works, uint32_t blocks, uint32_t block, k_stream *streams) {
+    uint32_t n = 0;
+    for (int32_t i = 0; i < p->n_phases; i++) {
+        const k_work *work = &works[(uint64_t)i * blocks + block];
+        if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
+            n += stream_of(&p->ops[work->op].op, work->part, streams ? streams + n : NULL);
+        }
+    }
+    return n;
+}
+
 /* Everything that the kernel reads, in one piece. */
 static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, sp_error *err) {
     uint64_t phases_at = sizeof(k_schedule), ops_at = phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
     x->n_phases = (uint32_t)p->n_phases;
     x->n_ops = p->n_ops;
     uint32_t blocks = p->workspace->device->driver->blocks;
+    uint64_t n_works = (uint64_t)p->n_phases * blocks;
+    k_work *works = calloc(n_works ? n_works : 1, sizeof *works);
+    if (!works) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    deal_works(p, phases, blocks, works);
+    for (uint32_t b = 0; b < blocks; b++) {
+        uint32_t n = streams_of(p, works, blocks, b, NULL);
+        x->n_streams = n > x->n_streams ? n : x->n_streams;
+    }
     x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
-    x->tables_at = x->works_at + (uint64_t)p->n_phases * blocks * sizeof(k_work);
+    x->streams_at = x->works_at + n_works * sizeof(k_work);
+    x->tables_at = x->streams_at + (uint64_t)x->n_streams * blocks * sizeof(k_stream);
     x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
     x->bytes = calloc(1, x->size);
     if (!x->bytes) {
+        free(works);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     memcpy(x->bytes + phases_at, phases, (size_t)p->n_phases * sizeof *phases);
     for (uint32_t i = 0; i < p->n_ops; i++) {
         memcpy(x->bytes + ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op, sizeof(k_op));
     }
-    deal_works(p, phases, blocks, (k_work *)(void *)(x->bytes + x->works_at));
+    memcpy(x->bytes + x->works_at, works, n_works * sizeof *works);
+    for (uint32_t b = 0; b < blocks; b++) {
+        streams_of(p, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
+    }
+    free(works);
     if (p->n_tables) {
         memcpy(x->bytes + x->tables_at, p->tables, (size_t)p->n_tables * sizeof *p->tables);
     }
@@ -150,8 +194,13 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
     }
     memcpy(bytes, x->bytes, x->size);
     uint64_t ops_at = sizeof(k_schedule) + (uint64_t)x->n_phases * sizeof(k_phase);
-    k_schedule head = {
-        .phases = x->at + sizeof(k_schedule), .ops = x->at + ops_at, .works = x->at + x->works_at, .n_phases = x->n_phases, .n_ops = x->n_ops};
+    k_schedule head = {.phases = x->at + sizeof(k_schedule),
+                       .ops = x->at + ops_at,
+                       .works = x->at + x->works_at,
+                       .streams = x->at + x->streams_at,
+                       .n_phases = x->n_phases,
+                       .n_ops = x->n_ops,
+                       .n_streams = x->n_streams};
     memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {
@@ -200,7 +249,10 @@ static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     p->ops = calloc((size_t)n * 2 + 1, sizeof *p->ops);
     p->fusions = calloc((size_t)n + 1, sizeof *p->fusions);
     p->ids = calloc((size_t)n + 1, sizeof *p->ids);
-    if (!p->roots || !p->ops || !p->fusions || !p->ids) {
+    p->uses = calloc((size_t)n + 1, sizeof *p->uses);
+    p->used_by = calloc((size_t)n + 1, sizeof *p->used_by);
+    p->offsets = calloc((size_t)n + 1, sizeof *p->offsets);
+    if (!p->roots || !p->ops || !p->fusions || !p->ids || !p->uses || !p->used_by || !p->offsets) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -240,6 +292,9 @@ sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp
     free(p.ops);
     free(p.fusions);
     free(p.ids);
+    free(p.uses);
+    free(p.used_by);
+    free(p.offsets);
     free(p.tables);
     if (status != SP_OK) {
         sp_cuda_executable_close((sp_executable *)(void *)x);
@@ -279,6 +334,7 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
     status = status == SP_OK ? take_ids(x, copies, err) : status;
     if (status == SP_OK) {
         status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at, x->work, err);
+        x->generation = status == SP_OK ? x->generation : 0; /* counters may stand anywhere: it is written anew */
     }
     if (copies != few) {
         free(copies);

@@ -12,21 +12,36 @@
 enum {
     K_MAX_SRC = 7,
     K_MAX_PARAMS = 16,
-    K_CARD_THREADS = 256,    /* of a block on a card */
+    K_CARD_THREADS = 256,    /* of a block on a card that compute */
+    K_CARD_LAUNCHED = 288,   /* and the warp that fetches weights */
     K_COLUMNS = 8,           /* columns of a product that a warp computes at once */
-    K_SHARED = 160 * 1024,   /* bytes of shared memory a block */
     K_ATTENTION_CHUNK = 256, /* positions of a cache that a block attends to at once */
     K_ATTENTION_HEADS = 16,  /* heads that share keys and are computed together at most */
 };
 
-/* Layouts of weights that only this device has: a row's quants first, 16-byte
- * aligned, then its scales. */
-enum { K_SHARED_OPS = 2048, K_SHARED_WORK = K_SHARED - K_SHARED_OPS };
+/* Shared memory of a block: what operations work in, the operations themselves, the ring's barriers; behind them the ring, or one slot where the card
+ * has no room for it or can't fill it by itself. */
+enum {
+    K_WORK = 60 * 1024,
+    K_OPS = 2048,
+    K_CONTROL = 1024,
+    K_BEFORE_SLOTS = K_WORK + K_OPS + K_CONTROL,
+    K_SLOT = 20 * 1024,
+    K_SLOTS = 8,
+    K_SHARED = K_BEFORE_SLOTS + K_SLOTS * K_SLOT, /* with a ring; without, one slot: */
+    K_SHARED_LEAST = K_BEFORE_SLOTS + K_SLOT,
+    K_SUMS = 4096,           /* floats of results in the working memory */
+    K_UNDER_WAY = 56 * 1024, /* bytes that a block asks for at once: with more, everything else queues behind them */
+};
 
+/* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_ATTENTION_COMBINE = 1000, K_OP_COPY_BYTES, K_OP_ATTENTION_SPLIT };
+enum { K_OP_STREAM = 1000, K_OP_COPY_BYTES, K_OP_TILES };
+
+/* Products of at least so many columns go by tiles. */
+enum { K_TILES_FROM = 16 };
 
 typedef struct k_tensor {
     uint64_t data; /* the device's address */
@@ -35,10 +50,25 @@ typedef struct k_tensor {
     uint32_t type, reserved;
 } k_tensor;
 
-/* What is done to a product's right side while it is read into shared memory,
- * and to its result. */
-enum { K_BEFORE_NONE = 0, K_BEFORE_RMS_NORM = 1, K_BEFORE_GLU = 2, K_BEFORE_COMBINE = 3 };
-enum { K_AFTER_NONE = 0, K_AFTER_ADD = 1 };
+/* What is done to a product's right side while it is read into shared memory, and to its result. */
+enum { K_BEFORE_NONE = 0, K_BEFORE_RMS_NORM = 1, K_BEFORE_GLU = 2 };
+enum { K_AFTER_NONE = 0, K_AFTER_ADD = 1, K_AFTER_GLU = 2, K_AFTER_ROPE = 4, K_AFTER_SET_ROW = 8 };
+
+/* params of a K_OP_STREAM */
+enum {
+    K_TILE_ROWS = 0, /* rows of a tile, a power of two */
+    K_SEGMENTS,      /* pieces of a row, a warp each */
+    K_UNIT,          /* rows that stay together */
+    K_EPS,
+    K_GLU_KIND,
+    K_GLU_ALPHA,
+    K_GLU_LIMIT,
+    K_ROPE_DIMS,
+    K_ROPE_HEAD,
+    K_ROPE_MAGNITUDE,
+};
+/* and its sources */
+enum { K_SRC_LEFT = 0, K_SRC_RIGHT, K_SRC_LEFT2, K_SRC_IDS, K_SRC_POSITIONS, K_SRC_FACTORS };
 
 typedef struct k_op {
     uint32_t op;      /* SP_OP_* or K_OP_* */
@@ -53,6 +83,12 @@ typedef struct k_op {
                           and after (the residual) */
 } k_op;
 
+/* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. */
+static inline uint32_t k_stream_most(const k_op *op) {
+    uint32_t rows = K_SUMS / op->params[K_SEGMENTS] / (op->after & K_AFTER_GLU ? 2 : 1);
+    return rows / op->params[K_TILE_ROWS] * op->params[K_TILE_ROWS];
+}
+
 typedef struct k_phase {
     uint32_t first_op, n_ops, n_parts, reserved;
 } k_phase;
@@ -65,9 +101,16 @@ typedef struct k_work {
 
 enum { K_NO_WORK = 0x7fffffff };
 
+/* A range of weights that a block streams through its ring, in the order of the phases that want them. */
+typedef struct k_stream {
+    uint64_t from;
+    uint32_t bytes, tile_bytes;
+} k_stream;
+
 typedef struct k_schedule {
     uint64_t phases, ops, works; /* device addresses; works: [n_phases][blocks] */
-    uint32_t n_phases, n_ops;
+    uint64_t streams;            /* [blocks][n_streams]; an empty one ends a block's */
+    uint32_t n_phases, n_ops, n_streams, reserved;
 } k_schedule;
 
 /* Bytes that are copied before the schedule runs, between memory of the host
