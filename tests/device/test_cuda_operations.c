@@ -356,7 +356,7 @@ static void test_layers(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
     for (int i = 0; i < 8; i++) {
-        /* The CPU rounds columns to 8 bits before products with quants, and that grows through three of them; the card does so for few columns alone. */
+        /* The CPU rounds columns to 8 bits before products with quants, and that grows through three of them; the card does so for few alone. */
         begin_case(&c, "a layer", i % 4 == 0 ? 1e-6 : 4e-3);
         layer(&c, types[i % 4], 256, i < 4 ? 1 : 20, i % 4 != 0);
         compare(state, &c);
