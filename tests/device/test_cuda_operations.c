@@ -1,5 +1,6 @@
 /* Every operation of programs on the CUDA device, against the CPU device, over shapes that change from case to case. */
 #include "device_test.h"
+#include "memory/os.h"
 
 static const uint32_t all_types[] = {SP_TYPE_F32,   SP_TYPE_F16,     SP_TYPE_BF16,   SP_TYPE_Q4_0,    SP_TYPE_Q4_1,  SP_TYPE_Q5_0,
                                      SP_TYPE_Q5_1,  SP_TYPE_Q8_0,    SP_TYPE_Q2_K,   SP_TYPE_Q3_K,    SP_TYPE_Q4_K,  SP_TYPE_Q5_K,
@@ -363,6 +364,38 @@ static void test_layers(void **state) {
     }
 }
 
+/* Small writes wait for the next command. Each has the bytes of its time, and what comes later is later. */
+static void test_writes_in_order(void **state) {
+    const devices *d = *state;
+    enum { AT = 16, SMALL = 16, LARGE = 16384 }; /* other blocks copy the small piece than copy it as a part of all */
+    sp_device_memory *memory = NULL;
+    sp_error err = {0};
+    uint8_t *pages = sp_os_reserve(LARGE);
+    assert_true(pages && sp_os_commit(pages, LARGE));
+    assert_int_equal(sp_device_memory_open(d->tested, pages, LARGE, &memory, &err), SP_OK);
+    for (int round = 0; round < 300; round++) {
+        memset(pages + AT, 1, SMALL);
+        assert_int_equal(sp_device_memory_sync(memory, AT, SMALL, SP_SYNC_TO_DEVICE, &err), SP_OK);
+        memset(pages + AT, 2 + round % 100, SMALL);
+        assert_int_equal(sp_device_memory_sync(memory, AT, SMALL, SP_SYNC_TO_DEVICE, &err), SP_OK);
+        memset(pages + AT, 200, SMALL); /* not synced: the device must not see it */
+        assert_int_equal(sp_device_memory_sync(memory, AT, SMALL, SP_SYNC_FROM_DEVICE, &err), SP_OK);
+        assert_int_equal(pages[AT], 2 + round % 100);
+        assert_int_equal(pages[AT + SMALL - 1], 2 + round % 100);
+        memset(pages, 201, LARGE);
+        assert_int_equal(sp_device_memory_sync(memory, AT, SMALL, SP_SYNC_TO_DEVICE, &err), SP_OK);
+        memset(pages, 202, LARGE);
+        assert_int_equal(sp_device_memory_sync(memory, 0, LARGE, SP_SYNC_TO_DEVICE, &err), SP_OK);
+        memset(pages, 203, LARGE);
+        assert_int_equal(sp_device_memory_sync(memory, 0, LARGE, SP_SYNC_FROM_DEVICE, &err), SP_OK);
+        for (int i = 0; i < LARGE; i += 16) {
+            assert_int_equal(pages[i], 202);
+        }
+    }
+    sp_device_memory_close(memory);
+    sp_os_release(pages, LARGE);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arithmetic),
@@ -380,6 +413,7 @@ int main(void) {
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_recurrent),
         cmocka_unit_test(test_rope_sections),
+        cmocka_unit_test(test_writes_in_order),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

@@ -118,12 +118,28 @@ static sp_status flush(cuda_device *d, sp_error *err) {
     return n ? command(d, d->pending, n, 0, false, d->limit_ns, err) : SP_OK;
 }
 
+static bool touch(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) {
+    return a < b + b_bytes && b < a + a_bytes;
+}
+
+/* Does a copy read or write what one that waits writes? The copies of a command have no order among them. */
+static bool meets_pending(const cuda_device *d, const k_copy *copy) {
+    for (uint32_t i = 0; i < d->n_pending; i++) {
+        const k_copy *p = &d->pending[i];
+        if (touch(copy->to, copy->bytes, p->to, p->bytes) || touch(copy->from, copy->bytes, p->to, p->bytes)) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* With the lock held. Takes the bytes as they are now; false: they must go at once. */
 static bool put_off(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err) {
     if (size > PENDING_LARGEST) {
         return false;
     }
-    if (d->n_pending == K_MAX_COPIES || d->pending_bytes + size > PENDING_BYTES) {
+    const k_copy copy = {to, (uint64_t)(uintptr_t)from, size};
+    if (d->n_pending == K_MAX_COPIES || d->pending_bytes + size > PENDING_BYTES || meets_pending(d, &copy)) {
         *status = flush(d, err);
     }
     uint8_t *at = d->pending_data + d->pending_bytes;
@@ -140,9 +156,11 @@ sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copie
      * are. */
     uint64_t allowed = d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
     pthread_mutex_lock(&d->lock);
-    if (d->n_pending + n_copies > K_MAX_COPIES) {
-        status = flush(d, err);
+    bool apart = d->n_pending + n_copies > K_MAX_COPIES;
+    for (uint32_t i = 0; i < n_copies && !apart; i++) {
+        apart = meets_pending(d, &copies[i]);
     }
+    status = apart ? flush(d, err) : status;
     while (status == SP_OK && n_copies > K_MAX_COPIES) {
         status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
         copies += K_MAX_COPIES;
