@@ -243,17 +243,14 @@ void sp_cuda_host_release(cuda_device *d, void *at) {
 
 static void memory_close(sp_device_memory *memory) {
     cuda_memory *m = (cuda_memory *)(void *)memory;
-    sp_error ignored_too;
+    sp_error ignored;
     pthread_mutex_lock(&m->device->lock);
-    flush(m->device, &ignored_too); /* what waits may be for this region */
-    pthread_mutex_unlock(&m->device->lock);
+    flush(m->device, &ignored); /* what waits may be for this region */
     if (m->registered) {
-        sp_error ignored;
-        pthread_mutex_lock(&m->device->lock);
         quiet(m->device, &ignored);
         m->device->driver->ops->host_unregister(m->device->driver, m->base);
-        pthread_mutex_unlock(&m->device->lock);
     }
+    pthread_mutex_unlock(&m->device->lock);
     sp_cuda_release(m->device, m->beside);
     free(m);
 }

@@ -145,7 +145,6 @@ K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *
 /* ---- caches of halves: dk == dv, a power of two; no soft cap ---- */
 
 enum {
-    K_AT_ONCE = 4,                   /* positions that a lane works on at once */
     K_HELD = K_LANES == 1 ? 256 : 8, /* elements of a key that a lane holds; on the host all of them */
     K_BROUGHT = 16 * 1024,           /* bytes of keys, and of values, that lie in shared memory at once */
     K_MASKS = K_BROUGHT / 128,       /* positions that this is at most */

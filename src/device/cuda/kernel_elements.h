@@ -26,12 +26,6 @@ K_FN uint32_t k_divide(uint64_t *n, uint32_t by) {
     *n = quotient;
     return low - quotient * by;
 }
-/* Where the part-th of so many shares of n begins. */
-K_FN uint32_t k_share(uint32_t n, uint32_t part, uint32_t parts) {
-    uint64_t at = (uint64_t)part * n;
-    k_divide(&at, parts);
-    return (uint32_t)at;
-}
 /* The place of the n-th element of a shape. */
 K_FN k_at k_place(const k_tensor *t, uint64_t n) {
     k_at at;

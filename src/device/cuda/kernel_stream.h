@@ -32,7 +32,7 @@ K_INLINE float k_stream_scale(const k_op *op, const k_f32 *from, uint32_t n) {
     return k_reciprocal_root(sum / (float)n + k_param(op, K_EPS));
 }
 
-/* EACH neighbouring elements, normed. */
+/* K_EACH neighbouring elements, normed. */
 enum { K_EACH = 32 / K_GROUP };
 K_INLINE void k_stream_load(const k_f32 *from, const k_f32 *weight, float scale, uint32_t at, float *x) {
     K_UNROLL
@@ -306,8 +306,7 @@ K_INLINE void k_stream_tiles(k_block *b, const k_op *op, const k_tensor *a, cons
 }
 
 K_INLINE void k_do_stream(k_block *b, const k_op *op, uint32_t part) {
-    uint32_t unit = op->params[K_UNIT], units = (uint32_t)op->src[K_SRC_LEFT].ne[1] / unit;
-    uint32_t from = k_share(units, part, op->n_parts) * unit, to = k_share(units, part + 1, op->n_parts) * unit, most = k_stream_most(op);
+    uint32_t unit = op->params[K_UNIT], from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op);
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
     float position = op->after & K_AFTER_ROPE ? (float)k_id(&op->src[K_SRC_POSITIONS], 0, 0, 0) : 0;
     int64_t id = op->after & K_AFTER_SET_ROW ? k_id(&op->src[K_SRC_IDS], 0, 0, 0) : 0;

@@ -20,6 +20,8 @@ enum {
     K_TILE_M = K_WARP_ROWS * K_DOWN,
     K_TILE_N = K_WARP_COLUMNS * K_ACROSS,
 };
+_Static_assert(K_WARPS == 1 || ((int)K_TILE_M == (int)K_CARD_TILE_ROWS && (int)K_TILE_N == (int)K_CARD_TILE_COLUMNS),
+               "work is dealt out by tiles of a card's size");
 
 #ifdef __NVPTX__
 

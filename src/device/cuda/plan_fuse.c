@@ -184,8 +184,7 @@ static bool joins(const plan *p, uint32_t t, plan_fusion *f) {
     if (p->fusions[t].product != PLAN_NONE) {
         *f = p->fusions[t];
         f->end = t;
-        return f->after == K_AFTER_ADD || f->after == K_AFTER_ROPE || f->after == (K_AFTER_ADD | K_AFTER_ROPE) ? sp_plan_streams(p, f->product)
-                                                                                                               : false;
+        return !(f->after & (K_AFTER_GLU | K_AFTER_SET_ROW)) && sp_plan_streams(p, f->product);
     }
     f->product = t;
     return sp_plan_streams(p, t) && may_end_later(p, t);

@@ -237,7 +237,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     bool fast = attends_halves(op, t, shared, &heads);
     heads = fast ? heads : heads_at_once(op, shared);
     double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads, wanted = p->workspace->device->driver->blocks / tasks;
-    uint32_t step = fast ? K_CARD_THREADS * 8 / (uint32_t)q->ne[0] / heads * 4 : 32, split = wanted < 1 ? 1 : (uint32_t)wanted;
+    uint32_t step = fast ? K_CARD_THREADS * 8 / (uint32_t)q->ne[0] / heads * K_AT_ONCE : 32, split = wanted < 1 ? 1 : (uint32_t)wanted;
     uint32_t chunk = ((positions + split - 1) / split + step - 1) / step * step;
     chunk = !fast && chunk > K_ATTENTION_CHUNK ? K_ATTENTION_CHUNK : chunk;
     op->params[3] = t->params[3];
@@ -313,14 +313,13 @@ static void move_bits(k_op *op) {
 
 /* Many columns of one matrix: on tensor cores, unless the matrix has the precision of floats, which these have not. */
 static void choose_tiles(k_op *op, plan_op *o) {
-    enum { ROWS = 128, COLUMNS = 64 }; /* of a tile on a card */
     if (op->op != SP_OP_MUL_MAT || op->src[0].type == SP_TYPE_F32 || op->before || op->after || op->dst.ne[1] < K_TILES_FROM ||
         op->src[0].ne[0] % 32 || op->dst.nb[0] != 4) {
         return;
     }
     op->op = K_OP_TILES;
-    double tiles = ceil((double)op->dst.ne[0] / ROWS) * ceil((double)op->dst.ne[1] / COLUMNS) * op->dst.ne[2] * op->dst.ne[3];
-    o->work = tiles * ROWS * COLUMNS * (double)op->src[0].ne[0] / 256;
+    double tiles = ceil((double)op->dst.ne[0] / K_CARD_TILE_ROWS) * ceil((double)op->dst.ne[1] / K_CARD_TILE_COLUMNS) * op->dst.ne[2] * op->dst.ne[3];
+    o->work = tiles * K_CARD_TILE_ROWS * K_CARD_TILE_COLUMNS * (double)op->src[0].ne[0] / 256;
     o->most_parts = parts_for(tiles, 1);
 }
 

@@ -148,16 +148,6 @@ K_FN k_words4 k_stream16(const void *at) {
     __asm__ volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
     return v;
 }
-/* Starts bringing bytes into the second cache; at and size are multiples of 16. */
-K_FN void k_prefetch(const void *at, uint32_t size) {
-#if K_SM >= 90
-    __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(at), "r"(size) : "memory");
-#else
-    for (uint32_t i = 0; i < size; i += 128) {
-        __asm__ volatile("prefetch.global.L2 [%0];" ::"l"((const uint8_t *)at + i) : "memory");
-    }
-#endif
-}
 K_FN uint32_t k_load_acquire(const uint32_t *at) {
     uint32_t v;
     __asm__ volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
@@ -334,21 +324,6 @@ K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) 
     return n;
 }
 
-#else
-
-K_FN void k_ring_init(void) {
-}
-K_FN const uint8_t *k_await_tile(uint32_t n) {
-    return k_slot(n);
-}
-K_FN void k_release_tile(uint32_t n) {
-    (void)n;
-}
-K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
-    (void)s, (void)block;
-    return n;
-}
-
 #endif
 
 #else
@@ -367,14 +342,6 @@ K_FN uint32_t k_warp(void) {
 K_FN void k_block_sync(void) {
 }
 K_FN void k_all_sync(void) {
-}
-K_FN void k_ring_init(void) {
-}
-K_FN const uint8_t *k_await_tile(uint32_t n) {
-    return k_slot(n);
-}
-K_FN void k_release_tile(uint32_t n) {
-    (void)n;
 }
 K_FN float k_reciprocal(float x) {
     return 1.0f / x;
@@ -425,9 +392,6 @@ K_FN uint16_t k_to_half(float x) {
 K_FN k_words4 k_stream16(const void *at) {
     return *(const k_words4 *)at;
 }
-K_FN void k_prefetch(const void *at, uint32_t size) {
-    (void)at, (void)size;
-}
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __atomic_store_n(at, v, __ATOMIC_RELEASE);
 }
@@ -440,6 +404,22 @@ K_FN uint32_t k_peek(const uint32_t *at) {
 bool k_grid_barrier(k_block *b, bool stop);
 uint32_t k_await_doorbell(k_block *b, uint32_t last);
 
+#endif
+
+/* Where there is no ring, nothing goes through one. */
+#if !defined __NVPTX__ || K_SM < 90
+K_FN void k_ring_init(void) {
+}
+K_FN const uint8_t *k_await_tile(uint32_t n) {
+    return k_slot(n);
+}
+K_FN void k_release_tile(uint32_t n) {
+    (void)n;
+}
+K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
+    (void)s, (void)block;
+    return n;
+}
 #endif
 
 #endif

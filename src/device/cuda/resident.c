@@ -40,7 +40,6 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     case SP_OP_CPY:
     case SP_OP_CAST:
     case SP_OP_CONT:
-    case K_OP_COPY_BYTES:
         k_do_copy(op, part);
         break;
     case SP_OP_SSM_SCAN:

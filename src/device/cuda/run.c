@@ -111,13 +111,13 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
 /* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
 static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
-    uint32_t unit = op->params[K_UNIT], most = k_stream_most(op), n = 0, stride = (uint32_t)left->nb[1];
-    uint64_t units = (uint64_t)left->ne[1] / unit, from = units * part / op->n_parts * unit, to = units * (part + 1) / op->n_parts * unit;
-    for (uint64_t row = from; row < to; row += most) {
-        uint32_t rows = to - row < most ? (uint32_t)(to - row) : most;
+    uint32_t from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op), n = 0, stride = (uint32_t)left->nb[1];
+    for (uint32_t row = from; row < to; row += most) {
+        uint32_t rows = to - row < most ? to - row : most;
         for (int m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1); m++, n++) {
             if (streams) {
-                streams[n] = (k_stream){op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT].data + row * stride, rows * stride, op->params[K_TILE_ROWS] * stride};
+                streams[n] =
+                    (k_stream){op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT].data + (uint64_t)row * stride, rows * stride, op->params[K_TILE_ROWS] * stride};
             }
         }
     }

@@ -38,10 +38,13 @@ enum {
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_COPY_BYTES, K_OP_TILES };
+enum { K_OP_STREAM = 1000, K_OP_TILES };
 
-/* Products of at least so many columns go by tiles. */
-enum { K_TILES_FROM = 16 };
+/* Products of at least so many columns go by tiles, of this size on a card. */
+enum { K_TILES_FROM = 16, K_CARD_TILE_ROWS = 128, K_CARD_TILE_COLUMNS = 64 };
+
+/* Positions that a lane attends to at once. */
+enum { K_AT_ONCE = 4 };
 
 typedef struct k_tensor {
     uint64_t data; /* the device's address */
@@ -82,6 +85,18 @@ typedef struct k_op {
     k_tensor extra[3]; /* of what is fused before (the norm's weight, the gate)
                           and after (the residual) */
 } k_op;
+
+/* Where the part-th of so many shares of n begins. Cards are slow at dividing 64 bits. */
+static inline uint32_t k_share(uint32_t n, uint32_t part, uint32_t parts) {
+    uint64_t at = (uint64_t)part * n;
+    return at >> 32 ? (uint32_t)(at / parts) : (uint32_t)at / parts;
+}
+
+/* The first row of a part of a K_OP_STREAM. */
+static inline uint32_t k_stream_from(const k_op *op, uint32_t part) {
+    uint32_t unit = op->params[K_UNIT];
+    return k_share((uint32_t)op->src[K_SRC_LEFT].ne[1] / unit, part, op->n_parts) * unit;
+}
 
 /* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. */
 static inline uint32_t k_stream_most(const k_op *op) {
