@@ -86,6 +86,9 @@ typedef struct sp_prepared {
     uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
     uint64_t last_use;
     uint64_t bytes; /* what it holds */
+    /* Devices with memory of their own: what a run may write. */
+    sp_spec_write *writes;
+    uint32_t n_writes;
 } sp_prepared;
 
 typedef struct sp_loaded {
@@ -130,7 +133,7 @@ struct sp_actor {
     uint64_t uses;           /* counts runs, for the age of prepared programs */
     struct {
         sp_loaded *program;
-        sp_executable *executable;
+        sp_prepared *prepared;
     } submitted[SP_MAX_SUBMITTED];
     uint32_t n_submitted;
     sp_message *inbox, **inbox_end;
@@ -187,8 +190,12 @@ sp_status sp_abi_region_need(sp_actor *actor, uint32_t region, sp_error *err);
 sp_status sp_abi_mark_ahead(sp_region *region, uint32_t from, uint32_t to, sp_error *err);
 /* Copies to the guest's pages what programs wrote on a device with memory of its own. */
 sp_status sp_abi_bring_back(sp_actor *actor, sp_error *err);
+/* Other pages are about to be mapped in place of the actor's. */
+void sp_abi_let_go(sp_actor *actor);
 /* Opens a region under a given handle, without touching the device. */
 sp_status sp_abi_region_restore(sp_actor *actor, uint32_t handle, uint32_t start, uint32_t length, sp_error *err);
+/* The same as another actor's, whose device then shares with this one's what it has, if it can. */
+sp_status sp_abi_region_share(sp_actor *actor, uint32_t handle, const sp_actor *from, sp_error *err);
 /* Loads a program under a given handle. slots are copied, and checked; they are as many as the program has. */
 sp_status sp_abi_program_restore(sp_actor *actor, uint32_t handle, const void *bytes, uint64_t size, const sp_bound_slot *slots, uint32_t n_slots,
                                  sp_error *err);

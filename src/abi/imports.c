@@ -48,16 +48,12 @@ static sp_model *model_of(sp_actor *actor, raw v, sp_error *err) {
 
 static int64_t page_size(sp_actor *actor, raw v, sp_error *err) {
     (void)v, (void)err;
-    sp_device_info info;
-    sp_device_describe(actor->device, &info);
-    return (int64_t)info.import_alignment;
+    return (int64_t)sp_device_get_info(actor->device)->import_alignment;
 }
 
 static int64_t device_is_unified(sp_actor *actor, raw v, sp_error *err) {
     (void)v, (void)err;
-    sp_device_info info;
-    sp_device_describe(actor->device, &info);
-    return info.unified;
+    return sp_device_get_info(actor->device)->unified;
 }
 
 static int64_t region_open(sp_actor *actor, raw v, sp_error *err) {

@@ -66,6 +66,7 @@ int64_t sp_abi_program_load(sp_actor *actor, uint32_t bytes, uint32_t size, sp_e
 static void drop_one(sp_actor *actor, sp_prepared *prepared) {
     actor->prepared_bytes -= prepared->bytes;
     sp_executable_close(prepared->executable);
+    free(prepared->writes);
     *prepared = (sp_prepared){0};
 }
 
@@ -138,7 +139,7 @@ static sp_status need_device(sp_actor *actor, sp_error *err) {
     return status;
 }
 
-static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_executable **out, sp_error *err) {
+static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_prepared *out, sp_error *err) {
     sp_status status = need_device(actor, err);
     if (status != SP_OK) {
         return status;
@@ -165,7 +166,10 @@ static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *sym
         weights[i] = actor->weights[i]->weights;
     }
     if (status == SP_OK) {
-        status = sp_device_prepare(actor->workspace, spec, bindings, weights, actor->n_models, out, err);
+        status = sp_device_prepare(actor->workspace, spec, bindings, weights, actor->n_models, &out->executable, err);
+    }
+    if (status == SP_OK && !sp_device_get_info(actor->device)->unified) {
+        status = sp_spec_get_writes(spec, &out->writes, &out->n_writes, err);
     }
     free(bindings);
     free(weights);
@@ -173,9 +177,9 @@ static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *sym
     return status;
 }
 
-static bool is_submitted(const sp_actor *actor, const sp_executable *executable) {
+static bool is_submitted(const sp_actor *actor, const sp_prepared *prepared) {
     for (uint32_t i = 0; i < actor->n_submitted; i++) {
-        if (actor->submitted[i].executable == executable) {
+        if (actor->submitted[i].prepared == prepared) {
             return true;
         }
     }
@@ -189,7 +193,7 @@ static sp_status make_room(sp_actor *actor, const sp_prepared *keep, sp_error *e
         for (uint32_t i = 0; i < actor->limits.programs; i++) {
             for (int j = 0; actor->programs[i].prepared && j < SP_CACHED_EXECUTABLES; j++) {
                 sp_prepared *p = &actor->programs[i].prepared[j];
-                bool free_to_go = p != keep && p->executable && !is_submitted(actor, p->executable);
+                bool free_to_go = p != keep && p->executable && !is_submitted(actor, p);
                 oldest = free_to_go && (!oldest || p->last_use < oldest->last_use) ? p : oldest;
             }
         }
@@ -202,7 +206,7 @@ static sp_status make_room(sp_actor *actor, const sp_prepared *keep, sp_error *e
 }
 
 /* From the cache, or prepared in place of the one that was not used for the longest time. */
-static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_executable **out, sp_error *err) {
+static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t *symbols, uint32_t n_symbols, sp_prepared **out, sp_error *err) {
     sp_prepared *oldest = NULL;
     if (!loaded->prepared) {
         loaded->prepared = calloc(SP_CACHED_EXECUTABLES, sizeof *loaded->prepared);
@@ -215,10 +219,10 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
         if (p->executable && n_symbols == sp_program_get_header(loaded->program)->n_symbols &&
             memcmp(p->symbols, symbols, n_symbols * sizeof *symbols) == 0) {
             p->last_use = ++actor->uses;
-            *out = p->executable;
+            *out = p;
             return SP_OK;
         }
-        bool free_to_go = !p->executable || !is_submitted(actor, p->executable);
+        bool free_to_go = !p->executable || !is_submitted(actor, p);
         if (free_to_go && (!oldest || p->last_use < oldest->last_use)) {
             oldest = p;
         }
@@ -228,9 +232,10 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
     }
     drop_one(actor, oldest);
     uint64_t start = sp_now_ns();
-    sp_status status = prepare(actor, loaded, symbols, n_symbols, &oldest->executable, err);
+    sp_status status = prepare(actor, loaded, symbols, n_symbols, oldest, err);
     actor->stats.prepare_ns += sp_now_ns() - start;
     if (status != SP_OK) {
+        drop_one(actor, oldest);
         return status;
     }
     memcpy(oldest->symbols, symbols, n_symbols * sizeof *symbols);
@@ -242,32 +247,55 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
         drop_one(actor, oldest);
         return status;
     }
-    *out = oldest->executable;
+    *out = oldest;
     return SP_OK;
 }
 
-/* A device with memory of its own is ahead of the guest's pages where the program may have written. */
-static sp_status note_writes(sp_actor *actor, const sp_loaded *loaded, sp_error *err) {
-    sp_device_info info;
-    sp_device_describe(actor->device, &info);
-    sp_status status = SP_OK;
-    uint32_t n = info.unified ? 0 : sp_program_get_header(loaded->program)->n_slots;
-    for (uint32_t i = 0; !status && i < n; i++) {
-        const sp_bound_slot *s = &loaded->slots[i];
-        if (s->region >= 0 && sp_program_slots(loaded->program)[i].flags & (SP_SLOT_WRITE | SP_SLOT_STATE | SP_SLOT_OUTPUT)) {
-            status = sp_abi_mark_ahead(&actor->regions[s->region], s->offset, s->offset + s->length, err);
-        }
+/* The slot that a run wrote, while its ranges are marked. */
+typedef struct marking {
+    sp_region *region;
+    const sp_bound_slot *slot;
+    sp_status status;
+    sp_error *err;
+} marking;
+
+/* Whole granules, but nothing outside of the slot, where the guest's pages may be ahead; and not too many apart. */
+static void mark_range(void *user, uint64_t from, uint64_t to) {
+    enum { GRANULE = 4096, MOST_SPANS = 2048 };
+    marking *m = user;
+    uint64_t start = m->slot->offset, end = start + m->slot->length;
+    from = (start + from) / GRANULE * GRANULE;
+    to = (start + to + GRANULE - 1) / GRANULE * GRANULE;
+    bool many = m->region->n_ahead >= MOST_SPANS;
+    from = from < start || many ? start : from;
+    to = to > end || many ? end : to;
+    if (m->status == SP_OK && from < to) {
+        m->status = sp_abi_mark_ahead(m->region, (uint32_t)from, (uint32_t)to, m->err);
     }
-    return status;
 }
 
-static sp_status execute(sp_actor *actor, const sp_loaded *loaded, sp_executable *executable, sp_error *err) {
+/* A device with memory of its own is ahead of the guest's pages where the program may have written. Row ids lie in the guest's pages, and the run
+ * has checked them. */
+static sp_status note_writes(sp_actor *actor, const sp_loaded *loaded, const sp_prepared *prepared, sp_error *err) {
+    marking m = {.status = SP_OK, .err = err};
+    for (uint32_t i = 0; m.status == SP_OK && i < prepared->n_writes; i++) {
+        const sp_spec_write *w = &prepared->writes[i];
+        const sp_bound_slot *ids = w->row_bytes ? &loaded->slots[w->ids_slot] : NULL;
+        const uint8_t *at = ids ? sp_memory_base(actor->memory) + actor->regions[ids->region].start + ids->offset + w->ids_offset : NULL;
+        m.slot = &loaded->slots[w->slot];
+        m.region = &actor->regions[m.slot->region];
+        sp_spec_each_write(w, at, mark_range, &m);
+    }
+    return m.status;
+}
+
+static sp_status execute(sp_actor *actor, const sp_loaded *loaded, const sp_prepared *prepared, sp_error *err) {
     if (actor->stats.device_ns / 1000000 >= actor->limits.device_ms) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_device_ms, actor->stats.device_ns / 1000000, err);
     }
     uint64_t start = sp_now_ns();
-    sp_status status = sp_device_execute(executable, err);
-    status = status ? status : note_writes(actor, loaded, err);
+    sp_status status = sp_device_execute(prepared->executable, err);
+    status = status ? status : note_writes(actor, loaded, prepared, err);
     uint64_t took = sp_now_ns() - start;
     actor->stats.device_ns += took;
     actor->step_device_ns += took;
@@ -297,17 +325,17 @@ int64_t sp_abi_program_run(sp_actor *actor, int32_t program, uint32_t symbols, u
     if (submit && actor->n_submitted == SP_MAX_SUBMITTED) {
         return sp_fail(err, SP_ERR_LIMIT, "%d runs were submitted in this step: that is the limit", SP_MAX_SUBMITTED);
     }
-    sp_executable *executable = NULL;
-    sp_status status = get_prepared(actor, loaded, values, n_symbols, &executable, err);
+    sp_prepared *prepared = NULL;
+    sp_status status = get_prepared(actor, loaded, values, n_symbols, &prepared, err);
     if (status != SP_OK) {
         return status;
     }
     if (submit) {
         actor->submitted[actor->n_submitted].program = loaded;
-        actor->submitted[actor->n_submitted++].executable = executable;
+        actor->submitted[actor->n_submitted++].prepared = prepared;
         return SP_OK;
     }
-    return execute(actor, loaded, executable, err);
+    return execute(actor, loaded, prepared, err);
 }
 
 /* ---- thawing and forking ---- */
@@ -375,7 +403,7 @@ sp_status sp_abi_program_share(sp_actor *actor, uint32_t handle, const sp_loaded
 sp_status sp_abi_complete(sp_actor *actor, sp_error *err) {
     sp_status status = SP_OK;
     for (uint32_t i = 0; status == SP_OK && i < actor->n_submitted; i++) {
-        status = execute(actor, actor->submitted[i].program, actor->submitted[i].executable, err);
+        status = execute(actor, actor->submitted[i].program, actor->submitted[i].prepared, err);
     }
     actor->n_submitted = 0;
     return status;

@@ -172,18 +172,36 @@ sp_status sp_abi_bring_back(sp_actor *actor, sp_error *err) {
     return SP_OK;
 }
 
+void sp_abi_let_go(sp_actor *actor) {
+    for (uint32_t i = 0; i < actor->limits.regions; i++) {
+        if (actor->regions[i].memory) {
+            sp_device_memory_let_go(actor->regions[i].memory);
+        }
+    }
+}
+
+sp_status sp_abi_region_share(sp_actor *actor, uint32_t handle, const sp_actor *from, sp_error *err) {
+    const sp_region *r = &from->regions[handle];
+    sp_status status = sp_abi_region_restore(actor, handle, r->start, r->length, err);
+    if (status || !r->memory || from->device != actor->device) {
+        return status;
+    }
+    /* Without that it is filled from the pages when it is first needed. */
+    status = sp_device_memory_fork(r->memory, sp_memory_base(actor->memory) + r->start, &actor->regions[handle].memory, err);
+    return status == SP_ERR_UNSUPPORTED ? SP_OK : status;
+}
+
 sp_status sp_abi_region_restore(sp_actor *actor, uint32_t handle, uint32_t start, uint32_t length, sp_error *err) {
-    sp_device_info info;
-    sp_device_describe(actor->device, &info);
+    const sp_device_info *info = sp_device_get_info(actor->device);
     if (handle >= actor->limits.regions) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_regions, handle + 1, err);
     }
     if (actor->regions[handle].open || !length || !sp_guest_range(actor, start, length, NULL)) {
         return sp_fail(err, SP_ERR_FORMAT, "region %u, [%u, +%u), can't be", handle, start, length);
     }
-    if (start % info.import_alignment || length % info.import_alignment) {
+    if (start % info->import_alignment || length % info->import_alignment) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "region %u, [%u, +%u), does not start and end at a multiple of the %llu bytes that %s wants", handle,
-                       start, length, (unsigned long long)info.import_alignment, info.name);
+                       start, length, (unsigned long long)info->import_alignment, info->name);
     }
     uint64_t shared = length;
     for (uint32_t i = 0; i < actor->limits.regions; i++) {

@@ -147,6 +147,7 @@ sp_status sp_actor_freeze(sp_actor *actor, sp_session *session, const sp_freeze_
     }
     anchor_at(actor, session, made);
     if (!sp_device_pins_pages(actor->device)) {
+        sp_abi_let_go(actor);
         sp_log_remap(session, made, actor->memory);
         actor->mapped = true;
     }
@@ -226,6 +227,7 @@ static sp_status need_image(sp_actor *actor, sp_error *err) {
     uint64_t size = sp_memory_size(actor->memory);
     sp_status status = sp_image_from_bytes(sp_memory_base(actor->memory), size, &actor->image, err);
     if (!status && !sp_device_pins_pages(actor->device) && keep_changed(actor)) {
+        sp_abi_let_go(actor);
         status = sp_image_map(actor->image, 0, actor->memory, 0, size, err);
         actor->mapped = true;
     }

@@ -330,8 +330,7 @@ sp_status sp_state_copy(const sp_actor *from, sp_actor *to, sp_error *err) {
         status = status ? status : write_global(to, i, &global, err);
     }
     for (uint32_t i = 0; !status && i < from->limits.regions; i++) {
-        const sp_region *r = &from->regions[i];
-        status = r->open ? sp_abi_region_restore(to, i, r->start, r->length, err) : SP_OK;
+        status = from->regions[i].open ? sp_abi_region_share(to, i, from, err) : SP_OK;
     }
     for (uint32_t i = 0; !status && i < from->limits.programs; i++) {
         status = from->programs[i].program ? sp_abi_program_share(to, i, &from->programs[i], err) : SP_OK;

@@ -168,6 +168,7 @@ static const sp_device_ops ggml_ops = {
     .close = close_ggml,
     .weights_open = sp_ggml_weights_open,
     .weights_close = sp_ggml_weights_close,
+    .pins_pages = sp_ggml_pins_pages,
     .memory_open = sp_ggml_memory_open,
     .memory_close = sp_ggml_memory_close,
     .memory_address = sp_ggml_memory_address,

@@ -12,6 +12,9 @@
 /* The kinds of device that this build has: "cpu discrete vulkan". */
 const char *sp_device_kinds(void);
 
+/* What a device said of itself when it was opened; sp_device_describe asks it anew. */
+const sp_device_info *sp_device_get_info(const sp_device *device);
+
 /* ---- weights: a model's tensors as the device has them ---- */
 
 /* A model's tensors in a mapping that outlives the device's weights. */
@@ -46,6 +49,9 @@ typedef struct sp_device_memory sp_device_memory;
 
 /* Shares [base, base + length) with the device; both multiples of the import alignment. Separate memory: a buffer beside it, not yet filled. */
 sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
+/* Another region as long as this one, at other pages of the host: a device with memory of its own has the same bytes in it, and shares with the first
+ * what neither writes. SP_ERR_UNSUPPORTED: the device has nothing to share. */
+sp_status sp_device_memory_fork(sp_device_memory *from, void *base, sp_device_memory **out, sp_error *err);
 void sp_device_memory_close(sp_device_memory *memory);
 
 /* The device's own address of the region's first byte, for showing; equals base where memory is unified. */
@@ -53,6 +59,8 @@ uint64_t sp_device_memory_address(const sp_device_memory *memory);
 
 /* Does the device hold the pages of an open region, so that a write to one that is shared copy-on-write would not reach it? Then they stay mapped. */
 bool sp_device_pins_pages(const sp_device *device);
+/* Other pages are about to be mapped in place of the region's: a device that has registered some of them, to move bytes faster, gives them up. */
+void sp_device_memory_let_go(sp_device_memory *memory);
 
 typedef enum sp_sync_direction { SP_SYNC_TO_DEVICE = 0, SP_SYNC_FROM_DEVICE = 1 } sp_sync_direction;
 /* Moves exactly those bytes; does nothing where memory is unified. SP_ERR_RANGE outside of the region. */

@@ -53,6 +53,7 @@ struct sp_workspace {
 sp_status sp_ggml_weights_open(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
                                sp_error *err);
 void sp_ggml_weights_close(sp_device_weights *weights);
+bool sp_ggml_pins_pages(const sp_device *device);
 sp_status sp_ggml_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
 void sp_ggml_memory_close(sp_device_memory *memory);
 uint64_t sp_ggml_memory_address(const sp_device_memory *memory);

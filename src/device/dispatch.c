@@ -13,8 +13,15 @@ void sp_device_close(sp_device *device) {
     }
 }
 
+const sp_device_info *sp_device_get_info(const sp_device *device) {
+    return &((const sp_device_head *)(const void *)device)->info;
+}
+
 sp_status sp_device_describe(const sp_device *device, sp_device_info *out) {
-    *out = ((const sp_device_head *)(const void *)device)->info;
+    *out = *sp_device_get_info(device);
+    if (ops_of(device)->free_bytes) {
+        out->memory_free = ops_of(device)->free_bytes(device);
+    }
     return SP_OK;
 }
 
@@ -33,6 +40,12 @@ sp_status sp_device_memory_open(sp_device *device, void *base, uint64_t length, 
     return ops_of(device)->memory_open(device, base, length, out, err);
 }
 
+sp_status sp_device_memory_fork(sp_device_memory *from, void *base, sp_device_memory **out, sp_error *err) {
+    *out = NULL;
+    return ops_of(from)->memory_fork ? ops_of(from)->memory_fork(from, base, out, err)
+                                     : sp_fail(err, SP_ERR_UNSUPPORTED, "the device has nothing that regions could share");
+}
+
 void sp_device_memory_close(sp_device_memory *memory) {
     if (memory) {
         ops_of(memory)->memory_close(memory);
@@ -45,6 +58,16 @@ uint64_t sp_device_memory_address(const sp_device_memory *memory) {
 
 sp_status sp_device_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
     return ops_of(memory)->memory_sync(memory, offset, length, direction, err);
+}
+
+bool sp_device_pins_pages(const sp_device *device) {
+    return ops_of(device)->pins_pages && ops_of(device)->pins_pages(device);
+}
+
+void sp_device_memory_let_go(sp_device_memory *memory) {
+    if (ops_of(memory)->memory_let_go) {
+        ops_of(memory)->memory_let_go(memory);
+    }
 }
 
 sp_status sp_workspace_open(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err) {

@@ -12,10 +12,14 @@ typedef struct sp_device_ops {
     sp_status (*weights_open)(sp_device *device, const sp_weight_table *table, sp_progress progress, void *progress_user, sp_device_weights **out,
                               sp_error *err);
     void (*weights_close)(sp_device_weights *weights);
+    uint64_t (*free_bytes)(const sp_device *device); /* now (optional: what the description says) */
+    bool (*pins_pages)(const sp_device *device);     /* (optional; false) */
     sp_status (*memory_open)(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
+    sp_status (*memory_fork)(sp_device_memory *from, void *base, sp_device_memory **out, sp_error *err); /* (optional; SP_ERR_UNSUPPORTED) */
     void (*memory_close)(sp_device_memory *memory);
     uint64_t (*memory_address)(const sp_device_memory *memory);
     sp_status (*memory_sync)(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);
+    void (*memory_let_go)(sp_device_memory *memory); /* (optional; nothing) */
     sp_status (*workspace_open)(sp_device *device, uint64_t limit_bytes, sp_workspace **out, sp_error *err);
     void (*workspace_close)(sp_workspace *workspace);
     uint64_t (*workspace_bytes)(const sp_workspace *workspace);

@@ -84,6 +84,6 @@ sp_status sp_ggml_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_
     return SP_OK;
 }
 
-bool sp_device_pins_pages(const sp_device *device) {
+bool sp_ggml_pins_pages(const sp_device *device) {
     return !device->separate && !device->pool;
 }

@@ -22,6 +22,8 @@ bool sp_os_map_zeros(void *at, uint64_t length);
 void sp_os_release(void *at, uint64_t length);
 /* Replaces [at, at + length) by a private, writable mapping of fd from offset on. */
 bool sp_os_map_file(void *at, uint64_t length, int fd, uint64_t offset);
+/* The same, shared: what is written goes to the file, and to whoever maps it. */
+bool sp_os_map_shared(void *at, uint64_t length, int fd, uint64_t offset);
 /* Maps a file's first length bytes read-only anywhere; NULL on failure. length need not be a multiple of the page size. */
 const void *sp_os_map_readonly(int fd, uint64_t length);
 /* The same in place of reserved pages from `at` on. */

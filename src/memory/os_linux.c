@@ -62,6 +62,10 @@ bool sp_os_map_file(void *at, uint64_t length, int fd, uint64_t offset) {
     return mmap(at, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
 }
 
+bool sp_os_map_shared(void *at, uint64_t length, int fd, uint64_t offset) {
+    return mmap(at, length, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, fd, (off_t)offset) != MAP_FAILED;
+}
+
 const void *sp_os_map_readonly(int fd, uint64_t length) {
     void *at = mmap(NULL, length, PROT_READ, MAP_SHARED, fd, 0);
     return at == MAP_FAILED ? NULL : at;

@@ -119,6 +119,22 @@ void sp_spec_free(sp_spec *spec);
  */
 sp_status sp_spec_check_index(const sp_spec *spec, const sp_spec_index *index, const void *data, sp_error *err);
 
+/* Bytes of a slot that a run may write: all of the range; or, of it, the rows that ids choose. */
+typedef struct sp_spec_write {
+    uint32_t slot;
+    uint64_t offset, length;
+    uint64_t row_bytes, row_stride; /* rows in the range, whose ids lie in the host's pages; row_bytes 0: all of it */
+    uint32_t ids_slot, n_ids;
+    uint64_t ids_offset;
+    bool wide; /* ids are i64, else i32 */
+} sp_spec_write;
+
+/* Everything that a run may write, *n of them, to be freed. */
+sp_status sp_spec_get_writes(const sp_spec *spec, sp_spec_write **out, uint32_t *n, sp_error *err);
+/* Calls on_range with the bytes [from, to) of the slot that one of them writes, given its ids; with an id that can not be, all of the range. */
+typedef void (*sp_on_range)(void *user, uint64_t from, uint64_t to);
+void sp_spec_each_write(const sp_spec_write *write, const void *ids, sp_on_range on_range, void *user);
+
 /* Do the bound ranges overlap where they must not? binds[i] is slot i's host address range. Ranges of slots may touch, and overlap only where neither
  * is written. */
 typedef struct sp_slot_range {

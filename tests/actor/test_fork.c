@@ -1,6 +1,7 @@
 /*
  * A thousand actors for the price of the pages that differ.
  *     ASKED=1000   forks that are told a fact and asked for it (the suite: 12)
+ *     SAMEPAGE_TEST_DEVICE=cuda:0   a card in place of the emulated one
  */
 #include "actor_test.h"
 
@@ -130,6 +131,74 @@ static void test_discrete(void **state) {
     session_close(s);
 }
 
+/* Bytes of all regions in which the device is ahead of the guest's pages. */
+static uint64_t bytes_ahead(const sp_actor *actor) {
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < actor->limits.regions; i++) {
+        for (uint32_t k = 0; k < actor->regions[i].n_ahead; k++) {
+            bytes += actor->regions[i].ahead[k].to - actor->regions[i].ahead[k].from;
+        }
+    }
+    return bytes;
+}
+
+static uint64_t device_used(const session *s) {
+    sp_device_info info;
+    sp_device_describe(s->device, &info);
+    return info.memory_total - info.memory_free;
+}
+
+/* On a CUDA device forks share the cache until they write, what a turn wrote is all that a freeze brings back, and nobody sees what others say. */
+static void test_cuda(void **state) {
+    (void)state;
+    enum { MANY = 10 };
+    char *path = pocket_path();
+    const char *device = getenv("SAMEPAGE_TEST_DEVICE");
+    session *s = session_open(path, device ? device : "cuda-emulated", THREADS);
+    free(path);
+    session_greedy(s, 4096, 24);
+    session_say(s, SP_LLM_USER, "The code is 4711.");
+    sp_session *file = create_session(s, "cuda.session");
+    freeze(s, file);
+    assert_int_equal(bytes_ahead(s->actor), 0);
+    sp_error err = {0};
+    sp_actor *forks[MANY];
+    uint64_t before = device_used(s), state_bytes = 0;
+    for (uint32_t i = 0; i < s->actor->limits.regions; i++) {
+        state_bytes += s->actor->regions[i].length;
+    }
+    for (int i = 0; i < MANY; i++) {
+        ok(sp_actor_fork(s->actor, NULL, &forks[i], &err), &err);
+    }
+    uint64_t each = (device_used(s) - before) / MANY;
+    tell(s, forks[0], "The code is 1234.");
+    tell(s, forks[0], "What is the code?");
+    assert_non_null(strstr(s->text, "1234"));
+    uint64_t ahead = bytes_ahead(forks[0]), written = device_used(s) - before - each * MANY;
+    tell(s, forks[1], "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    print_message(
+        "of regions of %llu bytes, a fork takes %llu of the device's memory, and %llu more when it has spoken; %llu come back at a freeze\n",
+        (unsigned long long)state_bytes, (unsigned long long)each, (unsigned long long)written, (unsigned long long)ahead);
+    assert_true(ahead < state_bytes / 8);
+    if (!device) { /* a card's pieces are larger than this cache */
+        assert_true(each < state_bytes / 8);
+        assert_true(written < state_bytes);
+    }
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    freeze(s, file);
+    for (int i = 0; i < MANY; i++) {
+        sp_actor_close(forks[i]);
+    }
+    thaw(s, file, 0);
+    session_say(s, SP_LLM_USER, "What is the code?");
+    assert_non_null(strstr(s->text, "4711"));
+    sp_session_close(file);
+    session_close(s);
+    empty_folder();
+}
+
 /* Pages of the memory that are in this process's page table, and how many of the commit there are to read. */
 static uint64_t present_pages(sp_actor *actor) {
     uint64_t size, present = 0, entry;
@@ -165,6 +234,7 @@ static void test_pages_read(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_pages_read), cmocka_unit_test(test_thousand), cmocka_unit_test(test_generations),
-                                       cmocka_unit_test(test_discrete)};
+                                       cmocka_unit_test(test_discrete), cmocka_unit_test(test_cuda)};
+    cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -2,7 +2,8 @@
  * An actor is a file: what is thawed goes on as if it had never stopped, to the byte, in another process and on another device.
  *     CONTINUATIONS=200   greedy ones, and as many seeded ones (the suite: 8)
  *     DIALOGUES=50        moved from device to device (the suite: 3, and 1 with Vulkan)
- *     test_freeze NAME    this test alone (test_new_process, test_discrete, test_vulkan, ...)
+ *     SAMEPAGE_TEST_DEVICE=cuda:0   a card in place of the emulated one
+ *     test_freeze NAME    this test alone (test_new_process, test_discrete, test_vulkan, test_cuda, ...)
  */
 #include "actor_test.h"
 
@@ -219,16 +220,25 @@ static void test_discrete(void **state) {
     travels("discrete", times("DIALOGUES", 3));
 }
 
+static const char *cuda_device(void) {
+    const char *device = getenv("SAMEPAGE_TEST_DEVICE");
+    return device ? device : "cuda-emulated";
+}
+
+static void test_cuda(void **state) {
+    (void)state;
+    travels(cuda_device(), times("DIALOGUES", 1));
+}
+
 static void test_vulkan(void **state) {
     (void)state;
     travels("vulkan:0", times("DIALOGUES", 1));
 }
 
 /* In the middle of an answer the logits are still on the device. */
-static void test_discrete_in_the_middle(void **state) {
-    (void)state;
+static void in_the_middle(const char *device) {
     char *path = pocket_path();
-    session *s = session_open(path, "discrete", THREADS);
+    session *s = session_open(path, device, THREADS);
     free(path);
     begin(s, 3, true, -1, NULL);
     int32_t whole[LENGTH];
@@ -236,9 +246,11 @@ static void test_discrete_in_the_middle(void **state) {
     begin(s, 3, true, 10, NULL);
     sp_session *file = create_session(s, "middle.session");
     freeze(s, file);
-    answer(s, -1, NULL); /* it goes on after a freeze, too */
+    answer(s, 16, NULL); /* it goes on after a freeze, too */
+    freeze(s, file);
+    answer(s, -1, NULL);
     assert_memory_equal(s->tokens, whole, sizeof whole);
-    thaw(s, file, 0);
+    thaw(s, file, 1);
     s->n_tokens = 0;
     s->finished = false;
     answer(s, -1, NULL);
@@ -247,6 +259,16 @@ static void test_discrete_in_the_middle(void **state) {
     sp_session_close(file);
     session_close(s);
     empty_folder();
+}
+
+static void test_discrete_in_the_middle(void **state) {
+    (void)state;
+    in_the_middle("discrete");
+}
+
+static void test_cuda_in_the_middle(void **state) {
+    (void)state;
+    in_the_middle(cuda_device());
 }
 
 /* ---- undo and branches ---- */
@@ -349,6 +371,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_new_process), cmocka_unit_test(test_discrete),
                                        cmocka_unit_test(test_vulkan),      cmocka_unit_test(test_discrete_in_the_middle),
+                                       cmocka_unit_test(test_cuda),        cmocka_unit_test(test_cuda_in_the_middle),
                                        cmocka_unit_test(test_branches),    cmocka_unit_test(test_other_model)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -262,6 +262,31 @@ static inline int close_devices(void **state) {
     return 0;
 }
 
+static inline void note_range(void *user, uint64_t from, uint64_t to) {
+    assert_true(from <= to && to <= REGION / 2);
+    memset((uint8_t *)user + from, 1, to - from);
+}
+
+/* Only what the specialised program is said to write may have changed. */
+static inline void check_writes(graph_case *c, const sp_spec *spec, const uint8_t *before, const uint8_t *after) {
+    uint8_t *said = calloc(1, REGION / 2);
+    sp_spec_write *writes = NULL;
+    uint32_t n = 0;
+    MUST(sp_spec_get_writes(spec, &writes, &n, err));
+    assert_true(n > 0);
+    for (uint32_t i = 0; i < n; i++) {
+        assert_int_equal(writes[i].slot, OUT);
+        sp_spec_each_write(&writes[i], before + writes[i].ids_slot * (REGION / 2) + writes[i].ids_offset, note_range, said);
+    }
+    for (uint64_t i = 0; i < REGION / 2; i++) {
+        if (!said[i] && before[REGION / 2 + i] != after[REGION / 2 + i]) {
+            fail_msg("%s: byte %llu changed, which is not said to be written", c->name, (unsigned long long)i);
+        }
+    }
+    free(said);
+    free(writes);
+}
+
 /* Ends the graph: both devices compute it, several times over the same memory, and must agree. */
 static inline void compare(void **state, graph_case *c) {
     devices *d = *state;
@@ -284,7 +309,9 @@ static inline void compare(void **state, graph_case *c) {
         const struct sp_weight_entry *w = &c->weights[i];
         fill_numbers(w->type, weights + w->offset, w->ne[0], w->ne[1] * w->ne[2], -1, 1, 0);
     }
+    uint8_t *before = new_pages(REGION);
     memcpy(right, mine, REGION);
+    memcpy(before, mine, REGION);
     run_case(c, d->cpu, spec, weights, right, 1);
     run_case(c, d->tested, spec, weights, mine, 2);
     for (uint32_t i = 0; i < c->n_windows; i++) {
@@ -292,9 +319,12 @@ static inline void compare(void **state, graph_case *c) {
             check_window(c, &c->windows[i], mine + REGION / 2, right + REGION / 2);
         }
     }
+    check_writes(c, spec, before, right);
+    check_writes(c, spec, before, mine);
     sp_spec_free(spec);
     sp_program_free(program);
     sp_graph_free(&c->g);
+    munmap(before, REGION);
     munmap(mine, REGION);
     munmap(right, REGION);
     munmap(weights, c->weight_bytes + 4096);

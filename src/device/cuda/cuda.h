@@ -17,4 +17,7 @@ sp_status sp_cuda_device_open(const char *name, sp_device **out, sp_error *err);
  * fills at most capacity. */
 size_t sp_cuda_device_list(sp_device_info *infos, size_t capacity);
 
+/* Bytes a second that the driver reads and writes together when it copies half of `bytes` within the device's memory: the best of a few. */
+sp_status sp_cuda_copy_bandwidth(sp_device *device, uint64_t bytes, double *rate, sp_error *err);
+
 #endif

@@ -27,13 +27,33 @@ typedef struct cuda_device {
     pthread_mutex_t lock; /* one command at a time */
 } cuda_device;
 
+/* A piece of the device's memory; forks share it until one of them writes. */
+typedef struct cuda_piece {
+    uint64_t handle;
+    uint32_t users;
+} cuda_piece;
+
+/* Bytes [from, to) of a region's pages, which the driver has registered. */
+typedef struct cuda_pin {
+    uint64_t from, to;
+} cuda_pin;
+
+enum { CUDA_MAX_PINS = 16, CUDA_MAX_SEEN = 16 };
+
 typedef struct cuda_memory {
     const sp_device_ops *ops;
     cuda_device *device;
     uint8_t *base;
     uint64_t length;
-    uint64_t beside; /* the device's bytes */
-    bool registered;
+    uint64_t beside;              /* the device's bytes */
+    cuda_piece **pieces;          /* that they lie in; NULL: in an allocation of their own */
+    bool *wanted;                 /* by piece: about to be written, and somebody else's too */
+    uint32_t n_pieces, n_wanted;  /* n_wanted: how many are */
+    bool shares;                  /* some piece may have other users */
+    cuda_pin pins[CUDA_MAX_PINS]; /* disjoint */
+    uint64_t seen[CUDA_MAX_SEEN]; /* where ranges began that were moved lately, + 1: what is moved again is worth registering */
+    uint32_t n_pins, next_seen;
+    bool cant_pin; /* the driver does not take them */
 } cuda_memory;
 
 typedef struct cuda_workspace {
@@ -64,6 +84,30 @@ void sp_cuda_release(cuda_device *device, uint64_t address);
 sp_status sp_cuda_upload(cuda_device *device, uint64_t to, const void *from, uint64_t size, sp_error *err);
 sp_status sp_cuda_host_alloc(cuda_device *device, uint64_t size, void **out, sp_error *err);
 void sp_cuda_host_release(cuda_device *device, void *at);
+
+/* With the device's lock held. The kernel leaves: the driver waits for it before it gives memory out or takes it back. */
+sp_status sp_cuda_quiet(cuda_device *device, sp_error *err);
+/* With the lock held: what waits is written. */
+sp_status sp_cuda_flush(cuda_device *device, sp_error *err);
+/* With the lock held. Takes the bytes of a small write to the device as they are now; false: they must go at once. */
+bool sp_cuda_put_off(cuda_device *device, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err);
+/* The device has failed for good. */
+sp_status sp_cuda_lose(cuda_device *device, const sp_error *cause, const char *text, sp_error *err);
+
+/* ---- memory.c ---- */
+
+/* With the lock held: bytes [from, to) of the region are about to be written on the device. After any number of these, and before the writing,
+ * sp_cuda_own sees to it that nobody else has the pieces they lie in. */
+void sp_cuda_wants(cuda_memory *memory, uint64_t from, uint64_t to);
+sp_status sp_cuda_own(cuda_memory *memory, sp_error *err);
+
+/* What device.h asks for. */
+sp_status sp_cuda_memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err);
+sp_status sp_cuda_memory_fork(sp_device_memory *from, void *base, sp_device_memory **out, sp_error *err);
+void sp_cuda_memory_close(sp_device_memory *memory);
+uint64_t sp_cuda_memory_address(const sp_device_memory *memory);
+sp_status sp_cuda_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);
+void sp_cuda_memory_let_go(sp_device_memory *memory);
 
 /* ---- weights.c ---- */
 

@@ -1,4 +1,4 @@
-/* The device: its kernel, its regions, its temporaries. */
+/* The device: its kernel, its memory, temporaries. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,10 +9,6 @@
 #include "device/cuda/cuda.h"
 #include "device/cuda/cuda_impl.h"
 #include "memory/os.h"
-
-/* What regions hold before anything was synced: as floats, not a number; as
- * ids, negative. */
-#define POISON 0xff
 
 /* Host memory for small writes that wait; what is larger goes at once. */
 #define PENDING_BYTES (64 * 1024)
@@ -31,7 +27,7 @@ static uint32_t load(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 
-static sp_status lose(cuda_device *d, const sp_error *cause, const char *text, sp_error *err) {
+sp_status sp_cuda_lose(cuda_device *d, const sp_error *cause, const char *text, sp_error *err) {
     d->lost = true;
     snprintf(d->why, sizeof d->why, "%.190s", cause ? cause->message : text);
     return sp_fail(err, SP_ERR_DEVICE, "%s has failed: %s", d->info.name, d->why);
@@ -51,10 +47,8 @@ static sp_status start_kernel(cuda_device *d, sp_error *err) {
         d->launches++;
         status = d->driver->ops->launch(d->driver, d->queue, d->state, &cause);
     }
-    return status == SP_OK ? SP_OK : lose(d, &cause, NULL, err);
+    return status == SP_OK ? SP_OK : sp_cuda_lose(d, &cause, NULL, err);
 }
-
-static sp_status quiet(cuda_device *d, sp_error *err);
 
 /* Waits for a command; ends it at a barrier when its time is over. */
 static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp_error *err) {
@@ -63,7 +57,7 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
     while (load(&d->queue->done) != number) {
         sp_error cause = {0};
         if (d->driver->ops->wait(d->driver, d->queue, number, &cause) != SP_OK) {
-            return lose(d, &cause, NULL, err);
+            return sp_cuda_lose(d, &cause, NULL, err);
         }
         if (load(&d->queue->done) == number) {
             break;
@@ -79,12 +73,12 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
             d->driver->ops->stop(d->driver, d->state);
             stopping = true;
         } else if (spent > 2 * allowed_ns + 2000000000) {
-            return lose(d, NULL, "a program does not end and can't be stopped", err);
+            return sp_cuda_lose(d, NULL, "a program does not end and can't be stopped", err);
         }
     }
     if (stopping && load(&d->queue->stopped) != number) { /* it ended just then: the next command must not
                                                              be stopped for it */
-        return quiet(d, err);
+        return sp_cuda_quiet(d, err);
     }
     if (load(&d->queue->stopped) == number) {
         return sp_fail(err, SP_ERR_LIMIT,
@@ -110,8 +104,7 @@ static sp_status command(cuda_device *d, const k_copy *copies, uint32_t n_copies
     return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
 }
 
-/* With the lock held. What waits is written. */
-static sp_status flush(cuda_device *d, sp_error *err) {
+sp_status sp_cuda_flush(cuda_device *d, sp_error *err) {
     uint32_t n = d->n_pending;
     d->n_pending = 0;
     d->pending_bytes = 0;
@@ -133,14 +126,13 @@ static bool meets_pending(const cuda_device *d, const k_copy *copy) {
     return false;
 }
 
-/* With the lock held. Takes the bytes as they are now; false: they must go at once. */
-static bool put_off(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err) {
+bool sp_cuda_put_off(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err) {
     if (size > PENDING_LARGEST) {
         return false;
     }
     const k_copy copy = {to, (uint64_t)(uintptr_t)from, size};
     if (d->n_pending == K_MAX_COPIES || d->pending_bytes + size > PENDING_BYTES || meets_pending(d, &copy)) {
-        *status = flush(d, err);
+        *status = sp_cuda_flush(d, err);
     }
     uint8_t *at = d->pending_data + d->pending_bytes;
     memcpy(at, from, size);
@@ -160,7 +152,7 @@ sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copie
     for (uint32_t i = 0; i < n_copies && !apart; i++) {
         apart = meets_pending(d, &copies[i]);
     }
-    status = apart ? flush(d, err) : status;
+    status = apart ? sp_cuda_flush(d, err) : status;
     while (status == SP_OK && n_copies > K_MAX_COPIES) {
         status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
         copies += K_MAX_COPIES;
@@ -179,9 +171,7 @@ sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copie
     return status;
 }
 
-/* With the lock held: the kernel leaves, since the driver waits for it before
- * it gives memory out or takes it back. */
-static sp_status quiet(cuda_device *d, sp_error *err) {
+sp_status sp_cuda_quiet(cuda_device *d, sp_error *err) {
     static const k_copy none;
     if (d->lost || !kernel_runs(d)) {
         return SP_OK;
@@ -193,7 +183,7 @@ static sp_status quiet(cuda_device *d, sp_error *err) {
 sp_status sp_cuda_alloc(cuda_device *d, uint64_t size, uint64_t *out, sp_error *err) {
     *out = 0;
     pthread_mutex_lock(&d->lock);
-    sp_status status = quiet(d, err);
+    sp_status status = sp_cuda_quiet(d, err);
     if (status == SP_OK) {
         status = d->driver->ops->alloc(d->driver, size, out, err);
     }
@@ -205,7 +195,7 @@ void sp_cuda_release(cuda_device *d, uint64_t address) {
     if (address) {
         sp_error ignored;
         pthread_mutex_lock(&d->lock);
-        quiet(d, &ignored);
+        sp_cuda_quiet(d, &ignored);
         d->driver->ops->release(d->driver, address);
         pthread_mutex_unlock(&d->lock);
     }
@@ -221,7 +211,7 @@ sp_status sp_cuda_upload(cuda_device *d, uint64_t to, const void *from, uint64_t
 sp_status sp_cuda_host_alloc(cuda_device *d, uint64_t size, void **out, sp_error *err) {
     *out = NULL;
     pthread_mutex_lock(&d->lock);
-    sp_status status = quiet(d, err);
+    sp_status status = sp_cuda_quiet(d, err);
     if (status == SP_OK) {
         status = d->driver->ops->host_alloc(d->driver, size, out, err);
     }
@@ -233,90 +223,10 @@ void sp_cuda_host_release(cuda_device *d, void *at) {
     if (at) {
         sp_error ignored;
         pthread_mutex_lock(&d->lock);
-        quiet(d, &ignored);
+        sp_cuda_quiet(d, &ignored);
         d->driver->ops->host_release(d->driver, at);
         pthread_mutex_unlock(&d->lock);
     }
-}
-
-/* ---- regions ---- */
-
-static void memory_close(sp_device_memory *memory) {
-    cuda_memory *m = (cuda_memory *)(void *)memory;
-    sp_error ignored;
-    pthread_mutex_lock(&m->device->lock);
-    flush(m->device, &ignored); /* what waits may be for this region */
-    if (m->registered) {
-        quiet(m->device, &ignored);
-        m->device->driver->ops->host_unregister(m->device->driver, m->base);
-    }
-    pthread_mutex_unlock(&m->device->lock);
-    sp_cuda_release(m->device, m->beside);
-    free(m);
-}
-
-static sp_status memory_open(sp_device *device, void *base, uint64_t length, sp_device_memory **out, sp_error *err) {
-    cuda_device *d = (cuda_device *)(void *)device;
-    *out = NULL;
-    if ((uintptr_t)base % d->info.import_alignment || length % d->info.import_alignment || length == 0) {
-        return sp_fail(err, SP_ERR_ARGUMENT, "a region starts and ends on multiples of %llu bytes on %s",
-                       (unsigned long long)d->info.import_alignment, d->info.name);
-    }
-    cuda_memory *m = calloc(1, sizeof *m);
-    if (!m) {
-        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-    }
-    *m = (cuda_memory){.ops = d->ops, .device = d, .base = base, .length = length};
-    sp_status status = sp_cuda_alloc(d, length, &m->beside, err);
-    pthread_mutex_lock(&d->lock);
-    if (status == SP_OK) {
-        status = d->driver->ops->fill(d->driver, m->beside, POISON, length, err);
-        m->registered = d->driver->ops->host_register(d->driver, base, length);
-    }
-    pthread_mutex_unlock(&d->lock);
-    if (status != SP_OK) {
-        memory_close((sp_device_memory *)(void *)m);
-        return status;
-    }
-    *out = (sp_device_memory *)(void *)m;
-    return SP_OK;
-}
-
-static uint64_t memory_address(const sp_device_memory *memory) {
-    return ((const cuda_memory *)(const void *)memory)->beside;
-}
-
-static sp_status memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err) {
-    cuda_memory *m = (cuda_memory *)(void *)memory;
-    if (!sp_range_within(offset, length, m->length)) {
-        return sp_fail(err, SP_ERR_RANGE, "sync of [%llu, +%llu) of a region of %llu bytes", (unsigned long long)offset, (unsigned long long)length,
-                       (unsigned long long)m->length);
-    }
-    if (!length) {
-        return SP_OK;
-    }
-    uint64_t host = (uint64_t)(uintptr_t)m->base + offset, device = m->beside + offset;
-    if (direction == SP_SYNC_TO_DEVICE) {
-        sp_status status = SP_OK;
-        pthread_mutex_lock(&m->device->lock);
-        bool later = put_off(m->device, device, m->base + offset, length, &status, err);
-        pthread_mutex_unlock(&m->device->lock);
-        if (later) {
-            return status;
-        }
-    }
-    if (m->registered) {
-        k_copy copy = direction == SP_SYNC_TO_DEVICE ? (k_copy){device, host, length} : (k_copy){host, device, length};
-        return sp_cuda_command(m->device, &copy, 1, 0, length, err);
-    }
-    pthread_mutex_lock(&m->device->lock);
-    const sp_cuda_driver_ops *ops = m->device->driver->ops;
-    sp_status status = flush(m->device, err);
-    status = status != SP_OK                  ? status
-             : direction == SP_SYNC_TO_DEVICE ? ops->upload(m->device->driver, device, m->base + offset, length, err)
-                                              : ops->download(m->device->driver, m->base + offset, device, length, err);
-    pthread_mutex_unlock(&m->device->lock);
-    return status;
 }
 
 /* ---- temporaries ---- */
@@ -349,7 +259,7 @@ static void device_close(sp_device *device) {
     cuda_device *d = (cuda_device *)(void *)device;
     sp_error ignored;
     if (d->queue) {
-        quiet(d, &ignored);
+        sp_cuda_quiet(d, &ignored);
         d->driver->ops->join(d->driver, &ignored);
         if (d->state) {
             d->driver->ops->release(d->driver, d->state);
@@ -364,14 +274,43 @@ static void device_close(sp_device *device) {
     free(d);
 }
 
+static uint64_t free_bytes(const sp_device *device) {
+    cuda_device *d = (cuda_device *)(uintptr_t)device;
+    pthread_mutex_lock(&d->lock);
+    uint64_t bytes = d->driver->ops->free_bytes(d->driver);
+    pthread_mutex_unlock(&d->lock);
+    return bytes;
+}
+
+sp_status sp_cuda_copy_bandwidth(sp_device *device, uint64_t bytes, double *rate, sp_error *err) {
+    enum { PASSES = 6 };
+    cuda_device *d = (cuda_device *)(void *)device;
+    uint64_t at = 0;
+    *rate = 0;
+    sp_status status = sp_cuda_alloc(d, bytes, &at, err);
+    pthread_mutex_lock(&d->lock);
+    for (int i = 0; status == SP_OK && i < PASSES; i++) {
+        uint64_t start = now_ns();
+        status = d->driver->ops->copy(d->driver, at, at + bytes / 2, bytes / 2, err);
+        double passed = (double)bytes / ((double)(now_ns() - start) * 1e-9);
+        *rate = passed > *rate ? passed : *rate;
+    }
+    pthread_mutex_unlock(&d->lock);
+    sp_cuda_release(d, at);
+    return status;
+}
+
 static const sp_device_ops cuda_ops = {
     .close = device_close,
     .weights_open = sp_cuda_weights_open,
     .weights_close = sp_cuda_weights_close,
-    .memory_open = memory_open,
-    .memory_close = memory_close,
-    .memory_address = memory_address,
-    .memory_sync = memory_sync,
+    .free_bytes = free_bytes,
+    .memory_open = sp_cuda_memory_open,
+    .memory_fork = sp_cuda_memory_fork,
+    .memory_close = sp_cuda_memory_close,
+    .memory_address = sp_cuda_memory_address,
+    .memory_sync = sp_cuda_memory_sync,
+    .memory_let_go = sp_cuda_memory_let_go,
     .workspace_open = workspace_open,
     .workspace_close = workspace_close,
     .workspace_bytes = workspace_bytes,

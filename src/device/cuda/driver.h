@@ -21,6 +21,19 @@ typedef struct sp_cuda_driver_ops {
     /* Memory of the device; its content is unspecified. */
     sp_status (*alloc)(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err);
     void (*release)(sp_cuda_driver *driver, uint64_t address);
+    /* Bytes that nobody has taken, those of other programs on the card too. */
+    uint64_t (*free_bytes)(sp_cuda_driver *driver);
+    /* Pieces of memory without an address, and addresses without memory, of multiples of `piece` bytes; a piece may have several. Where `piece` is 0
+     * these are NULL. */
+    sp_status (*reserve)(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err);
+    void (*unreserve)(sp_cuda_driver *driver, uint64_t address, uint64_t size);
+    sp_status (*piece_make)(sp_cuda_driver *driver, uint64_t *out, sp_error *err);
+    void (*piece_free)(sp_cuda_driver *driver, uint64_t piece);
+    /* n pieces, one behind the other, at reserved addresses where nothing is; on failure none. */
+    sp_status (*map)(sp_cuda_driver *driver, uint64_t address, const uint64_t *pieces, uint32_t n, sp_error *err);
+    void (*unmap)(sp_cuda_driver *driver, uint64_t address, uint32_t n);
+    /* Between addresses of the device. */
+    sp_status (*copy)(sp_cuda_driver *driver, uint64_t to, uint64_t from, uint64_t size, sp_error *err);
     sp_status (*fill)(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err);
     /* May be called while the kernel runs. */
     sp_status (*upload)(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err);
@@ -48,6 +61,7 @@ typedef struct sp_cuda_driver_ops {
 struct sp_cuda_driver {
     const sp_cuda_driver_ops *ops;
     uint32_t blocks; /* of the kernel */
+    uint64_t piece;  /* bytes; 0: the driver can't map memory at several addresses */
     uint32_t slow;   /* how many times slower than a card a run may be before it is
                         stopped */
     char name[160];

@@ -20,6 +20,19 @@ typedef struct cu_context_ *cu_context;
 typedef struct cu_module_ *cu_module;
 typedef struct cu_function_ *cu_function;
 typedef struct cu_stream_ *cu_stream;
+typedef unsigned long long cu_memory; /* a handle of memory without an address */
+
+/* CUmemAllocationProp: what memory cuMemCreate makes. Type 1: pinned; location type 1: a device. */
+typedef struct cu_allocation {
+    int type, handle_types, location_type, location;
+    void *windows;
+    unsigned char flags[8];
+} cu_allocation;
+
+/* CUmemAccessDesc: who may do what with mapped memory. Flags 3: read and write. */
+typedef struct cu_access {
+    int location_type, location, flags;
+} cu_access;
 
 enum {
     CU_NOT_READY = 600,
@@ -28,6 +41,7 @@ enum {
     CU_MAJOR = 75,
     CU_MINOR = 76,
     CU_COOPERATIVE = 95,
+    CU_VIRTUAL_MEMORY = 102,
     CU_SHARED_A_BLOCK = 97,
     CU_DYNAMIC_SHARED = 8, /* function attribute */
     CU_STREAM_NON_BLOCKING = 1,
@@ -57,6 +71,7 @@ enum {
     X(cuMemsetD8Async, (cu_pointer, unsigned char, size_t, cu_stream))                                                                               \
     X(cuMemcpyHtoDAsync_v2, (cu_pointer, const void *, size_t, cu_stream))                                                                           \
     X(cuMemcpyDtoHAsync_v2, (void *, cu_pointer, size_t, cu_stream))                                                                                 \
+    X(cuMemcpyDtoDAsync_v2, (cu_pointer, cu_pointer, size_t, cu_stream))                                                                             \
     X(cuMemHostAlloc, (void **, size_t, unsigned))                                                                                                   \
     X(cuMemFreeHost, (void *))                                                                                                                       \
     X(cuMemHostRegister_v2, (void *, size_t, unsigned))                                                                                              \
@@ -68,11 +83,25 @@ enum {
     X(cuStreamQuery, (cu_stream))                                                                                                                    \
     X(cuGetErrorString, (cu_result, const char **))
 
+/* Memory and addresses apart: since CUDA 10.2. Without them forks copy. */
+#define CU_MAPPING_CALLS(X)                                                                                                                          \
+    X(cuMemGetAllocationGranularity, (size_t *, const cu_allocation *, int))                                                                         \
+    X(cuMemAddressReserve, (cu_pointer *, size_t, size_t, cu_pointer, unsigned long long))                                                           \
+    X(cuMemAddressFree, (cu_pointer, size_t))                                                                                                        \
+    X(cuMemCreate, (cu_memory *, size_t, const cu_allocation *, unsigned long long))                                                                 \
+    X(cuMemRelease, (cu_memory))                                                                                                                     \
+    X(cuMemMap, (cu_pointer, size_t, size_t, cu_memory, unsigned long long))                                                                         \
+    X(cuMemUnmap, (cu_pointer, size_t))                                                                                                              \
+    X(cuMemSetAccess, (cu_pointer, size_t, const cu_access *, size_t))
+
 static struct {
 #define X(name, parameters) cu_result(*name) parameters;
-    CU_CALLS(X)
+    CU_CALLS(X) CU_MAPPING_CALLS(X)
 #undef X
 } cu;
+
+/* Does the driver have all of CU_MAPPING_CALLS? */
+static bool cu_maps;
 
 /* Why the driver can't be used; empty: it can. */
 static char cu_problem[200];
@@ -86,6 +115,8 @@ typedef struct card {
     cu_function kernel;
     cu_stream work, copies; /* the kernel's, and the one beside it */
     uint32_t ring;          /* blocks have one */
+    cu_allocation piece;    /* what a piece is */
+    cu_access access;       /* this card's */
 } card;
 
 /* The kernels as text, one for each generation of cards. */
@@ -108,6 +139,12 @@ static void open_library(void) {
         snprintf(cu_problem, sizeof cu_problem, "the NVIDIA driver is too old: it lacks " #name);                                                    \
     }
     CU_CALLS(X)
+#undef X
+    cu_maps = true;
+#define X(name, parameters)                                                                                                                          \
+    *(void **)(void *)&cu.name = dlsym(library, #name);                                                                                              \
+    cu_maps &= cu.name != NULL;
+    CU_MAPPING_CALLS(X)
 #undef X
     if (!*cu_problem) {
         cu_result r = cu.cuInit(0);
@@ -154,6 +191,68 @@ static sp_status card_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out
 static void card_release(sp_cuda_driver *driver, uint64_t address) {
     enter(driver);
     cu.cuMemFree_v2(address);
+}
+
+static uint64_t card_free_bytes(sp_cuda_driver *driver) {
+    size_t free_bytes = 0, total = 0;
+    enter(driver);
+    cu.cuMemGetInfo_v2(&free_bytes, &total);
+    return free_bytes;
+}
+
+static sp_status card_reserve(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
+    enter(driver);
+    cu_result r = cu.cuMemAddressReserve(out, size, driver->piece, 0, 0);
+    return r ? failed(r, "can't reserve addresses of the card", err) : SP_OK;
+}
+
+static void card_unreserve(sp_cuda_driver *driver, uint64_t address, uint64_t size) {
+    enter(driver);
+    cu.cuMemAddressFree(address, size);
+}
+
+static sp_status card_piece_make(sp_cuda_driver *driver, uint64_t *out, sp_error *err) {
+    card *c = enter(driver);
+    cu_memory piece = 0;
+    cu_result r = cu.cuMemCreate(&piece, driver->piece, &c->piece, 0);
+    *out = piece;
+    return r ? sp_fail(err, SP_ERR_NO_MEMORY, "no memory for %llu bytes on %s: %s", (unsigned long long)driver->piece, driver->name, words(r))
+             : SP_OK;
+}
+
+static void card_piece_free(sp_cuda_driver *driver, uint64_t piece) {
+    enter(driver);
+    cu.cuMemRelease(piece);
+}
+
+static void card_unmap(sp_cuda_driver *driver, uint64_t address, uint32_t n) {
+    enter(driver);
+    for (uint32_t i = 0; i < n; i++) {
+        cu.cuMemUnmap(address + i * driver->piece, driver->piece);
+    }
+}
+
+static sp_status card_map(sp_cuda_driver *driver, uint64_t address, const uint64_t *pieces, uint32_t n, sp_error *err) {
+    card *c = enter(driver);
+    cu_result r = 0;
+    uint32_t done = 0;
+    while (!r && done < n) {
+        r = cu.cuMemMap(address + done * driver->piece, driver->piece, 0, pieces[done], 0);
+        done += !r;
+    }
+    r = r ? r : cu.cuMemSetAccess(address, n * driver->piece, &c->access, 1);
+    if (r) {
+        card_unmap(driver, address, done);
+        return failed(r, "can't map memory of the card", err);
+    }
+    return SP_OK;
+}
+
+static sp_status card_copy(sp_cuda_driver *driver, uint64_t to, uint64_t from, uint64_t size, sp_error *err) {
+    card *c = enter(driver);
+    cu_result r = cu.cuMemcpyDtoDAsync_v2(to, from, size, c->copies);
+    r = r ? r : cu.cuStreamSynchronize(c->copies);
+    return r ? failed(r, "can't copy within the card", err) : SP_OK;
 }
 
 static sp_status card_fill(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err) {
@@ -266,6 +365,14 @@ static const sp_cuda_driver_ops card_ops = {
     .close = card_close,
     .alloc = card_alloc,
     .release = card_release,
+    .free_bytes = card_free_bytes,
+    .reserve = card_reserve,
+    .unreserve = card_unreserve,
+    .piece_make = card_piece_make,
+    .piece_free = card_piece_free,
+    .map = card_map,
+    .unmap = card_unmap,
+    .copy = card_copy,
     .fill = card_fill,
     .upload = card_upload,
     .download = card_download,
@@ -294,6 +401,18 @@ static sp_status load_kernels(card *c, int major, sp_error *err) {
     r = r ? r : cu.cuStreamCreate(&c->work, CU_STREAM_NON_BLOCKING);
     r = r ? r : cu.cuStreamCreate(&c->copies, CU_STREAM_NON_BLOCKING);
     return r ? failed(r, "can't set up the kernel", err) : SP_OK;
+}
+
+/* Finds out whether, and in which pieces, memory can be mapped at several addresses. */
+static void find_pieces(card *c) {
+    int able = 0;
+    size_t piece = 0;
+    c->piece = (cu_allocation){.type = 1, .location_type = 1, .location = c->device};
+    c->access = (cu_access){.location_type = 1, .location = c->device, .flags = 3};
+    if (cu_maps && cu.cuDeviceGetAttribute(&able, CU_VIRTUAL_MEMORY, c->device) == 0 && able &&
+        cu.cuMemGetAllocationGranularity(&piece, &c->piece, 0) == 0) {
+        c->base.piece = piece;
+    }
 }
 
 static sp_status start(card *c, int index, sp_error *err) {
@@ -326,6 +445,7 @@ static sp_status start(card *c, int index, sp_error *err) {
     c->base.memory_free = free_bytes;
     c->base.memory_total = total;
     c->base.blocks = (uint32_t)blocks;
+    find_pieces(c);
     return load_kernels(c, major, err);
 }
 

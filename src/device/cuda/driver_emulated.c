@@ -7,12 +7,18 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "base/error.h"
 #include "device/cuda/driver.h"
 #include "device/cuda/resident.h"
+#include "memory/os.h"
 
 enum { BLOCKS = 3 }; /* odd, so that work rarely divides evenly */
+
+/* A card has pieces of 2 MiB; these are as small as hosts allow, so that small models have many. */
+#define PIECE 65536ull
+#define MEMORY (64ull << 30)
 
 typedef struct emulated {
     sp_cuda_driver base;
@@ -24,7 +30,15 @@ typedef struct emulated {
     pthread_t threads[BLOCKS];
     k_block blocks[BLOCKS];
     uint8_t *shared[BLOCKS];
+    uint64_t used;          /* bytes given out */
+    int file;               /* that pieces are of; -1: none yet */
+    uint64_t n_pieces;      /* ever made: where the file's next one begins */
+    uint64_t *spare;        /* pieces that were given back */
+    uint64_t n_spare, room; /* of spare */
 } emulated;
+
+/* In front of what is given out: how much it is. */
+enum { BEFORE = 256 };
 
 bool k_grid_barrier(k_block *b, bool stop) {
     emulated *e = b->host;
@@ -135,18 +149,84 @@ static void stop(sp_cuda_driver *driver, uint64_t state) {
 }
 
 static sp_status emulated_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
-    (void)driver;
+    emulated *e = (emulated *)driver;
     void *at = NULL;
-    if (posix_memalign(&at, 256, size ? size : 1)) {
+    if (size > MEMORY - e->used || posix_memalign(&at, BEFORE, size + BEFORE)) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for %llu bytes of the emulated device", (unsigned long long)size);
     }
-    *out = (uint64_t)(uintptr_t)at;
+    *(uint64_t *)at = size;
+    e->used += size;
+    *out = (uint64_t)(uintptr_t)at + BEFORE;
     return SP_OK;
 }
 
 static void emulated_release(sp_cuda_driver *driver, uint64_t address) {
+    uint64_t *at = (uint64_t *)(uintptr_t)(address - BEFORE);
+    ((emulated *)driver)->used -= *at;
+    free(at);
+}
+
+static uint64_t emulated_free_bytes(sp_cuda_driver *driver) {
+    return MEMORY - ((emulated *)driver)->used;
+}
+
+static sp_status emulated_reserve(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
     (void)driver;
-    free((void *)(uintptr_t)address);
+    void *at = sp_os_reserve(size);
+    *out = (uint64_t)(uintptr_t)at;
+    return at ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "no addresses for %llu bytes of the emulated device", (unsigned long long)size);
+}
+
+static void emulated_unreserve(sp_cuda_driver *driver, uint64_t address, uint64_t size) {
+    (void)driver;
+    sp_os_release((void *)(uintptr_t)address, size);
+}
+
+static sp_status emulated_piece_make(sp_cuda_driver *driver, uint64_t *out, sp_error *err) {
+    emulated *e = (emulated *)driver;
+    e->file = e->file < 0 ? sp_os_anonymous_file("samepage-cuda-emulated", MEMORY) : e->file;
+    if (e->file < 0 || MEMORY - e->used < PIECE) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a piece of the emulated device");
+    }
+    *out = e->n_spare ? e->spare[--e->n_spare] : e->n_pieces++;
+    e->used += PIECE;
+    return SP_OK;
+}
+
+static void emulated_piece_free(sp_cuda_driver *driver, uint64_t piece) {
+    emulated *e = (emulated *)driver;
+    e->used -= PIECE;
+    if (e->n_spare == e->room) {
+        uint64_t room = e->room ? 2 * e->room : 64, *grown = realloc(e->spare, room * sizeof *grown);
+        if (!grown) {
+            return; /* its place in the file stays unused */
+        }
+        e->spare = grown;
+        e->room = room;
+    }
+    e->spare[e->n_spare++] = piece;
+}
+
+static void emulated_unmap(sp_cuda_driver *driver, uint64_t address, uint32_t n) {
+    (void)driver;
+    sp_os_map_zeros((void *)(uintptr_t)address, n * PIECE);
+}
+
+static sp_status emulated_map(sp_cuda_driver *driver, uint64_t address, const uint64_t *pieces, uint32_t n, sp_error *err) {
+    emulated *e = (emulated *)driver;
+    for (uint32_t i = 0; i < n; i++) {
+        if (!sp_os_map_shared((void *)(uintptr_t)(address + i * PIECE), PIECE, e->file, pieces[i] * PIECE)) {
+            emulated_unmap(driver, address, i);
+            return sp_fail(err, SP_ERR_NO_MEMORY, "can't map a piece of the emulated device");
+        }
+    }
+    return SP_OK;
+}
+
+static sp_status emulated_copy(sp_cuda_driver *driver, uint64_t to, uint64_t from, uint64_t size, sp_error *err) {
+    (void)driver, (void)err;
+    memcpy((void *)(uintptr_t)to, (const void *)(uintptr_t)from, size);
+    return SP_OK;
 }
 
 static sp_status emulated_fill(sp_cuda_driver *driver, uint64_t address, uint8_t value, uint64_t size, sp_error *err) {
@@ -177,8 +257,7 @@ static sp_status emulated_host_alloc(sp_cuda_driver *driver, uint64_t size, void
 }
 
 static void emulated_host_release(sp_cuda_driver *driver, void *at) {
-    (void)driver;
-    free(at);
+    emulated_release(driver, (uint64_t)(uintptr_t)at);
 }
 
 static bool emulated_register(sp_cuda_driver *driver, void *at, uint64_t size) {
@@ -194,8 +273,14 @@ static void emulated_close(sp_cuda_driver *driver) {
     emulated *e = (emulated *)driver;
     join_threads(driver, NULL);
     for (int i = 0; i < BLOCKS; i++) {
-        free(e->shared[i]);
+        if (e->shared[i]) {
+            emulated_release(driver, (uint64_t)(uintptr_t)e->shared[i]);
+        }
     }
+    if (e->file >= 0) {
+        close(e->file);
+    }
+    free(e->spare);
     pthread_cond_destroy(&e->changed);
     pthread_mutex_destroy(&e->lock);
     free(e);
@@ -205,6 +290,14 @@ static const sp_cuda_driver_ops emulated_ops = {
     .close = emulated_close,
     .alloc = emulated_alloc,
     .release = emulated_release,
+    .free_bytes = emulated_free_bytes,
+    .reserve = emulated_reserve,
+    .unreserve = emulated_unreserve,
+    .piece_make = emulated_piece_make,
+    .piece_free = emulated_piece_free,
+    .map = emulated_map,
+    .unmap = emulated_unmap,
+    .copy = emulated_copy,
     .fill = emulated_fill,
     .upload = emulated_upload,
     .download = emulated_download,
@@ -225,7 +318,14 @@ sp_status sp_cuda_emulated_open(sp_cuda_driver **out, sp_error *err) {
     if (!e) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    e->base = (sp_cuda_driver){.ops = &emulated_ops, .blocks = BLOCKS, .slow = 20000, .name = SP_CUDA_EMULATED_NAME};
+    e->base = (sp_cuda_driver){.ops = &emulated_ops,
+                               .blocks = BLOCKS,
+                               .piece = PIECE,
+                               .slow = 20000,
+                               .name = SP_CUDA_EMULATED_NAME,
+                               .memory_total = MEMORY,
+                               .memory_free = MEMORY};
+    e->file = -1;
     pthread_mutex_init(&e->lock, NULL);
     pthread_cond_init(&e->changed, NULL);
     for (int i = 0; i < BLOCKS; i++) {

@@ -21,6 +21,14 @@ typedef struct id_check {
     sp_spec_tensor shape;
 } id_check;
 
+/* What a run may write in one region. */
+typedef struct written {
+    cuda_memory *memory;
+    uint64_t offset; /* of the slot */
+    uint32_t ids;    /* the copy that has its row ids */
+    sp_spec_write write;
+} written;
+
 typedef struct cuda_executable {
     const sp_device_ops *ops;
     cuda_workspace *workspace;
@@ -31,7 +39,8 @@ typedef struct cuda_executable {
     uint64_t at; /* on the device */
     id_copy *copies;
     id_check *checks;
-    uint32_t n_copies, n_checks;
+    written *writes;
+    uint32_t n_copies, n_checks, n_writes;
     uint64_t ids_bytes, temporary_bytes, work, generation;
 } cuda_executable;
 
@@ -90,6 +99,27 @@ static sp_status place_ids(plan *p, cuda_executable *x, sp_error *err) {
         x->n_copies++;
     }
     x->ids_bytes = p->temporary_bytes;
+    return SP_OK;
+}
+
+static sp_status place_writes(const plan *p, cuda_executable *x, sp_error *err) {
+    sp_spec_write *writes = NULL;
+    sp_status status = sp_spec_get_writes(p->spec, &writes, &x->n_writes, err);
+    x->writes = status == SP_OK ? calloc((size_t)x->n_writes + 1, sizeof *x->writes) : NULL;
+    if (!x->writes) {
+        x->n_writes = 0;
+        free(writes);
+        return status == SP_OK ? sp_fail(err, SP_ERR_NO_MEMORY, "out of memory") : status;
+    }
+    for (uint32_t i = 0; i < x->n_writes; i++) {
+        const sp_slot_binding *to = &p->bindings[writes[i].slot], *ids = &p->bindings[writes[i].ids_slot];
+        x->writes[i] = (written){.memory = (cuda_memory *)(void *)to->memory, .offset = to->offset, .write = writes[i]};
+        const uint8_t *from = ((const cuda_memory *)(const void *)ids->memory)->base + ids->offset + writes[i].ids_offset;
+        while (writes[i].row_bytes && x->copies[x->writes[i].ids].from != from) {
+            x->writes[i].ids++; /* all row ids that lie in the host's pages have a copy */
+        }
+    }
+    free(writes);
     return SP_OK;
 }
 
@@ -261,6 +291,7 @@ static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     p->n_roots = n;
     k_phase *phases = NULL;
     sp_status status = place_ids(p, x, err);
+    status = status == SP_OK ? place_writes(p, x, err) : status;
     if (status == SP_OK) {
         sp_plan_fuse(p);
         status = sp_plan_lower(p, err);
@@ -321,6 +352,29 @@ static sp_status take_ids(const cuda_executable *x, k_copy *copies, sp_error *er
     return SP_OK;
 }
 
+static void on_write(void *user, uint64_t from, uint64_t to) {
+    const written *w = user;
+    sp_cuda_wants(w->memory, w->offset + from, w->offset + to);
+}
+
+/* What is about to be written must be nobody else's. The ids in the staging memory are checked. */
+static sp_status own_writes(const cuda_executable *x, sp_error *err) {
+    sp_status status = SP_OK;
+    pthread_mutex_lock(&x->workspace->device->lock);
+    for (uint32_t i = 0; i < x->n_writes; i++) {
+        written *w = &x->writes[i];
+        if (w->memory->shares) {
+            const uint8_t *staging = x->workspace->staging;
+            sp_spec_each_write(&w->write, w->write.row_bytes ? staging + x->copies[w->ids].offset : NULL, on_write, w);
+        }
+    }
+    for (uint32_t i = 0; i < x->n_writes && status == SP_OK; i++) {
+        status = sp_cuda_own(x->writes[i].memory, err);
+    }
+    pthread_mutex_unlock(&x->workspace->device->lock);
+    return status;
+}
+
 sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
     cuda_executable *x = (cuda_executable *)(void *)executable;
     sp_status status = grow(x->workspace, x, err);
@@ -332,6 +386,7 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     status = status == SP_OK ? take_ids(x, copies, err) : status;
+    status = status == SP_OK ? own_writes(x, err) : status;
     if (status == SP_OK) {
         status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at, x->work, err);
         x->generation = status == SP_OK ? x->generation : 0; /* counters may stand anywhere: it is written anew */
@@ -348,5 +403,6 @@ void sp_cuda_executable_close(sp_executable *executable) {
     free(x->bytes);
     free(x->copies);
     free(x->checks);
+    free(x->writes);
     free(x);
 }

@@ -1,0 +1,232 @@
+/* Regions of the CUDA device that share memory: forks have their bytes, pay for what they write, and see nothing of each other. */
+#include "device_test.h"
+
+#include "memory/os.h"
+
+/* A card has pieces of 2 MiB, the emulated one of 64 KiB. */
+static uint64_t piece(void) {
+    return strcmp(tested_device(), "cuda-emulated") == 0 ? 65536 : 2 << 20;
+}
+enum { PIECES = 16 };
+
+static uint64_t region_bytes(void) {
+    return PIECES * piece();
+}
+
+static uint64_t used(const sp_device *device) {
+    sp_device_info info;
+    sp_device_describe(device, &info);
+    return info.memory_total - info.memory_free;
+}
+
+/* On a card the driver takes some for itself. */
+static void assert_used(const sp_device *device, uint64_t wanted) {
+    uint64_t is = used(device), slack = strcmp(tested_device(), "cuda-emulated") == 0 ? 0 : 4 * piece();
+    if (is > wanted + slack || is + slack < wanted) {
+        fail_msg("%llu bytes are in use, not %llu", (unsigned long long)is, (unsigned long long)wanted);
+    }
+}
+
+static void ok(sp_status status, const sp_error *err) {
+    if (status != SP_OK) {
+        fail_msg("%s: %s", sp_status_name(status), err->message);
+    }
+}
+
+/* A region and its pages. */
+typedef struct place {
+    sp_device_memory *memory;
+    uint8_t *pages;
+} place;
+
+static place open_place(sp_device *device, uint8_t value) {
+    place p = {.pages = new_pages(region_bytes())};
+    sp_error err = {0};
+    memset(p.pages, value, region_bytes());
+    ok(sp_device_memory_open(device, p.pages, region_bytes(), &p.memory, &err), &err);
+    ok(sp_device_memory_sync(p.memory, 0, region_bytes(), SP_SYNC_TO_DEVICE, &err), &err);
+    return p;
+}
+
+static place fork_place(const place *from) {
+    place p = {.pages = new_pages(region_bytes())};
+    sp_error err = {0};
+    ok(sp_device_memory_fork(from->memory, p.pages, &p.memory, &err), &err);
+    return p;
+}
+
+static void close_place(place *p) {
+    sp_device_memory_close(p->memory);
+    munmap(p->pages, region_bytes());
+}
+
+static void put(const place *p, uint64_t offset, uint64_t length, uint8_t value) {
+    sp_error err = {0};
+    memset(p->pages + offset, value, length);
+    ok(sp_device_memory_sync(p->memory, offset, length, SP_SYNC_TO_DEVICE, &err), &err);
+}
+
+/* All of the range is `value` on the device. */
+static void expect(const place *p, uint64_t offset, uint64_t length, uint8_t value) {
+    sp_error err = {0};
+    memset(p->pages + offset, ~value, length);
+    ok(sp_device_memory_sync(p->memory, offset, length, SP_SYNC_FROM_DEVICE, &err), &err);
+    for (uint64_t i = 0; i < length; i++) {
+        if (p->pages[offset + i] != value) {
+            fail_msg("byte %llu is %u, not %u", (unsigned long long)(offset + i), p->pages[offset + i], value);
+        }
+    }
+}
+
+static void test_forks_share(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    enum { FORKS = 20 };
+    place parent = open_place(device, 7), forks[FORKS];
+    uint64_t before = used(device);
+    put(&parent, 100, 16, 8); /* waits for the next command: a fork made now has it */
+    for (int i = 0; i < FORKS; i++) {
+        forks[i] = fork_place(&parent);
+    }
+    assert_used(device, before);
+    for (int i = 0; i < FORKS; i++) {
+        put(&forks[i], (uint64_t)(i % PIECES) * piece() + 200, 100, (uint8_t)(20 + i)); /* one piece each */
+    }
+    assert_used(device, before + FORKS * piece());
+    put(&parent, piece(), 2 * piece() + 1, 9); /* three pieces that others have too */
+    assert_used(device, before + (FORKS + 3) * piece());
+    for (int i = 0; i < FORKS; i++) {
+        uint64_t at = (uint64_t)(i % PIECES) * piece();
+        expect(&forks[i], at + 200, 100, (uint8_t)(20 + i));
+        expect(&forks[i], at + 300, piece() - 300, 7);
+        expect(&forks[i], (at + piece()) % region_bytes() + 200, piece() - 200, 7);
+        expect(&forks[i], 100, 16, 8);
+    }
+    expect(&parent, piece(), 2 * piece() + 1, 9);
+    expect(&parent, 0, 100, 7);
+    place grandchild = fork_place(&forks[3]);
+    close_place(&forks[3]);
+    close_place(&parent);
+    put(&grandchild, 3 * piece(), piece(), 1);
+    expect(&grandchild, 2 * piece(), piece(), 7);
+    expect(&forks[0], piece(), region_bytes() - piece(), 7);
+    close_place(&grandchild);
+    for (int i = 0; i < FORKS; i++) {
+        if (i != 3) {
+            close_place(&forks[i]);
+        }
+    }
+    assert_used(device, before - region_bytes());
+}
+
+/* A region too small for pieces is copied. */
+static void test_small(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    sp_error err = {0};
+    uint64_t page = sp_os_page_size();
+    place a = {.pages = new_pages(page)}, b = {.pages = new_pages(page)};
+    memset(a.pages, 3, page);
+    ok(sp_device_memory_open(device, a.pages, page, &a.memory, &err), &err);
+    ok(sp_device_memory_sync(a.memory, 0, page, SP_SYNC_TO_DEVICE, &err), &err);
+    ok(sp_device_memory_fork(a.memory, b.pages, &b.memory, &err), &err);
+    put(&a, 0, page, 4);
+    expect(&b, 0, page, 3);
+    sp_device_memory_close(a.memory);
+    sp_device_memory_close(b.memory);
+    munmap(a.pages, page);
+    munmap(b.pages, page);
+}
+
+enum { WIDTH = 256, ROWS_EACH = 3 }; /* rows of 1 KiB */
+
+/* Rows are set by ids, and a window at the end gets their sum. */
+static sp_spec *make_program(sp_program **program, int64_t rows) {
+    sp_graph g;
+    sp_error err = {0};
+    uint32_t size;
+    sp_graph_init(&g);
+    uint32_t in = sp_graph_slot(&g, "in", SP_SLOT_READ), out = sp_graph_slot(&g, "out", SP_SLOT_STATE);
+    sp_tensor ids = sp_graph_memory_1d(&g, "ids", in, SP_TYPE_I64, sp_dim(ROWS_EACH), sp_dim(0));
+    sp_tensor new_rows = sp_graph_memory_2d(&g, "rows", in, SP_TYPE_F32, sp_dim(WIDTH), sp_dim(ROWS_EACH), sp_dim(256));
+    sp_tensor cache = sp_graph_memory_2d(&g, "cache", out, SP_TYPE_F32, sp_dim(WIDTH), sp_dim(rows), sp_dim(0));
+    sp_tensor sums = sp_graph_memory_2d(&g, "sums", out, SP_TYPE_F32, sp_dim(1), sp_dim(ROWS_EACH), sp_dim(rows * WIDTH * 4));
+    sp_set_rows(&g, cache, new_rows, ids);
+    sp_graph_into(&g, sp_sum_rows(&g, new_rows), sums);
+    const void *bytes = sp_graph_bytes(&g, &size);
+    sp_spec *spec = NULL;
+    ok(sp_program_load(bytes, size, NULL, program, &err), &err);
+    ok(sp_program_specialise(*program, NULL, 0, NULL, &spec, &err), &err);
+    sp_graph_free(&g);
+    return spec;
+}
+
+/* What a run writes is copied before, and nothing else: three rows in two pieces, and the sums in the last. */
+static void test_runs(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    sp_error err = {0};
+    int64_t rows = (int64_t)(region_bytes() / (WIDTH * 4)) - 1, per_piece = (int64_t)(piece() / (WIDTH * 4));
+    const int64_t ids[ROWS_EACH] = {5, 6, 4 * per_piece};
+    sp_program *program = NULL;
+    sp_spec *spec = make_program(&program, rows);
+    place parent = open_place(device, 0), input = open_place(device, 0), child = fork_place(&parent), sibling = fork_place(&parent);
+    memcpy(input.pages, ids, sizeof ids);
+    for (int i = 0; i < WIDTH * ROWS_EACH; i++) {
+        ((float *)(void *)(input.pages + 256))[i] = 0.5f;
+    }
+    ok(sp_device_memory_sync(input.memory, 0, 256 + WIDTH * ROWS_EACH * 4, SP_SYNC_TO_DEVICE, &err), &err);
+    sp_workspace *workspace = NULL;
+    sp_executable *x = NULL;
+    const sp_slot_binding bindings[2] = {{input.memory, 0, region_bytes()}, {child.memory, 0, region_bytes()}};
+    ok(sp_workspace_open(device, 1ull << 30, &workspace, &err), &err);
+    ok(sp_device_prepare(workspace, spec, bindings, NULL, 0, &x, &err), &err);
+    uint64_t before = used(device);
+    ok(sp_device_execute(x, &err), &err);
+    ok(sp_device_execute(x, &err), &err);
+    assert_used(device, before + 3 * piece());
+    ok(sp_device_memory_sync(child.memory, 0, region_bytes(), SP_SYNC_FROM_DEVICE, &err), &err);
+    for (int64_t row = 0; row < rows; row++) {
+        const float *at = (const float *)(const void *)(child.pages + row * WIDTH * 4), wanted = row == 5 || row == 6 || row == ids[2] ? 0.5f : 0;
+        if (at[0] != wanted || at[WIDTH - 1] != wanted) {
+            fail_msg("row %lld is of %g", (long long)row, (double)at[0]);
+        }
+    }
+    const float *sums = (const float *)(const void *)(child.pages + rows * WIDTH * 4);
+    assert_true(sums[0] == WIDTH / 2 && sums[ROWS_EACH - 1] == WIDTH / 2);
+    expect(&parent, 0, region_bytes(), 0);
+    expect(&sibling, 0, region_bytes(), 0);
+    sp_executable_close(x);
+    sp_workspace_close(workspace);
+    close_place(&child);
+    close_place(&sibling);
+    close_place(&parent);
+    close_place(&input);
+    sp_spec_free(spec);
+    sp_program_free(program);
+}
+
+/* What is moved again and again is registered; other pages mapped in its place are found, once the device was told. */
+static void test_pages_replaced(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    place p = open_place(device, 0);
+    for (int round = 0; round < 6; round++) {
+        for (int again = 0; again < 3; again++) {
+            put(&p, 8192, 3 * 8192, (uint8_t)(round * 3 + again));
+            expect(&p, 8192, 3 * 8192, (uint8_t)(round * 3 + again));
+            put(&p, 3 * 8192, 4 * 8192, 100);
+            expect(&p, 8192, 2 * 8192, (uint8_t)(round * 3 + again));
+        }
+        sp_device_memory_let_go(p.memory);
+        assert_true(sp_os_map_zeros(p.pages, region_bytes()));
+    }
+    close_place(&p);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_forks_share),
+        cmocka_unit_test(test_small),
+        cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_pages_replaced),
+    };
+    cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
+    return cmocka_run_group_tests(tests, open_devices, close_devices);
+}
