@@ -2,16 +2,21 @@
 #include "model/synthetic.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <ggml.h>
 #include <gguf.h>
 #include <inttypes.h>
 #include <math.h>
+#include <pthread.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/error.h"
+#include "memory/os.h"
 #include "samepage/program.h"
 
 sp_synthetic sp_synthetic_llama_1b(uint32_t type) {
@@ -25,6 +30,12 @@ sp_synthetic sp_synthetic_llama_1b(uint32_t type) {
                           .n_ctx = 32768,
                           .type = type,
                           .seed = 1};
+}
+
+sp_synthetic sp_synthetic_llama_8b(uint32_t type) {
+    sp_synthetic what = sp_synthetic_llama_1b(type);
+    what.n_layer = 32, what.n_embd = 4096, what.n_ff = 14336, what.untied = true;
+    return what;
 }
 
 bool sp_synthetic_1b(const char *kind, uint32_t type, sp_synthetic *out) {
@@ -339,7 +350,7 @@ static sp_status add_tensors(builder *b, uint32_t n_vocab, sp_error *err) {
     const int64_t width = w->n_embd;
     add(b, finer(b, 0), width, n_vocab, "token_embd.weight", 0);
     add(b, 0, width, 0, is_hybrid(w) ? "token_embd_norm.weight" : "output_norm.weight", 0);
-    if (phi3) {
+    if (phi3 || w->untied) {
         add(b, w->type, width, n_vocab, "output.weight", 0);
     }
     if (w->n_ctx_original) {
@@ -401,48 +412,110 @@ static void fill_vector(float *out, int64_t n, const char *name, uint64_t *state
     }
 }
 
-static sp_status write_data(builder *b, FILE *file, sp_error *err) {
-    uint64_t state = b->what->seed * 0x9e3779b97f4a7c15u + 1;
-    size_t alignment = gguf_get_alignment(b->gguf);
-    static const uint8_t zeros[64];
-    for (struct ggml_tensor *t = ggml_get_first_tensor(b->context); t; t = ggml_get_next_tensor(b->context, t)) {
-        size_t size = ggml_nbytes(t), pad = (alignment - size % alignment) % alignment;
-        uint8_t *bytes = malloc(size);
-        if (!bytes) {
-            return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+/* ---- the file: chunks of random values, each by a seed of its own, so that threads share them ---- */
+
+enum { CHUNK = 16 << 20, MAX_WRITERS = 64 };
+
+typedef struct writing {
+    const builder *b;
+    int fd;
+    uint64_t data_at; /* where tensors begin */
+    atomic_uint next; /* chunk */
+    atomic_int failed;
+} writing;
+
+/* The chunk's tensor and its bytes in it; false: there is none. Chunks are whole rows. */
+static bool find_chunk(const builder *b, uint32_t number, int64_t *tensor, uint64_t *from, uint64_t *bytes) {
+    *tensor = 0;
+    for (struct ggml_tensor *t = ggml_get_first_tensor(b->context); t; t = ggml_get_next_tensor(b->context, t), ++*tensor) {
+        uint64_t row = ggml_row_size(t->type, t->ne[0]), size = ggml_nbytes(t), each = (CHUNK / row + 1) * row;
+        uint32_t n = (uint32_t)((size + each - 1) / each);
+        if (number < n) {
+            *from = number * each;
+            *bytes = size - *from < each ? size - *from : each;
+            return true;
         }
-        if (t->type == GGML_TYPE_F32) {
-            fill_vector((float *)bytes, ggml_nelements(t), t->name, &state);
-        } else {
-            fill_matrix(bytes, size, (uint32_t)t->type, t->ne[0], &state);
-        }
-        bool ok = fwrite(bytes, 1, size, file) == size && fwrite(zeros, 1, pad, file) == pad;
-        free(bytes);
-        if (!ok) {
-            return sp_fail(err, SP_ERR_IO, "a synthetic model can't be written: %s", strerror(errno));
+        number -= n;
+    }
+    return false;
+}
+
+static bool write_chunk(const writing *w, uint32_t number, int64_t tensor, uint64_t from, uint64_t bytes) {
+    uint64_t state = (w->b->what->seed + ((uint64_t)number << 20)) * 0x9e3779b97f4a7c15u + 1, at = w->data_at + from;
+    const char *name = gguf_get_tensor_name(w->b->gguf, tensor);
+    const struct ggml_tensor *t = ggml_get_tensor(w->b->context, name);
+    uint8_t *values = malloc(bytes);
+    bool ok = values != NULL;
+    if (ok && t->type == GGML_TYPE_F32) {
+        fill_vector((float *)(void *)values, (int64_t)(bytes / sizeof(float)), name, &state);
+    } else if (ok) {
+        fill_matrix(values, bytes, (uint32_t)t->type, t->ne[0], &state);
+    }
+    at += gguf_get_tensor_offset(w->b->gguf, tensor);
+    for (uint64_t done = 0; ok && done < bytes;) {
+        ssize_t n = pwrite(w->fd, values + done, bytes - done, (off_t)(at + done));
+        ok = n > 0 || (n < 0 && errno == EINTR);
+        done += n > 0 ? (uint64_t)n : 0;
+    }
+    free(values);
+    return ok;
+}
+
+static void *write_chunks(void *user) {
+    writing *w = user;
+    int64_t tensor;
+    uint64_t from, bytes;
+    for (uint32_t number; !atomic_load(&w->failed) && find_chunk(w->b, number = atomic_fetch_add(&w->next, 1), &tensor, &from, &bytes);) {
+        if (!write_chunk(w, number, tensor, from, bytes)) {
+            atomic_store(&w->failed, errno ? errno : ENOMEM);
         }
     }
-    return SP_OK;
+    return NULL;
+}
+
+static bool write_data(builder *b, int fd) {
+    writing w = {.b = b, .fd = fd};
+    struct stat st;
+    int64_t last = gguf_get_n_tensors(b->gguf) - 1;
+    if (fstat(fd, &st) != 0) {
+        return false;
+    }
+    w.data_at = (uint64_t)st.st_size;
+    if (ftruncate(fd, (off_t)(w.data_at + gguf_get_tensor_offset(b->gguf, last) +
+                              GGML_PAD(gguf_get_tensor_size(b->gguf, last), gguf_get_alignment(b->gguf)))) != 0) {
+        return false;
+    }
+    pthread_t threads[MAX_WRITERS];
+    int n = 0, wanted = sp_os_cores() - 1;
+    while (n < wanted && n < MAX_WRITERS && pthread_create(&threads[n], NULL, write_chunks, &w) == 0) {
+        n++;
+    }
+    write_chunks(&w);
+    while (n > 0) {
+        pthread_join(threads[--n], NULL);
+    }
+    errno = atomic_load(&w.failed);
+    return errno == 0;
 }
 
 static sp_status write_file(builder *b, const char *path, sp_error *err) {
     char temporary[4200];
     snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)getpid());
-    FILE *file = gguf_write_to_file(b->gguf, temporary, true) ? fopen(temporary, "ab") : NULL;
-    if (!file) {
-        return sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
+    int fd = gguf_write_to_file(b->gguf, temporary, true) ? open(temporary, O_WRONLY | O_CLOEXEC) : -1;
+    bool ok = fd >= 0 && write_data(b, fd);
+    int failed = errno;
+    if (fd >= 0 && close(fd) != 0 && ok) {
+        ok = false;
+        failed = errno;
     }
-    sp_status status = write_data(b, file, err);
-    if (fclose(file) != 0 && status == SP_OK) {
-        status = sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
+    if (ok && rename(temporary, path) != 0) {
+        ok = false;
+        failed = errno;
     }
-    if (status == SP_OK && rename(temporary, path) != 0) {
-        status = sp_fail(err, SP_ERR_IO, "%s: can't be written: %s", path, strerror(errno));
-    }
-    if (status != SP_OK) {
+    if (!ok) {
         unlink(temporary);
     }
-    return status;
+    return ok ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: a synthetic model can't be written: %s", path, strerror(failed));
 }
 
 sp_status sp_synthetic_write(const sp_synthetic *what, const char *path, sp_error *err) {

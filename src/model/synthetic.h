@@ -18,11 +18,15 @@ typedef struct sp_synthetic {
     uint32_t head;                    /* width of a head; 0: n_embd / n_head */
     const char *pooling;              /* of embeddings: "mean", "cls" or "last"; NULL: the file does not say */
     uint32_t n_ctx_original;          /* phi3: LongRoPE with other factors beyond this context; 0: none */
+    bool untied;                      /* what reads the result out is no embedding's; phi3: always */
     uint64_t seed;
 } sp_synthetic;
 
 /* 1.24 billion parameters, shaped like Llama 3.2 1B. */
 sp_synthetic sp_synthetic_llama_1b(uint32_t type);
+
+/* 8.03 billion, shaped like Llama 3.1 8B. */
+sp_synthetic sp_synthetic_llama_8b(uint32_t type);
 
 /* About a billion parameters of a kind: "dense" (the one above), "mixture", "window" or "hybrid". False: there is no such kind. */
 bool sp_synthetic_1b(const char *kind, uint32_t type, sp_synthetic *out);
