@@ -42,7 +42,8 @@ ggml_backend_buffer_t sp_shim_alloc(ggml_backend_buffer_type_t type, size_t leng
 }
 
 bool sp_shim_alloc_graph(ggml_gallocr_t allocator, struct ggml_cgraph *graph, char *message, size_t capacity) {
-    return guarded(message, capacity, false, "out of device memory", [&] { return ggml_gallocr_alloc_graph(allocator, graph); });
+    return guarded(message, capacity, false, "out of device memory",
+                   [&] { return ggml_gallocr_reserve(allocator, graph) && ggml_gallocr_alloc_graph(allocator, graph); });
 }
 
 bool sp_shim_compute(ggml_backend_t backend, struct ggml_cgraph *graph, char *message, size_t capacity) {
