@@ -1,10 +1,12 @@
 #include "edits.h"
 
+#include <gguf.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "fuzz.h"
 #include "model/synthetic.h"
+#include "program/program.h"
 #include "samepage/program.h"
 
 int edit_get(const uint8_t *data, size_t size, size_t skip, size_t i, edit *out) {
@@ -74,4 +76,44 @@ uint8_t *read_file(const char *name, size_t *size) {
     fclose(file);
     *size = (size_t)length;
     return bytes;
+}
+
+void header_of(header *h, const char *name) {
+    if (h->whole) {
+        return;
+    }
+    h->whole = read_file(name, &h->size);
+    h->damaged = malloc(h->size);
+    struct gguf_context *gguf = gguf_init_from_file(name, (struct gguf_init_params){.no_alloc = true});
+    CHECK(h->damaged && gguf);
+    h->header_size = gguf_get_data_offset(gguf);
+    gguf_free(gguf);
+}
+
+size_t header_damage(header *h, const uint8_t *data, size_t size) {
+    edit e;
+    size_t length = h->size;
+    memcpy(h->damaged, h->whole, h->size);
+    for (size_t i = 0; edit_get(data, size, 1, i, &e); i++) {
+        const size_t at = e.place % (h->header_size - 8);
+        const uint64_t value = edit_value(e.value);
+        if (e.kind % 8 == 7) {
+            length = at < length ? (e.kind & 8 ? h->size - at : at) : length;
+        } else {
+            memcpy(h->damaged + at, &value, (size_t)1 << e.kind % 4);
+        }
+    }
+    return length;
+}
+
+void trace_model(sp_model *model) {
+    const void *bytes;
+    uint64_t size;
+    sp_error err;
+    if (sp_model_get_program(model, &(sp_program_wish){.type_k = SP_TYPE_F16, .type_v = SP_TYPE_F16}, &bytes, &size, &err) == SP_OK) {
+        sp_program *program;
+        const sp_weight_source weights = {.find = sp_model_find_weight, .context = model};
+        CHECK(sp_program_load(bytes, size, &weights, &program, &err) == SP_OK);
+        sp_program_free(program);
+    }
 }

@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "model/model.h"
+
 /* Eight bytes of an input: what is changed, how, and to what. */
 typedef struct edit {
     uint32_t place; /* 24 bits */
@@ -21,5 +23,19 @@ uint64_t edit_value(uint32_t value);
 const char *tiny_model(void);
 /* The bytes of a file; malloc'ed. Aborts where it can't be read. */
 uint8_t *read_file(const char *path, size_t *size);
+
+/* A GGUF file to damage: edits set numbers in its header to numbers at an edge, and cut its end off, or all but its end. */
+typedef struct header {
+    uint8_t *whole, *damaged; /* of `size` bytes */
+    size_t size, header_size;
+} header;
+
+/* Reads it the first time. */
+void header_of(header *h, const char *path);
+/* Makes h->damaged of an input with one byte in front of its edits; how many of its bytes count. */
+size_t header_damage(header *h, const uint8_t *data, size_t size);
+
+/* Asks for the model's program. Where there is one, it must be one that the verifier accepts. */
+void trace_model(sp_model *model);
 
 #endif

@@ -31,6 +31,7 @@ const char *sp_model_complaint(void) {
 
 typedef struct load_call {
     const char *path;
+    const struct llama_model_kv_override *overrides; /* the path's model is to be made without memory for its weights; NULL: its vocabulary alone */
     struct gguf_context *gguf;
     struct llama_model_params params;
     struct llama_model *model;
@@ -48,7 +49,10 @@ static void load(void *user) {
 static struct llama_model *guarded_load(load_call call) {
     ggml_backend_dev_t none[1] = {NULL};
     call.params = llama_model_default_params();
-    call.params.vocab_only = call.path != NULL;
+    call.params.vocab_only = call.path && !call.overrides;
+    call.params.no_alloc = call.overrides != NULL;
+    call.params.load_mode = call.overrides ? LLAMA_LOAD_MODE_NONE : call.params.load_mode;
+    call.params.kv_overrides = call.overrides;
     call.params.devices = none;
     call.params.n_gpu_layers = 0;
     call.params.use_extra_bufts = false;
@@ -58,6 +62,10 @@ static struct llama_model *guarded_load(load_call call) {
 
 struct llama_model *sp_llama_load_vocabulary(const char *path) {
     return guarded_load((load_call){.path = path});
+}
+
+struct llama_model *sp_llama_load_sizes(const char *path, const struct llama_model_kv_override *overrides) {
+    return guarded_load((load_call){.path = path, .overrides = overrides});
 }
 
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf) {
@@ -106,6 +114,23 @@ struct llama_context *sp_llama_new_context(struct llama_model *model, const stru
     context_call call = {.model = model, .params = *params};
     complaint[0] = 0;
     return sp_shim_guard(init_context, &call, complaint, sizeof complaint) ? call.context : NULL;
+}
+
+typedef struct bytes_call {
+    const struct llama_context *context;
+    uint64_t bytes;
+} bytes_call;
+
+static void count_bytes(void *user) {
+    bytes_call *c = user;
+    c->bytes = sp_shim_context_bytes(c->context);
+}
+
+bool sp_llama_context_bytes(const struct llama_context *context, uint64_t *bytes) {
+    bytes_call call = {.context = context};
+    const bool went_well = sp_shim_guard(count_bytes, &call, complaint, sizeof complaint);
+    *bytes = call.bytes;
+    return went_well;
 }
 
 typedef struct decode_call {

@@ -77,9 +77,13 @@ const char *sp_model_adapter_tensor(const sp_model *model, const struct ggml_ten
  * its words, until this thread's next call.
  */
 struct llama_model *sp_llama_load_vocabulary(const char *path);
+/* The file's model with its tensors' sizes, compared with what the header implies, and no memory behind them; overrides: not NULL. */
+struct llama_model *sp_llama_load_sizes(const char *path, const struct llama_model_kv_override *overrides);
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf);
 struct llama_adapter_lora *sp_llama_load_adapter(struct llama_model *model, int fd);
 struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params);
+/* What a context of a model without memory would take for its state and for computing. */
+bool sp_llama_context_bytes(const struct llama_context *context, uint64_t *bytes);
 bool sp_llama_decode(struct llama_context *context, const struct llama_batch *batch);
 
 typedef struct sp_tokenize_call {
@@ -109,6 +113,9 @@ extern "C" {
 /* ---- guard.c ---- */
 void sp_model_quiet(void); /* keeps libllama and ggml from writing to standard error; forgets complaints */
 const char *sp_model_complaint(void);
+
+/* ---- memory_shim.cpp; may throw ---- */
+uint64_t sp_shim_context_bytes(const struct llama_context *context);
 
 /* ---- chat_shim.cpp ---- */
 typedef struct sp_chat_templates sp_chat_templates;

@@ -5,6 +5,7 @@
 #include "model/trace.h"
 
 #include <ggml-backend.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,11 @@ const char *const sp_trace_symbols[N_SYMS] = {"n_tokens", "n_kv", "n_outputs", "
 static const struct {
     uint32_t n_ctx, n_batch, n_past, n_tokens, n_outputs;
 } sizes[N_TRACES] = {{1024, 150, 1, 7, 3}, {1024, 150, 1, 33, 5}, {1024, 320, 1, 300, 5}, {1536, 150, 300, 33, 5}, {1536, 600, 1, 290, 9}};
+
+enum { MOST_WINDOW = 1 << 20 }; /* libllama keeps a few words for each of a window's cells, whatever it reserves */
+
+/* State for a thousand tokens, and results for hundreds: a vocabulary of 262,144 makes logits of 600 MiB, whatever the weights are. */
+#define MOST_RESERVED (UINT64_C(2) << 30)
 
 /* The trace that is being taken, with what maps ggml's tensors to its nodes. */
 typedef struct watcher {
@@ -122,6 +128,11 @@ static bool on_abort(void *user) {
     return !((watcher *)user)->passing;
 }
 
+/* Cells for the trace's size beyond those that it has: none, but for windows that libllama doesn't let one make smaller. */
+static uint32_t more_cells(uint32_t window) {
+    return window > MOST_TRACED_WINDOW ? sp_inputs_padded(window) : 0;
+}
+
 static struct llama_context *new_context(struct llama_model *model, uint32_t n_ctx, uint32_t n_batch, const sp_program_wish *wish, watcher *w) {
     struct llama_context_params params = llama_context_default_params();
     params.n_ctx = n_ctx;
@@ -177,7 +188,7 @@ typedef struct subject {
 
 static sp_status take_one(subject *s, trace_window *window, int which, trace *out, sp_error *err) {
     watcher w = {.trace = out, .model = s->model, .passing = true};
-    const uint32_t more = window->traced > MOST_TRACED_WINDOW ? sp_inputs_padded(window->traced) : 0, n_ctx = sizes[which].n_ctx + more;
+    const uint32_t more = more_cells(window->traced), n_ctx = sizes[which].n_ctx + more;
     struct llama_context *context = new_context(s->llama, n_ctx, sizes[which].n_batch, s->wish, &w);
     if (!context) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context of %u cells with these cache types: %s", n_ctx, sp_model_complaint());
@@ -217,8 +228,7 @@ static void free_trace(trace *t) {
 static sp_status trace_all(subject *s, trace_window *window, void **bytes, uint64_t *size, sp_error *err) {
     trace traces[N_TRACES] = {0};
     const sp_model *model = s->model;
-    sp_status status = check_kind(s->llama, err);
-    status = status == SP_OK ? sp_model_load_adapters(model, s->llama, s->adapters, err) : status;
+    sp_status status = sp_model_load_adapters(model, s->llama, s->adapters, err);
     for (int i = 0; status == SP_OK && i < N_TRACES; i++) {
         if (model->options.progress) {
             model->options.progress(model->options.progress_user, "tracing the model's graph", (double)i / N_TRACES);
@@ -235,13 +245,54 @@ static sp_status trace_all(subject *s, trace_window *window, void **bytes, uint6
     return status;
 }
 
-sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err) {
-    sp_status status = sp_model_check_layers(model, err);
+/* The bytes that a context for the largest trace takes, counted without taking them. */
+static bool count_reservation(struct llama_model *llama, const sp_program_wish *wish, uint64_t *bytes) {
+    const int32_t window = llama_model_n_swa(llama);
+    const uint32_t last = N_TRACES - 1, n_ctx = sizes[last].n_ctx + more_cells(window > 0 ? (uint32_t)window : 0);
+    watcher nobody = {0};
+    struct llama_context *context = new_context(llama, n_ctx, sizes[last].n_batch, wish, &nobody);
+    const bool counted = context && sp_llama_context_bytes(context, bytes);
+    llama_free(context);
+    return counted;
+}
+
+sp_status sp_trace_check_bytes(uint64_t bytes, uint64_t weight_bytes, sp_error *err) {
+    const uint64_t most = MOST_RESERVED + weight_bytes;
+    return bytes <= most ? SP_OK
+                         : sp_fail(err, SP_ERR_UNSUPPORTED,
+                                   "the header's sizes want %" PRIu64 " MiB of memory for its graph; with weights of %" PRIu64 " MiB, %" PRIu64
+                                   " MiB are possible",
+                                   bytes >> 20, weight_bytes >> 20, most >> 20);
+}
+
+/*
+ * The header says how much libllama reserves, and what it clears of that: so it is looked at before. What the file's tensors are compared with can't
+ * be far off; a few numbers stand for themselves.
+ */
+static sp_status check_sizes(const sp_model *model, const sp_program_wish *wish, sp_error *err) {
+    struct llama_model *llama = sp_trace_load_sizes(model);
+    if (!llama) {
+        return sp_fail(err, SP_ERR_UNSUPPORTED, "libllama can't make a model of it: %s", sp_model_complaint());
+    }
+    const int32_t window = llama_model_n_swa(llama);
+    uint64_t bytes = 0;
+    sp_status status = check_kind(llama, err);
+    if (status == SP_OK && window > MOST_WINDOW) {
+        status = sp_fail(err, SP_ERR_UNSUPPORTED, "its window of %d tokens is wider than %d", (int)window, MOST_WINDOW);
+    }
+    if (status == SP_OK) {
+        status = count_reservation(llama, wish, &bytes) ? sp_trace_check_bytes(bytes, model->info.weight_bytes, err)
+                                                        : sp_fail(err, SP_ERR_UNSUPPORTED, "libllama makes no context: %s", sp_model_complaint());
+    }
+    llama_model_free(llama);
+    return status;
+}
+
+static sp_status trace_model(const sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err) {
+    sp_status status = check_sizes(model, wish, err);
     if (status != SP_OK) {
-        sp_fail_in(err, "architecture %s", model->info.architecture);
         return status;
     }
-    sp_model_quiet();
     trace_window window = {0};
     struct gguf_context *metadata = sp_trace_metadata(model, &window);
     struct llama_model *llama = metadata ? sp_llama_init_without_weights(metadata) : NULL;
@@ -255,6 +306,13 @@ sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **by
                           : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     gguf_free(metadata);
+    return status;
+}
+
+sp_status sp_model_trace(sp_model *model, const sp_program_wish *wish, void **bytes, uint64_t *size, sp_error *err) {
+    sp_model_quiet();
+    sp_status status = sp_model_check_layers(model, err);
+    status = status == SP_OK ? trace_model(model, wish, bytes, size, err) : status;
     if (status != SP_OK) {
         sp_fail_in(err, "architecture %s", model->info.architecture);
     }

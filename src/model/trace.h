@@ -54,6 +54,9 @@ typedef struct trace_window {
     float token_scale; /* embeddings of tokens are multiplied by it */
 } trace_window;
 
+/* trace.c: may a model with weights of this many bytes have libllama reserve so many for its graph? SP_ERR_UNSUPPORTED: no. */
+sp_status sp_trace_check_bytes(uint64_t bytes, uint64_t weight_bytes, sp_error *err);
+
 /* Finds a * symbol + b for a value that was values[i] at the i-th trace. False: it is no such thing. */
 bool sp_trace_fit(const trace *traces, const int64_t values[N_TRACES], int *symbol, int64_t *a, int64_t *b);
 
@@ -62,6 +65,8 @@ uint16_t sp_trace_operation(const trace_node *node, uint32_t params[SP_PROGRAM_M
 
 /* metadata.c: the file's metadata as it is traced. The caller frees it with gguf_free. NULL: out of memory. */
 struct gguf_context *sp_trace_metadata(const sp_model *model, trace_window *window);
+/* The same for libllama's own loader, which compares what the header implies with the file's tensors and reserves nothing. NULL: it refuses. */
+struct llama_model *sp_trace_load_sizes(const sp_model *model);
 /* Takes what libllama says about the model made of it. */
 void sp_trace_learn(const sp_model *model, const struct llama_model *llama, trace_window *window);
 

@@ -7,6 +7,7 @@
 #include <sys/stat.h>
 
 #include "base/error.h"
+#include "model/trace.h"
 
 /* Changes the metadata of a model; the caller takes care of the tensors' bytes. */
 typedef void (*change)(struct gguf_context *gguf);
@@ -164,6 +165,9 @@ static void twice_the_same_token(struct gguf_context *g) {
 static void unknown_scaling(struct gguf_context *g) {
     gguf_set_val_str(g, "phi3.rope.scaling.type", "nonsense");
 }
+static void huge_feed_forward(struct gguf_context *g) {
+    gguf_set_val_u32(g, "phi3.feed_forward_length", 1 << 20);
+}
 static void endless_noise(struct gguf_context *g) {
     gguf_set_val_f32(g, "phi3.attention.layer_norm_rms_epsilon", -1);
 }
@@ -186,6 +190,7 @@ static void test_hostile_metadata(void **state) {
         {twice_the_same_token, SP_ERR_UNSUPPORTED, "token_to_id"},
         {unknown_scaling, SP_ERR_UNSUPPORTED, "rope_scaling_type"},
         {endless_noise, SP_ERR_UNSUPPORTED, "eps is -1"},
+        {huge_feed_forward, SP_ERR_UNSUPPORTED, "has wrong shape"},
     };
     char good[512], changed[512];
     write_tiny(good, "phi3", SP_TYPE_F16);
@@ -199,15 +204,16 @@ static void test_hostile_metadata(void **state) {
 }
 
 /* The same numbers under another architecture's name. */
-static void rename_architecture(struct gguf_context *g, const char *architecture) {
+static void rename_architecture(struct gguf_context *g, const char *from, const char *architecture) {
+    const size_t length = strlen(from);
     gguf_set_val_str(g, "general.architecture", architecture);
     for (int64_t i = 0, n = gguf_get_n_kv(g); i < n; i++) {
         const char *key = gguf_get_key(g, i);
         char renamed[96];
-        if (strncmp(key, "llama.", 6) != 0) {
+        if (strncmp(key, from, length) != 0 || key[length] != '.') {
             continue;
         }
-        snprintf(renamed, sizeof renamed, "%s.%s", architecture, key + 6);
+        snprintf(renamed, sizeof renamed, "%s%s", architecture, key + length);
         if (gguf_get_kv_type(g, i) == GGUF_TYPE_FLOAT32) {
             gguf_set_val_f32(g, renamed, gguf_get_val_f32(g, i));
         } else {
@@ -217,10 +223,10 @@ static void rename_architecture(struct gguf_context *g, const char *architecture
 }
 
 static void with_encoder(struct gguf_context *g) {
-    rename_architecture(g, "t5");
+    rename_architecture(g, "llama", "t5");
 }
 static void without_output(struct gguf_context *g) {
-    rename_architecture(g, "internlm2");
+    rename_architecture(g, "llama", "internlm2");
 }
 static void without_numbers(struct gguf_context *g) {
     gguf_set_val_str(g, "general.architecture", "mamba");
@@ -236,7 +242,9 @@ static void test_unsupported(void **state) {
         const char *words;
     } cases[] = {
         {with_encoder, SP_ERR_UNSUPPORTED, "architecture t5"},
-        {without_output, SP_ERR_FORMAT, "architecture internlm2: the file lacks the tensor output.weight"},
+        {without_output, SP_ERR_UNSUPPORTED,
+         "architecture internlm2: libllama can't make a model of it: error loading model: check_tensor_dims: tensor 'output.weight' not "
+         "found"},
         {without_numbers, SP_ERR_UNSUPPORTED, "architecture mamba: libllama can't make a model of it: error loading model"},
     };
     char good[512], changed[512];
@@ -248,6 +256,47 @@ static void test_unsupported(void **state) {
     }
     unlink(changed);
     unlink(good);
+}
+
+static void with_deep_images(struct gguf_context *g, uint32_t layers) {
+    static const int32_t sections[4] = {8, 8, 8, 8};
+    rename_architecture(g, "qwen3", "qwen3vl");
+    gguf_set_arr_data(g, "qwen3vl.rope.dimension_sections", GGUF_TYPE_INT32, sections, 4);
+    gguf_set_val_u32(g, "qwen3vl.n_deepstack_layers", layers);
+}
+static void with_few(struct gguf_context *g) {
+    with_deep_images(g, 1);
+}
+static void with_many(struct gguf_context *g) {
+    with_deep_images(g, 1 << 16);
+}
+static void with_too_many(struct gguf_context *g) {
+    with_deep_images(g, UINT32_MAX / 128);
+}
+
+/* What no tensor of the file tells is wrong: how wide the inputs are. */
+static void test_untold_sizes(void **state) {
+    (void)state;
+    char good[512], changed[512];
+    write_tiny(good, "qwen3", SP_TYPE_F16);
+    scratch_path(changed, "changed.gguf");
+    write_changed(good, changed, with_few);
+    expect_refused(changed, SP_ERR_UNSUPPORTED, "uses the operation PAD");
+    write_changed(good, changed, with_many);
+    expect_refused(changed, SP_ERR_UNSUPPORTED, "the header's sizes want");
+    write_changed(good, changed, with_too_many);
+    expect_refused(changed, SP_ERR_UNSUPPORTED, "libllama makes no context");
+    unlink(changed);
+    unlink(good);
+}
+
+/* Logits of a large vocabulary are larger than a small model's weights, and long windows of a large model too. */
+static void test_reservation(void **state) {
+    (void)state;
+    sp_error err = {0};
+    assert_int_equal(sp_trace_check_bytes(UINT64_C(2) << 30, 0, &err), SP_OK);
+    assert_int_equal(sp_trace_check_bytes((UINT64_C(2) << 30) + 1, 0, &err), SP_ERR_UNSUPPORTED);
+    assert_int_equal(sp_trace_check_bytes(UINT64_C(40) << 30, UINT64_C(40) << 30, &err), SP_OK);
 }
 
 static void test_good_file(void **state) {
@@ -305,9 +354,9 @@ static void test_fingerprint(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_no_gguf),          cmocka_unit_test(test_truncated),   cmocka_unit_test(test_damaged_header),
-        cmocka_unit_test(test_hostile_metadata), cmocka_unit_test(test_unsupported), cmocka_unit_test(test_good_file),
-        cmocka_unit_test(test_fingerprint),
+        cmocka_unit_test(test_no_gguf),          cmocka_unit_test(test_truncated),    cmocka_unit_test(test_damaged_header),
+        cmocka_unit_test(test_hostile_metadata), cmocka_unit_test(test_unsupported),  cmocka_unit_test(test_good_file),
+        cmocka_unit_test(test_fingerprint),      cmocka_unit_test(test_untold_sizes), cmocka_unit_test(test_reservation),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
