@@ -1,5 +1,4 @@
 /* Shapes and checks of the operations that carry state from token to token. */
-#include "base/checked.h"
 #include "program/shapes.h"
 
 static void shape(sp_spec_tensor *t, int64_t ne0, int64_t ne1, int64_t ne2) {
@@ -7,11 +6,10 @@ static void shape(sp_spec_tensor *t, int64_t ne0, int64_t ne1, int64_t ne2) {
     t->ne[0] = ne0, t->ne[1] = ne1, t->ne[2] = ne2, t->ne[3] = 1;
 }
 
-/* a * b + c, or -1 where that is more than a dimension can be; all are dimensions, or small sums of them. */
-static int64_t most(int64_t a, int64_t b, int64_t c) {
-    int64_t product, sum;
-    return __builtin_mul_overflow(a, b, &product) || __builtin_add_overflow(product, c, &sum) || sum > SP_MAX_NE ? -1 : sum;
-}
+/*
+ * Sizes below are products of dimensions. Sources are F32 of at most 2^40 bytes, so that any product of one's dimensions is at most 2^38, and of
+ * three factors of which each two are dimensions of one source at most 2^57: nothing overflows, and sp_check_shape refuses what is no dimension.
+ */
 
 const char *sp_shape_ssm_conv(spec_build *build, sp_spec_tensor *t) {
     const sp_spec_tensor *sx = sp_build_source(build, t, 0), *c = sp_build_source(build, t, 1);
@@ -21,10 +19,8 @@ const char *sp_shape_ssm_conv(spec_build *build, sp_spec_tensor *t) {
 
 const char *sp_shape_ssm_scan(spec_build *build, sp_spec_tensor *t) {
     const sp_spec_tensor *s = sp_build_source(build, t, 0), *x = sp_build_source(build, t, 1), *ids = sp_build_source(build, t, 6);
-    const int64_t heads = most(s->ne[1], s->ne[2], 0), one = heads < 0 ? -1 : most(s->ne[0], heads, 0);
-    const int64_t all = one < 0 || sp_elements(x) > SP_MAX_NE ? -1 : most(one, ids->ne[0], sp_elements(x));
-    shape(t, all, 1, 1);
-    return all < 0 ? "it is too large" : NULL;
+    shape(t, s->ne[0] * s->ne[1] * s->ne[2] * ids->ne[0] + sp_elements(x), 1, 1);
+    return NULL;
 }
 
 /* Heads follow each other, whatever lies between tokens. */
@@ -44,9 +40,8 @@ const char *sp_extra_ssm_scan(spec_build *build, const sp_spec_tensor *t) {
 
 const char *sp_shape_gated_delta_net(spec_build *build, sp_spec_tensor *t) {
     const sp_spec_tensor *v = sp_build_source(build, t, 2);
-    const int64_t width = most(v->ne[0], v->ne[1], 0), rows = most(v->ne[2] + v->ne[0], v->ne[3], 0);
-    shape(t, width, rows, 1);
-    return width < 0 || rows < 0 ? "it is too large" : NULL;
+    shape(t, v->ne[0] * v->ne[1], (v->ne[2] + v->ne[0]) * v->ne[3], 1);
+    return NULL;
 }
 
 const char *sp_extra_gated_delta_net(spec_build *build, const sp_spec_tensor *t) {
@@ -56,13 +51,9 @@ const char *sp_extra_gated_delta_net(spec_build *build, const sp_spec_tensor *t)
 
 const char *sp_shape_wkv(spec_build *build, sp_spec_tensor *t) {
     const sp_spec_tensor *a = sp_build_source(build, t, 0), *state = sp_build_source(build, t, t->n_src - 1u);
-    const int64_t width = most(a->ne[0], a->ne[1], 0), one = width < 0 ? -1 : most(a->ne[0], width, 0);
-    const int64_t rows = most(a->ne[0], state->ne[1], a->ne[2]);
-    shape(t, width, rows, 1);
-    if (one < 0 || rows < 0) {
-        return "it is too large";
-    }
-    if (state->ne[0] != one) {
+    const int64_t width = a->ne[0] * a->ne[1];
+    shape(t, width, a->ne[0] * state->ne[1] + a->ne[2], 1); /* below 2^62 + 2^31 */
+    if (state->ne[0] % a->ne[0] || state->ne[0] / a->ne[0] != width) {
         return "state.ne0 must be ne0 * ne0 * ne1 of the first source";
     }
     if (t->op == SP_OP_RWKV_WKV7 && a->ne[0] % 64) { /* ggml's vector loops go on to a whole step, past the end */

@@ -263,12 +263,43 @@ static void test_listings(void **state_) {
     sp_graph_free(G);
 }
 
+/* x, B or C of ssm_scan with a gap between heads: 1, 2 or 3. 0: none. */
+static sp_tensor scan(bench *b, int gap, int64_t decay) {
+    sp_tensor s = f32(b, 16, 8, 4, 3), x = f32(b, 8, 4, 5, 2), dt = f32(b, 4, 5, 2, 1), a = f32(b, decay, 4, 1, 1);
+    sp_tensor bs = f32(b, 16, 2, 5, 2), c = f32(b, 16, 2, 5, 2);
+    x = gap == 1 ? strided(b, f32(b, 16, 4, 5, 2), 8, 4, 5, 2, 64, 256, 1280, 0) : x;
+    bs = gap == 2 ? strided(b, f32(b, 32, 2, 5, 2), 16, 2, 5, 2, 128, 256, 1280, 0) : bs;
+    c = gap == 3 ? strided(b, f32(b, 32, 2, 5, 2), 16, 2, 5, 2, 128, 256, 1280, 0) : c;
+    return sp_ssm_scan(G, s, x, dt, a, bs, c, ids(b, 2, 1));
+}
+
+static void test_state(void **state_) {
+    (void)state_;
+    ACCEPTED(scan(b, 0, 1));
+    ACCEPTED(scan(b, 0, 16));
+    for (int gap = 1; gap <= 3; gap++) {
+        REFUSED("rows of x, B and C must follow each other", scan(b, gap, 1));
+    }
+    REFUSED("1 to 2^31-1", sp_tensor in = huge(b, SP_TYPE_F32, 65536, 1, 1, 2);
+            sp_ssm_scan(G, huge(b, SP_TYPE_F32, 65536, 256, 127, 1), f32(b, 256, 127, 1, 2), f32(b, 127, 1, 2, 1), f32(b, 1, 127, 1, 1), in, in,
+                        ids(b, 2, 1)));
+    const int64_t many = (1 << 30) + 4;
+    REFUSED("1 to 2^31-1", sp_tensor q = f32(b, 1, 1, 1, 1), v = huge(b, SP_TYPE_F32, 1, 1, 1, many); sp_gated_delta_net(G, q, q, v, v, v, v));
+    REFUSED("1 to 2^31-1", sp_tensor k = huge(b, SP_TYPE_F32, 1, 1, many, 1);
+            sp_rwkv_wkv6(G, k, k, k, f32(b, 1, 1, 1, 1), k, huge(b, SP_TYPE_F32, 1, many, 1, 1)));
+    ACCEPTED(sp_tensor r = f32(b, 16, 4, 6, 1); sp_rwkv_wkv6(G, r, r, r, f32(b, 16, 4, 1, 1), r, f32(b, 16 * 16 * 4, 3, 1, 1)));
+    ACCEPTED(sp_tensor r = f32(b, 64, 4, 6, 1); sp_rwkv_wkv7(G, r, r, r, r, r, r, f32(b, 64 * 64 * 4, 3, 1, 1)));
+    REFUSED("state.ne0 must be", sp_tensor r = f32(b, 64, 4, 6, 1); sp_rwkv_wkv7(G, r, r, r, r, r, r, f32(b, 64 * 64 * 4 + 1, 1, 1, 1)));
+    ACCEPTED(sp_tensor q = f32(b, 16, 2, 5, 1), v = f32(b, 16, 4, 5, 2);
+             sp_gated_delta_net(G, q, q, v, f32(b, 16, 4, 5, 2), f32(b, 1, 4, 5, 2), f32(b, 16, 16, 4, 2)));
+    ACCEPTED(sp_ssm_conv(G, f32(b, 10, 8, 2, 1), f32(b, 4, 8, 1, 1)));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sizes),    cmocka_unit_test(test_estimates_saturate),
-        cmocka_unit_test(test_bytes),    cmocka_unit_test(test_places),
-        cmocka_unit_test(test_row_ids),  cmocka_unit_test(test_special_rules),
-        cmocka_unit_test(test_ranges),   cmocka_unit_test(test_names_of_ids),
+        cmocka_unit_test(test_state),         cmocka_unit_test(test_sizes),  cmocka_unit_test(test_estimates_saturate),
+        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_places), cmocka_unit_test(test_row_ids),
+        cmocka_unit_test(test_special_rules), cmocka_unit_test(test_ranges), cmocka_unit_test(test_names_of_ids),
         cmocka_unit_test(test_listings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
