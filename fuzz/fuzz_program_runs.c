@@ -58,7 +58,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < 4) {
         return 0;
     }
-    gen_options options = {.ops = 1 + data[0] % 6, .alignment = 32};
+    gen_options options = {.ops = 1 + data[0] % 6, .alignment = 32, .chains = data[0] & 128};
     options.weights = weight_pool(&options.n_weights);
     choices c = {.data = data, .size = size, .at = 2};
     for (size_t i = 0; i < size; i++) { /* when the input is used up, it is the seed of what follows */

@@ -4,7 +4,9 @@
  * errors don't grow along the program and each operation answers for its own.
  *
  * For that the device's program must show its work: behind each operation that is no view, a `cpy` of its result into a window of the slot called
- * "seen" (generate.h makes such programs). Everything that a program writes is then known, in order, and at its end every byte of every slot is.
+ * "seen" (generate.h makes such programs). Everything that a program writes is then known, in order, and at its end every byte of every slot is. A
+ * result that is not shown, so that devices may compute it together with what uses it, is taken for what it should be; how far off it may be counts
+ * where it is used. Only operations may use it, not views.
  */
 #ifndef SP_TESTS_ORACLE_EVALUATE_H
 #define SP_TESTS_ORACLE_EVALUATE_H
@@ -20,7 +22,7 @@ typedef struct eval_call {
     double *x[SP_PROGRAM_MAX_SRC];               /* the sources' elements */
     const double *before;                        /* set_rows and cpy: the destination's elements before */
     double *out;                                 /* to fill: the result */
-    double *tolerance; /* to fill: how far off an exact device may be, apart from the result's own rounding; zeros at first */
+    double *tolerance; /* to fill: how far off an exact device may be, apart from the result's own rounding; zeros at first. NaN: any answer stands */
     bool loose;        /* the device computes products with halves (GPUs) */
 } eval_call;
 
@@ -59,7 +61,9 @@ typedef struct eval_result {
     uint32_t tensor;
     uint16_t op;
     char reason[200];
-    double worst; /* the largest error as a share of its tolerance */
+    uint64_t elements;  /* that were looked at */
+    uint64_t undefined; /* of those: their answer is beyond what a type on the way holds, or not defined, so that any stands */
+    double worst;       /* the largest error as a share of its tolerance */
     uint16_t worst_op;
 } eval_result;
 

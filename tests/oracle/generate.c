@@ -38,6 +38,9 @@ void gen_go_back(generated *p, gen_mark mark) {
     p->g.n_strings = mark.strings;
     p->g.n_symbols = mark.symbols;
     memcpy(p->used, mark.used, sizeof mark.used);
+    while (p->n_hidden && p->hidden[p->n_hidden - 1] >= mark.tensors) {
+        p->n_hidden--;
+    }
 }
 
 static void drop_checked(generated *p) {
@@ -190,8 +193,8 @@ static void place(choices *c, const gen_options *options, generated *p, gen_mark
     sp_graph_into(&p->g, again, window);
 }
 
-/* One more operation; false if it was not accepted, and the program is as before. */
-static bool add_operation(choices *c, const gen_options *options, generated *p, const sp_rule *rule) {
+/* One more operation; false if it was not accepted, and the program is as before. hide: nobody but the next one is to see its result. */
+static bool add_operation(choices *c, const gen_options *options, generated *p, const sp_rule *rule, bool hide) {
     const gen_mark mark = gen_set_mark(p);
     gen_plan plan;
     sp_error err;
@@ -203,6 +206,11 @@ static bool add_operation(choices *c, const gen_options *options, generated *p, 
     if (!accepted) {
         gen_go_back(p, mark);
         return false;
+    }
+    if (hide) {
+        p->hidden[p->n_hidden++] = t;
+        p->n_ops++;
+        return true;
     }
     if (rule->view == V_NONE && chance(c, 3)) {
         place(c, options, p, mark, &plan, t);
@@ -233,8 +241,55 @@ static bool add_operation(choices *c, const gen_options *options, generated *p, 
     return true;
 }
 
+/* What devices compute at once where nothing else uses what lies between: ggml's Vulkan backend all of them, its CPU backend the first. */
+static const struct chain {
+    uint16_t ops[3];
+    uint8_t at[3]; /* as which source the result before comes */
+} chains[] = {
+    {{SP_OP_RMS_NORM, SP_OP_MUL}, {0, 0}},
+    {{SP_OP_RMS_NORM, SP_OP_MUL, SP_OP_ROPE_EXT}, {0, 0, 0}},
+    {{SP_OP_RMS_NORM, SP_OP_MUL, SP_OP_ADD}, {0, 0, 0}},
+    {{SP_OP_MUL_MAT, SP_OP_ADD}, {0, 0}},
+    {{SP_OP_MUL_MAT, SP_OP_ADD}, {0, 1}},
+    {{SP_OP_MUL_MAT, SP_OP_ADD, SP_OP_ADD}, {0, 0, 0}},
+    {{SP_OP_MUL_MAT_ID, SP_OP_ADD_ID}, {0, 0}},
+    {{SP_OP_MUL_MAT_ID, SP_OP_MUL}, {0, 0}},
+    {{SP_OP_MUL_MAT_ID, SP_OP_ADD_ID, SP_OP_MUL}, {0, 0, 0}},
+    {{SP_OP_ADD, SP_OP_ADD, SP_OP_ADD}, {0, 0, 0}},
+    {{SP_OP_ADD, SP_OP_RMS_NORM}, {0, 0}},
+    {{SP_OP_SILU, SP_OP_MUL}, {0, 0}},
+    {{SP_OP_SIGMOID, SP_OP_MUL}, {0, 1}},
+    {{SP_OP_SOFTPLUS, SP_OP_MUL}, {0, 0}},
+    {{SP_OP_SSM_CONV, SP_OP_SILU}, {0, 0}},
+    {{SP_OP_MUL, SP_OP_ADD}, {0, 0}},
+    {{SP_OP_GET_ROWS, SP_OP_SCALE}, {0, 0}},
+};
+
+/* Operations of which each has the result of the one before, and nobody else has; false if that led nowhere. */
+static bool add_chain(choices *c, const gen_options *options, generated *p) {
+    const struct chain *chain = &chains[choose(c, sizeof chains / sizeof chains[0])];
+    const gen_mark mark = gen_set_mark(p);
+    const uint32_t n_ops = p->n_ops, length = chain->ops[2] ? 3 : 2;
+    bool added = p->n_hidden + length <= GEN_MAX_HIDDEN;
+    for (uint32_t i = 0; added && i < length; i++) {
+        added = false;
+        p->chained_at = chain->at[i];
+        for (int attempt = 0; !added && attempt < 8; attempt++) {
+            added = add_operation(c, options, p, sp_rule_get(chain->ops[i]), i + 1 < length);
+        }
+        p->chained = p->g.n_tensors - 1;
+    }
+    p->chained = SP_PROGRAM_NONE;
+    if (!added) {
+        gen_go_back(p, mark);
+        p->n_ops = n_ops;
+    }
+    return added;
+}
+
 static void begin(generated *p) {
     memset(p, 0, sizeof *p);
+    p->chained = SP_PROGRAM_NONE;
     sp_graph_init(&p->g);
     sp_graph_slot(&p->g, "in", SP_SLOT_READ);
     sp_graph_slot(&p->g, "state", SP_SLOT_STATE);
@@ -253,7 +308,11 @@ bool generate(choices *c, const gen_options *options, generated *out) {
     begin(out);
     const uint32_t wanted = 1 + choose(c, options->ops);
     for (uint32_t attempt = 0; attempt < 40 * wanted && out->n_ops < wanted; attempt++) {
-        add_operation(c, options, out, pick_rule(c, options));
+        if (options->chains && chance(c, 2)) {
+            add_chain(c, options, out);
+        } else {
+            add_operation(c, options, out, pick_rule(c, options), false);
+        }
     }
     sp_error err;
     if (out->n_ops == 0 || out->g.error || !gen_check(out, &err)) {

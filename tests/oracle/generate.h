@@ -32,7 +32,10 @@ typedef struct gen_options {
     const gen_weight *weights;
     uint32_t n_weights;
     uint16_t only_op; /* 0: any */
+    bool chains;      /* also operations whose result only the next one sees, which devices fuse */
 } gen_options;
+
+enum { GEN_MAX_HIDDEN = 16 };
 
 /* A program and what the generator knew of it. */
 typedef struct generated {
@@ -43,6 +46,8 @@ typedef struct generated {
     sp_spec *spec;
     uint32_t n_ops;
     uint16_t last_op;
+    uint32_t hidden[GEN_MAX_HIDDEN], n_hidden; /* results that the next operation alone may use */
+    uint32_t chained, chained_at;              /* the tensor that the next operation must use, SP_PROGRAM_NONE: none; and as which source */
     /* A broken one: its kind, and the words that the refusal must have. program and spec are NULL. */
     const char *broken;
     char words[128];

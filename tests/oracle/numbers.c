@@ -177,9 +177,16 @@ void numbers_read(const sp_spec_tensor *t, const uint8_t *base, double *out) {
     }
 }
 
+bool numbers_have_minimum(uint32_t type) {
+    return type == SP_TYPE_Q4_1 || type == SP_TYPE_Q5_1;
+}
+
 double number_rounding(uint32_t type, double value, double block_max) {
-    /* A block's scale is a half, of which the least is 2^-24: blocks of very small numbers lose more, up to all that they have. */
-    const double least = fmin(block_max, 128 * 0x1p-25);
+    /*
+     * A block's scale is a half, of which the least is 2^-24: blocks of very small numbers lose more, up to all that they have; and where a block has
+     * a least element beside its scale, which is rounded too, up to all the way from that to its largest.
+     */
+    const double least = fmin(numbers_have_minimum(type) ? 2 * block_max + 0x1p-25 : block_max, 128 * 0x1p-25);
     switch (type) {
     case SP_TYPE_F32:
         return ldexp(fabs(value), -24) + 1e-45;

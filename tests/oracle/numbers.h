@@ -5,6 +5,7 @@
 #ifndef SP_TESTS_ORACLE_NUMBERS_H
 #define SP_TESTS_ORACLE_NUMBERS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "program/program.h"
@@ -18,6 +19,9 @@ void numbers_read_row(uint32_t type, const uint8_t *from, uint64_t nb0, int64_t 
 
 /* All elements of a tensor whose first byte is at `base`, dense, ne0 innermost. */
 void numbers_read(const sp_spec_tensor *t, const uint8_t *base, double *out);
+
+/* Do blocks of 32 elements have a least element beside their scale? Both are halves. */
+bool numbers_have_minimum(uint32_t type);
 
 /* Half the distance between neighbours around value (floats), or what quantising a block with this largest magnitude may lose. 0: integers. */
 double number_rounding(uint32_t type, double value, double block_max);

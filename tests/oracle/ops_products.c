@@ -3,6 +3,7 @@
 #include <stdlib.h>
 
 #include "oracle/evaluate.h"
+#include "oracle/numbers.h"
 
 /*
  * A device multiplies a quantised or half a by a b that it rounds: to halves or bfloats as a is, or to 8 bits in blocks of 32 or 256. Those roundings
@@ -12,6 +13,18 @@
 static double largest_half_or_block(uint32_t type, bool loose) {
     const uint32_t block = sp_type_get(type)->block;
     return type == SP_TYPE_F16 || loose ? 65504 : block > 1 ? 65504 * 127.0 : INFINITY;
+}
+
+/*
+ * What blocks with a least element are multiplied with has the sum of each 32 elements beside their scale, as a half: where that is beyond 65504, it
+ * is infinite, and the product is no number or infinite on every device. The sum is of rounded elements.
+ */
+static bool sum_is_a_half(const double *b, int64_t n, double block_max) {
+    double sum = 0;
+    for (int64_t i = 0; i < n; i++) {
+        sum += b[i];
+    }
+    return fabs(sum) + (double)n * block_max / 254 <= 65504;
 }
 
 double eval_product_tolerance(uint32_t type, const double *a, const double *b, int64_t n, bool loose) {
@@ -27,7 +40,7 @@ double eval_product_tolerance(uint32_t type, const double *a, const double *b, i
                 block_max = fmax(block_max, fabs(b[i]));
             }
         }
-        if (!(fabs(b[k]) <= largest)) {
+        if (!(fabs(b[k]) <= largest) || (k % 32 == 0 && numbers_have_minimum(type) && !sum_is_a_half(b + k, n - k < 32 ? n - k : 32, block_max))) {
             return NAN;
         }
         double step = block > 1              ? block_max / 254

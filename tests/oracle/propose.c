@@ -106,6 +106,22 @@ static bool is_index(const sp_rule *rule, uint32_t i) {
     return rule->index.source && rule->index.source == i;
 }
 
+static bool is_hidden(const generated *p, uint32_t tensor) {
+    for (uint32_t i = 0; i < p->n_hidden; i++) {
+        if (p->hidden[i] == tensor) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool take_chained(const generated *p, const sp_rule *rule, uint32_t i, gen_source *s) {
+    const sp_spec_tensor *t = &p->spec->tensors[p->chained];
+    *s = (gen_source){.fixed = true, .tensor = p->chained, .type = t->type};
+    memcpy(s->ne, t->ne, sizeof s->ne);
+    return (sp_type_class(t->type) & rule->src[i].types) && sp_has_layout(t, rule->src[i].layout);
+}
+
 /* A tensor that there is and that could be this source. */
 static bool take_existing(choices *c, const generated *p, const sp_rule *rule, uint32_t i, gen_source *s) {
     if (!p->spec) {
@@ -118,8 +134,8 @@ static bool take_existing(choices *c, const generated *p, const sp_rule *rule, u
         const bool seen = root->kind == SP_TENSOR_MEMORY && root->slot == GEN_SEEN;
         const bool computed = root->kind == SP_TENSOR_OP && (root->op == SP_OP_ARGSORT || root->op == SP_OP_TOP_K);
         const bool state = root->kind == SP_TENSOR_MEMORY && root->slot == GEN_STATE;
-        if (seen || !(sp_type_class(t->type) & rule->src[i].types) || !sp_has_layout(t, rule->src[i].layout) || (is_written(rule, i) && !state) ||
-            (is_index(rule, i) && !computed && !root->index)) {
+        if (seen || is_hidden(p, n) || !(sp_type_class(t->type) & rule->src[i].types) || !sp_has_layout(t, rule->src[i].layout) ||
+            (is_written(rule, i) && !state) || (is_index(rule, i) && !computed && !root->index)) {
             continue;
         }
         *s = (gen_source){.fixed = true, .tensor = n, .type = t->type};
@@ -145,6 +161,9 @@ static bool propose_source(choices *c, const gen_options *options, const generat
     const sp_rule *rule = plan->rule;
     gen_source *s = &plan->src[i];
     const bool written = is_written(rule, i), index = is_index(rule, i);
+    if (p->chained != SP_PROGRAM_NONE && p->chained_at == i) {
+        return take_chained(p, rule, i, s);
+    }
     if (chance(c, 2) && take_existing(c, p, rule, i, s)) {
         return true;
     }

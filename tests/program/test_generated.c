@@ -43,11 +43,12 @@ static void run_programs(const char *device) {
     if (!r) {
         fail_msg("%s", err.message);
     }
-    const gen_options options = options_for(r);
-    unsigned compared = 0, unsupported = 0, by_op[256] = {0};
+    gen_options options = options_for(r);
+    unsigned hidden = 0, compared = 0, unsupported = 0, by_op[256] = {0};
     for (uint64_t seed = 1; compared < PROGRAMS && seed < 4 * PROGRAMS; seed++) {
         choices c = {.state = seed};
         generated p;
+        options.chains = seed % 2;
         if (!generate(&c, &options, &p)) {
             continue;
         }
@@ -61,6 +62,7 @@ static void run_programs(const char *device) {
             fail_msg("%s: seed %llu: accepted, but does not run: %s", device, (unsigned long long)seed, err.message);
         }
         compared += outcome == RUN_EQUAL;
+        hidden += outcome == RUN_EQUAL ? p.n_hidden : 0;
         unsupported += outcome == RUN_UNSUPPORTED;
         for (uint32_t i = 0; i < p.spec->n_tensors; i++) {
             by_op[p.spec->tensors[i].op % 256] += outcome == RUN_EQUAL;
@@ -72,6 +74,7 @@ static void run_programs(const char *device) {
     }
     runner_close(r);
     assert_int_equal(compared, PROGRAMS);
+    assert_true(hidden > PROGRAMS / 4);
     assert_true(unsupported < PROGRAMS / 20);
     for (uint16_t op = 1; sp_rule_get(op); op++) {
         if (by_op[op] == 0) {
@@ -218,9 +221,61 @@ static void test_numbers(void **state) {
     }
 }
 
+/* What ggml loses when it quantises numbers of any size is no more than is allowed, and not much less. */
+static void test_rounding_of_blocks(void **state) {
+    (void)state;
+    static const uint32_t types[] = {SP_TYPE_Q4_0, SP_TYPE_Q4_1, SP_TYPE_Q5_0, SP_TYPE_Q5_1, SP_TYPE_Q8_0, SP_TYPE_IQ4_NL};
+    choices c = {.state = 1};
+    for (size_t t = 0; t < sizeof types / sizeof types[0]; t++) {
+        double worst = 0;
+        for (int round = 0; round < 2000; round++) {
+            float values[32];
+            uint8_t block[64];
+            double back[32], largest = 0;
+            const float size = ldexpf(1, (int)choose(&c, 40) - 27), shift = chance(&c, 2) ? 0 : (float)choose(&c, 3) - 1;
+            for (int i = 0; i < 32; i++) {
+                values[i] = size * (shift + ((float)choose(&c, 1 << 16) - (1 << 15)) * 0x1p-15f * (chance(&c, 4) ? 1 : 0.1f));
+                largest = fmax(largest, fabs((double)values[i]));
+            }
+            ggml_quantize_chunk((enum ggml_type)types[t], values, block, 0, 1, 32, NULL);
+            numbers_read_row(types[t], block, sp_type_get(types[t])->size, 32, back);
+            for (int i = 0; i < 32; i++) {
+                const double error = fabs(back[i] - (double)values[i]), allowed = number_rounding(types[t], (double)values[i], largest) * 1.01;
+                if (error > allowed) {
+                    fail_msg("type %u makes %.9g of %.9g in a block of up to %.9g; allowed are %.3g", types[t], back[i], (double)values[i], largest,
+                             allowed);
+                }
+                worst = allowed > 0 ? fmax(worst, error / allowed) : worst;
+            }
+        }
+        assert_true(worst > 0.5);
+    }
+}
+
+/* Sums of 32 elements that are no halves make a product's answer undefined where blocks have a least element, and there alone. */
+static void test_sums_beyond_halves(void **state) {
+    (void)state;
+    double a[64], b[64];
+    for (int i = 0; i < 64; i++) {
+        a[i] = 1, b[i] = i < 32 ? 1 : 2000;
+    }
+    assert_false(isnan(eval_product_tolerance(SP_TYPE_Q5_1, a, b, 64, false)));
+    for (int i = 32; i < 64; i++) {
+        b[i] = 2100; /* their sum: 67,200 */
+    }
+    assert_true(isnan(eval_product_tolerance(SP_TYPE_Q5_1, a, b, 64, false)));
+    assert_true(isnan(eval_product_tolerance(SP_TYPE_Q4_1, a, b, 64, false)));
+    assert_false(isnan(eval_product_tolerance(SP_TYPE_Q5_0, a, b, 64, false)));
+    assert_false(isnan(eval_product_tolerance(SP_TYPE_F16, a, b, 64, false)));
+    b[63] = -63000; /* and back within */
+    assert_false(isnan(eval_product_tolerance(SP_TYPE_Q5_1, a, b, 64, false)));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_numbers),
+        cmocka_unit_test(test_rounding_of_blocks),
+        cmocka_unit_test(test_sums_beyond_halves),
         cmocka_unit_test(test_every_operation_has_an_evaluator),
         cmocka_unit_test(test_judge_finds_faults),
         cmocka_unit_test(test_cpu),

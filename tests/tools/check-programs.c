@@ -21,7 +21,8 @@
 enum { MAX_DEVICES = 4, MAX_OPS = 256 };
 
 typedef struct totals {
-    uint64_t next_seed, compared, operations, unsupported, wild, bad_ids, empty;
+    uint64_t next_seed, compared, operations, unsupported, wild, bad_ids, empty, hidden;
+    uint64_t elements, undefined, with_undefined;
     uint64_t by_op[MAX_OPS];
     double worst_by_op[MAX_OPS];
 } totals;
@@ -57,6 +58,10 @@ static void count_ops(totals *sum, const generated *p, const eval_result *result
             sum->operations++;
         }
     }
+    sum->hidden += p->n_hidden;
+    sum->elements += result->elements;
+    sum->undefined += result->undefined;
+    sum->with_undefined += result->undefined > 0;
     sum->worst_by_op[result->worst_op] = fmax(sum->worst_by_op[result->worst_op], result->worst);
 }
 
@@ -74,10 +79,11 @@ static void save_program(const generated *p, const char *folder, uint64_t seed) 
 }
 
 /* One program with seed `seed` on one device. False, said on standard error, if it is not right. */
-static bool check_one(runner *r, const settings *s, const char *device, const gen_options *options, uint64_t seed, totals *sum) {
+static bool check_one(runner *r, const settings *s, const char *device, gen_options options, uint64_t seed, totals *sum) {
     choices c = {.state = seed};
     generated p;
-    if (!generate(&c, options, &p)) {
+    options.chains = seed % 2;
+    if (!generate(&c, &options, &p)) {
         sum->empty++;
         return true;
     }
@@ -139,18 +145,24 @@ static void report(const settings *s, const char *device, const totals *sum, dou
         worst = sum->worst_by_op[op] > sum->worst_by_op[worst] ? op : worst;
     }
     if (s->json) {
-        printf("{\"device\": \"%s\", \"programs\": %llu, \"operations\": %llu, \"unsupported\": %llu, \"wild\": %llu, \"bad_ids_refused\": %llu, "
-               "\"kinds_of_operation\": %u, \"worst_share_of_tolerance\": %.3f, \"seconds\": %.1f}\n",
+        printf("{\"device\": \"%s\", \"programs\": %llu, \"operations\": %llu, \"unsupported\": %llu, \"wild\": %llu, \"hidden\": %llu, "
+               "\"bad_ids_refused\": %llu, "
+               "\"elements\": %llu, \"undefined_elements\": %llu, \"programs_with_undefined_elements\": %llu, \"kinds_of_operation\": %u, "
+               "\"worst_share_of_tolerance\": %.3f, \"seconds\": %.1f}\n",
                device, (unsigned long long)sum->compared, (unsigned long long)sum->operations, (unsigned long long)sum->unsupported,
-               (unsigned long long)sum->wild, (unsigned long long)sum->bad_ids, covered, sum->worst_by_op[worst], took);
+               (unsigned long long)sum->wild, (unsigned long long)sum->hidden, (unsigned long long)sum->bad_ids, (unsigned long long)sum->elements,
+               (unsigned long long)sum->undefined, (unsigned long long)sum->with_undefined, covered, sum->worst_by_op[worst], took);
         return;
     }
-    printf(
-        "%s: %llu programs of %llu operations equal to the evaluator (%llu with wild data), %llu not supported, %llu bad row ids refused; %u of %u "
-        "kinds of operation; largest error %.0f%% of its tolerance (%s); %.1f s\n",
-        device, (unsigned long long)sum->compared, (unsigned long long)sum->operations, (unsigned long long)sum->wild,
-        (unsigned long long)sum->unsupported, (unsigned long long)sum->bad_ids, covered, all, 100 * sum->worst_by_op[worst],
-        worst ? sp_op_name(worst) : "none", took);
+    printf("%s: %llu programs of %llu operations equal to the evaluator (%llu with wild data; %llu operations whose result only the next one sees), "
+           "%llu not supported, %llu bad row ids refused; %u of %u "
+           "kinds of operation; largest error %.0f%% of its tolerance (%s); %llu of %llu elements, in %llu programs, have no answer that is defined; "
+           "%.1f "
+           "s\n",
+           device, (unsigned long long)sum->compared, (unsigned long long)sum->operations, (unsigned long long)sum->wild,
+           (unsigned long long)sum->hidden, (unsigned long long)sum->unsupported, (unsigned long long)sum->bad_ids, covered, all,
+           100 * sum->worst_by_op[worst], worst ? sp_op_name(worst) : "none", (unsigned long long)sum->undefined, (unsigned long long)sum->elements,
+           (unsigned long long)sum->with_undefined, took);
 }
 
 /* Up to `count` programs more on one device, from seed sum->next_seed on. */
@@ -166,7 +178,7 @@ static bool run_some(const settings *s, const char *device, uint64_t count, tota
     bool right = true;
     const uint64_t until = sum->compared + count, last = sum->next_seed + 4 * count + 100;
     while ((right || s->keep_going) && sum->compared < until && sum->next_seed < last) {
-        right &= check_one(r, s, device, &options, sum->next_seed++, sum);
+        right &= check_one(r, s, device, options, sum->next_seed++, sum);
     }
     runner_close(r);
     return right;
