@@ -1,6 +1,8 @@
 /* Regions of the CUDA device that share memory: forks have their bytes, pay for what they write, and see nothing of each other. */
 #include "device_test.h"
 
+#include <pthread.h>
+
 #include "memory/os.h"
 
 /* A card has pieces of 2 MiB, the emulated one of 64 KiB. */
@@ -220,12 +222,45 @@ static void test_pages_replaced(void **state) {
     close_place(&p);
 }
 
+enum { THREADS = 4, ROUNDS = 40 };
+
+/* One of several that fork the same region, write and close, each for itself. */
+static void *use_fork(void *user) {
+    const place *parent = user;
+    place mine = fork_place(parent);
+    for (int round = 0; round < ROUNDS; round++) {
+        uint64_t at = (uint64_t)(round % PIECES) * piece() + 64;
+        place child = fork_place(&mine);
+        put(&mine, at, 9000, (uint8_t)round);
+        expect(&child, at + 9000, 9000, 7);
+        put(&child, at, 9000, 99);
+        expect(&mine, at, 9000, (uint8_t)round);
+        close_place(&child);
+    }
+    close_place(&mine);
+    return NULL;
+}
+
+static void test_threads(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    uint64_t before = used(device);
+    place parent = open_place(device, 7);
+    pthread_t threads[THREADS];
+    for (int i = 0; i < THREADS; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, use_fork, &parent), 0);
+    }
+    for (int i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    expect(&parent, 0, region_bytes(), 7);
+    close_place(&parent);
+    assert_used(device, before);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forks_share),
-        cmocka_unit_test(test_small),
-        cmocka_unit_test(test_runs),
-        cmocka_unit_test(test_pages_replaced),
+        cmocka_unit_test(test_forks_share),    cmocka_unit_test(test_small),   cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_pages_replaced), cmocka_unit_test(test_threads),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);
