@@ -282,7 +282,7 @@ static sp_status bench_device(const gpu_options *o, double *bandwidth, json_t *r
     sp_device *device = NULL;
     sp_device_info info = {0};
     double us = 0, product = 0, copies = 0;
-    uint64_t bytes = strcmp(o->size, "tiny") == 0 ? 1 << 20 : 2ull << 30;
+    uint64_t bytes = strcmp(o->device, "cuda-emulated") == 0 ? 1 << 20 : 2ull << 30;
     sp_status status = sp_device_open(o->device, 0, &device, err);
     if (status == SP_OK) {
         sp_device_describe(device, &info);

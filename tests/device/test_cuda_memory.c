@@ -192,7 +192,7 @@ static void test_runs(void **state) {
         }
     }
     const float *sums = (const float *)(const void *)(child.pages + rows * WIDTH * 4);
-    assert_true(sums[0] == WIDTH / 2 && sums[ROWS_EACH - 1] == WIDTH / 2);
+    assert_true(sums[0] == WIDTH * 0.5f && sums[ROWS_EACH - 1] == WIDTH * 0.5f);
     expect(&parent, 0, region_bytes(), 0);
     expect(&sibling, 0, region_bytes(), 0);
     sp_executable_close(x);

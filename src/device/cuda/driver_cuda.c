@@ -403,16 +403,31 @@ static sp_status load_kernels(card *c, int major, sp_error *err) {
     return r ? failed(r, "can't set up the kernel", err) : SP_OK;
 }
 
-/* Finds out whether, and in which pieces, memory can be mapped at several addresses. */
+/* Finds out whether, and in which pieces, memory can be mapped at addresses of its own: by doing it, since some drivers say that they can and refuse.
+ */
 static void find_pieces(card *c) {
     int able = 0;
     size_t piece = 0;
+    uint64_t at = 0, handle = 0;
+    sp_cuda_driver *driver = &c->base;
     c->piece = (cu_allocation){.type = 1, .location_type = 1, .location = c->device};
     c->access = (cu_access){.location_type = 1, .location = c->device, .flags = 3};
-    if (cu_maps && cu.cuDeviceGetAttribute(&able, CU_VIRTUAL_MEMORY, c->device) == 0 && able &&
-        cu.cuMemGetAllocationGranularity(&piece, &c->piece, 0) == 0) {
-        c->base.piece = piece;
+    if (!cu_maps || cu.cuDeviceGetAttribute(&able, CU_VIRTUAL_MEMORY, c->device) || !able || cu.cuMemGetAllocationGranularity(&piece, &c->piece, 0)) {
+        return;
     }
+    driver->piece = piece;
+    bool made = card_piece_make(driver, &handle, NULL) == SP_OK, reserved = card_reserve(driver, piece, &at, NULL) == SP_OK;
+    bool mapped = made && reserved && card_map(driver, at, &handle, 1, NULL) == SP_OK;
+    if (mapped) {
+        card_unmap(driver, at, 1);
+    }
+    if (reserved) {
+        card_unreserve(driver, at, piece);
+    }
+    if (made) {
+        card_piece_free(driver, handle);
+    }
+    driver->piece = mapped ? piece : 0;
 }
 
 static sp_status start(card *c, int index, sp_error *err) {
