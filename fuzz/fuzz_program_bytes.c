@@ -15,6 +15,7 @@ static void mend(sp_program_header *h, size_t size) {
     h->magic = SP_PROGRAM_MAGIC;
     h->version = SP_PROGRAM_VERSION;
     h->size = (uint32_t)size;
+    h->flags &= SP_PROGRAM_ROWS_ALONE;
     memset(h->reserved, 0, sizeof h->reserved);
     const uint64_t tables = sizeof *h + (uint64_t)h->n_symbols * sizeof(sp_program_symbol) + (uint64_t)h->n_exprs * sizeof(sp_program_expr) +
                             (uint64_t)h->n_slots * sizeof(sp_program_slot) + (uint64_t)h->n_tensors * sizeof(sp_program_tensor);

@@ -81,6 +81,12 @@ void sp_lower_keep_sources(const sp_spec_tensor *t, struct ggml_tensor *const *s
 /* Makes an operation's ggml tensor. sources: by position, NULL where absent. The program was verified: ggml's own checks hold. */
 struct ggml_tensor *sp_lower_op(struct ggml_context *context, const sp_spec_tensor *t, struct ggml_tensor *const *sources);
 
+/* Operations of a program whose rows are to be computed alone, one for each row; NULL: it is done at once, by sp_lower_op. For ggml's CPU code. */
+struct ggml_tensor *sp_lower_rows_alone(struct ggml_context *context, const sp_spec *spec, const sp_spec_tensor *t,
+                                        struct ggml_tensor *const *sources);
+/* At most how many ggml tensors that makes beyond one for each operation. SP_ERR_LIMIT: too many. */
+sp_status sp_rows_alone_nodes(const sp_spec *spec, uint64_t *nodes, sp_error *err);
+
 #ifdef SP_WITH_VULKAN
 /* ggml-vulkan's devices, or NULL where Vulkan does not start. Thread-safe. */
 ggml_backend_reg_t sp_vulkan_reg(void);

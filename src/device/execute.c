@@ -223,7 +223,8 @@ static sp_status lower_operation(lowering *l, uint32_t index, sp_error *err) {
             sources[s] = sp_lower_takes_packed(l->spec, t, s) && l->packed[from] ? l->packed[from] : l->tensors[from];
         }
     }
-    struct ggml_tensor *tensor = sp_lower_op(l->x->context, t, sources);
+    struct ggml_tensor *tensor = l->x->workspace->device->pool ? sp_lower_rows_alone(l->x->context, l->spec, t, sources) : NULL;
+    tensor = tensor ? tensor : sp_lower_op(l->x->context, t, sources);
     if (!tensor || memcmp(tensor->ne, t->ne, sizeof t->ne)) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s is not lowered as it was verified", index, sp_op_name(t->op));
     }
@@ -325,10 +326,15 @@ static sp_status collect_temporaries(sp_executable *x, sp_error *err) {
 static sp_status prepare(lowering *l, sp_error *err) {
     sp_executable *x = l->x;
     uint32_t n = l->spec->n_tensors;
-    size_t nodes = (size_t)n * 2 + 16, size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false);
+    uint64_t more;
+    sp_status status = sp_rows_alone_nodes(l->spec, &more, err);
+    if (status != SP_OK) {
+        return status;
+    }
+    size_t nodes = (size_t)n * 2 + (size_t)more + 16, size = ggml_tensor_overhead() * nodes + ggml_graph_overhead_custom(nodes, false);
     x->context_bytes = malloc(size); /* ggml aborts where it can't have memory */
     x->context = x->context_bytes ? ggml_init((struct ggml_init_params){.mem_size = size, .mem_buffer = x->context_bytes, .no_alloc = true}) : NULL;
-    x->bytes = size + (uint64_t)n * (sizeof *x->copies + sizeof *x->temporaries) + l->spec->n_indices * sizeof *x->checks;
+    x->bytes = size + (uint64_t)n * sizeof *x->copies + nodes * sizeof *x->temporaries + l->spec->n_indices * sizeof *x->checks;
     x->copies = calloc(n, sizeof *x->copies);
     x->checks = calloc(l->spec->n_indices ? l->spec->n_indices : 1, sizeof *x->checks);
     l->tensors = calloc((size_t)n * 2, sizeof *l->tensors);
@@ -339,7 +345,7 @@ static sp_status prepare(lowering *l, sp_error *err) {
     l->packed = l->tensors + n;
     find_uses(l);
     x->graph = ggml_new_graph_custom(x->context, nodes, false);
-    sp_status status = lower_all(l, err);
+    status = lower_all(l, err);
     if (status == SP_OK) {
         status = check_supported(x, err);
     }

@@ -31,8 +31,11 @@ static sp_status place_sections(sp_program *p, uint64_t size, sp_error *err) {
     if (h->version != SP_PROGRAM_VERSION) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "the program has format version %u; this build reads version %u", h->version, SP_PROGRAM_VERSION);
     }
-    if (h->size != size || size % 8 || h->strings_size % 8 || !is_zero(h->reserved, 8)) {
+    if (h->size != size || size % 8 || h->strings_size % 8 || !is_zero(h->reserved, 7)) {
         return bad(err, "the header's sizes do not fit the bytes");
+    }
+    if (h->flags & ~(uint32_t)SP_PROGRAM_ROWS_ALONE) {
+        return bad(err, "its flags are not known");
     }
     if (h->n_symbols > SP_PROGRAM_MAX_SYMBOLS || h->n_slots > SP_PROGRAM_MAX_SLOTS || h->n_tensors > SP_PROGRAM_MAX_TENSORS || h->n_tensors == 0 ||
         h->n_exprs > 1u << 20) {

@@ -96,8 +96,8 @@ static sp_status finish(FILE *out, sp_error *err) {
 sp_status sp_program_print(const sp_program *p, FILE *out, sp_error *err) {
     static const char *const flags[] = {"read", "write", "state", "output"};
     const sp_program_header *h = p->header;
-    fprintf(out, "program, version %" PRIu32 ": %" PRIu32 " symbols, %" PRIu32 " slots, %" PRIu32 " tensors, %" PRIu32 " bytes\n", h->version,
-            h->n_symbols, h->n_slots, h->n_tensors, h->size);
+    fprintf(out, "program, version %" PRIu32 ": %" PRIu32 " symbols, %" PRIu32 " slots, %" PRIu32 " tensors, %" PRIu32 " bytes%s\n", h->version,
+            h->n_symbols, h->n_slots, h->n_tensors, h->size, h->flags & SP_PROGRAM_ROWS_ALONE ? ", rows alone" : "");
     for (uint32_t i = 0; i < h->n_symbols; i++) {
         fprintf(out, "symbol %s: %" PRIu64 " to %" PRIu64 "\n", sp_program_name(p, p->symbols[i].name), p->symbols[i].min, p->symbols[i].max);
     }

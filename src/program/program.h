@@ -98,6 +98,7 @@ typedef struct sp_spec {
     uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
     uint64_t flops;           /* estimated work */
     uint64_t temporary_bytes; /* upper bound: all results that are no views */
+    bool rows_alone;          /* SP_PROGRAM_ROWS_ALONE */
     const sp_program *program;
 } sp_spec;
 

@@ -276,6 +276,7 @@ sp_status sp_program_specialise(const sp_program *program, const uint64_t *symbo
     }
     const uint32_t n = program->header->n_tensors, n_slots = program->header->n_slots;
     *spec = (sp_spec){.program = program, .n_tensors = n, .n_slots = n_slots, .n_symbols = program->header->n_symbols};
+    spec->rows_alone = program->header->flags & SP_PROGRAM_ROWS_ALONE;
     spec->tensors = calloc(n, sizeof *spec->tensors);
     spec->slots = calloc(n_slots + 1, sizeof *spec->slots);
     spec->indices = calloc(n, sizeof *spec->indices);

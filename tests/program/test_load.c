@@ -93,7 +93,8 @@ static void test_header(void **state_) {
     SPOIL(SP_ERR_UNSUPPORTED, "format version 2", s.header->version = 2);
     FORMAT("sizes do not fit", s.header->size += 8);
     FORMAT("sizes do not fit", s.header->strings_size++);
-    FORMAT("sizes do not fit", s.header->reserved[7] = 1);
+    FORMAT("sizes do not fit", s.header->reserved[6] = 1);
+    FORMAT("flags are not known", s.header->flags = 2);
     FORMAT("do not add up", s.header->n_symbols++);
     FORMAT("do not add up", s.header->n_exprs++);
     FORMAT("do not add up", s.header->n_slots--);

@@ -28,8 +28,14 @@ typedef struct sp_program_header {
     uint32_t n_slots;
     uint32_t n_tensors;
     uint32_t strings_size; /* bytes, a multiple of 8; names end in NUL */
-    uint32_t reserved[8];  /* zeros */
-} sp_program_header;       /* 64 bytes */
+    uint32_t flags;
+    uint32_t reserved[7]; /* zeros */
+} sp_program_header;      /* 64 bytes */
+
+/* Flags of a program. */
+enum {
+    SP_PROGRAM_ROWS_ALONE = 1, /* where a device has a choice, each row of a batch is to get the bytes that it would get alone */
+};
 
 /* A dimension that gets its value at each run, min <= value <= max. */
 typedef struct sp_program_symbol {
