@@ -2,7 +2,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alone.h"
 #include "conversation.h"
+#include "draft.h"
 #include "engine.h"
 #include "grammar.h"
 #include "settings.h"
@@ -89,52 +91,83 @@ static bool sample(uint32_t i, int32_t *token, int32_t *result) {
     return emit(*token, logprob, result);
 }
 
-/* Submits the token that was sampled and, behind it, a draft of what may follow. */
-static int32_t submit_next(int32_t token) {
-    uint32_t room = engine_n_ctx() - actor.n_past - 1, most = actor.draft_most;
-    most = most < room ? most : room;
+/* ---- drafts ---- */
+
+static uint32_t most_drafted(void) {
+    return sampling.config.n_lookup < MAX_DRAFT ? sampling.config.n_lookup : MAX_DRAFT;
+}
+
+/* What may follow the token that was sampled, of which `draft_choose` says how much to use. */
+static draft_plan plan_next(void) {
+    const uint32_t asked = most_drafted(), room = engine_n_ctx() - actor.n_past - 1, block = engine_block_left(actor.n_past) - 1;
+    uint32_t most = asked < room ? asked : room, wanted = MAX_DRAFT;
+    most = most < block ? most : block;
     most = most < engine_n_batch() - 1 ? most : engine_n_batch() - 1;
-    actor.next[0] = token;
+    if (sampling.config.max_tokens >= 0 && (uint32_t)sampling.config.max_tokens - actor.n_answer <= wanted) {
+        wanted = (uint32_t)sampling.config.max_tokens - actor.n_answer - 1;
+    }
+    actor.match = actor.drafting ? lookup_draft(actor.context, actor.n_past, actor.next[0], MAX_DRAFT, actor.next + 1) : 0;
     /* What is not confirmed is taken back; where the state can't go back, nothing is drafted. */
-    bool can_go_back = most && engine_keep(actor.n_past + 1 + most, actor.n_past + 1) == actor.n_past + 1;
-    actor.n_draft = can_go_back ? lookup_draft(actor.context, actor.n_past, token, most, actor.next + 1) : 0;
-    const char *wrong = engine_submit(actor.next, 1 + actor.n_draft, actor.n_past, 1 + actor.n_draft);
+    if (!actor.match || !most || engine_keep(actor.n_past + 1 + most, actor.n_past + 1) != actor.n_past + 1) {
+        return (draft_plan){.size = -1};
+    }
+    return sampling.config.lookup_always ? draft_largest(actor.n_past, most) : draft_choose(actor.n_past, most, wanted, actor.match);
+}
+
+/* Submits the token that was sampled, with what was drafted behind it; or, to know whether that may be done, tokens that were evaluated before. */
+static int32_t submit_next(int32_t token) {
+    actor.next[0] = token;
+    const draft_plan plan = plan_next();
+    draft_begin();
+    if (plan.compare && alone_compare(plan.size, actor.context, actor.n_past)) {
+        draft_submitted(alone_sizes[plan.size], true);
+        return SP_AGAIN;
+    }
+    actor.n_draft = plan.size >= 0 && !plan.compare ? alone_sizes[plan.size] - 1 : 0;
+    actor.n_drafted += actor.n_draft;
+    const char *wrong =
+        actor.n_draft ? engine_submit_alone(actor.next, 1 + actor.n_draft, actor.n_past) : engine_submit(actor.next, 1, actor.n_past, 1);
+    draft_submitted(1 + actor.n_draft, false);
     return wrong ? fail(wrong) : SP_AGAIN;
+}
+
+void allow_drafts(void) {
+    actor.drafting = sampling.config.n_lookup && engine_allow_alone(1 + most_drafted());
 }
 
 int32_t first_token(void) {
     int32_t token, result;
     actor.doing = ANSWER;
-    actor.draft_most = sampling.config.n_lookup < 4 ? sampling.config.n_lookup : 4;
     if (sampling.config.max_tokens == 0) {
         return finish(SP_LLM_END_MAX_TOKENS);
     }
+    alone_restart();
     return sample(0, &token, &result) ? submit_next(token) : result;
-}
-
-/* `right` tokens of the draft were. A wrong draft costs its evaluation, so drafts grow and shrink by what becomes of them. */
-static void adapt(uint32_t right) {
-    uint32_t most = sampling.config.n_lookup < MAX_DRAFT ? sampling.config.n_lookup : MAX_DRAFT;
-    if (actor.n_draft && right == actor.n_draft) {
-        actor.draft_most = actor.draft_most * 2 < most ? actor.draft_most * 2 : most;
-    } else if (actor.n_draft && right <= actor.n_draft / 2) {
-        actor.draft_most = actor.draft_most > 1 ? actor.draft_most / 2 : 1;
-    }
 }
 
 /* The token and the draft behind it are evaluated: each token of the draft that is what would have been sampled counts. */
 int32_t after_token(void) {
     int32_t token, result;
+    draft_done();
+    if (alone_compared()) {
+        return submit_next(actor.next[0]);
+    }
     for (uint32_t i = 0;; i++) {
         actor.context[actor.n_past++] = actor.next[i];
         if (actor.stop_asked) {
             return finish(SP_LLM_END_INTERRUPTED);
         }
+        if (actor.drafting) {
+            alone_note(actor.n_past - 1, engine_output(i));
+        }
         if (!sample(i, &token, &result)) {
             return result;
         }
+        actor.n_draft_right += i < actor.n_draft && token == actor.next[i + 1];
+        if (actor.match) {
+            draft_came(actor.match, token == actor.next[i + 1]);
+        }
         if (i == actor.n_draft || token != actor.next[i + 1]) {
-            adapt(i);
             return submit_next(token);
         }
     }

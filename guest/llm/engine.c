@@ -19,14 +19,15 @@ typedef struct place {
 
 static struct {
     bool open;
-    void *program; /* the bytes */
-    int32_t handle;
+    void *program;         /* the bytes */
+    int32_t handle, alone; /* alone: the same program with SP_PROGRAM_ROWS_ALONE; 0: not loaded (the other one came first) */
     uint32_t n_ctx, n_batch;
     sp_inputs knows; /* how inputs are filled */
     uint64_t state_bytes;
     int32_t input_region, output_region, state_region;
     uint8_t *inputs, *output, *state;
-    uint32_t inputs_bytes, max_outputs, n_outputs;
+    uint32_t inputs_bytes, max_outputs;
+    uint32_t n_outputs;        /* rows that were written since engine_rest */
     uint32_t output_slot, row; /* floats of a row of the output */
     bool embeddings;           /* the output is embeddings, for each token, and no logits */
     place *places;             /* of each slot: inputs in the inputs' region, state in the state's */
@@ -107,7 +108,11 @@ static const char *open_region(void *at, uint32_t bytes, int32_t *region) {
 }
 
 static const char *bind(uint32_t slot, int32_t region, uint64_t offset, uint64_t size) {
-    return sp_program_bind(engine.handle, slot, region, (uint32_t)offset, (uint32_t)size) < 0 ? failed("a slot can't be bound") : NULL;
+    if (sp_program_bind(engine.handle, slot, region, (uint32_t)offset, (uint32_t)size) < 0 ||
+        (engine.alone && sp_program_bind(engine.alone, slot, region, (uint32_t)offset, (uint32_t)size) < 0)) {
+        return failed("a slot can't be bound");
+    }
+    return NULL;
 }
 
 /* Lays out the slots of one kind, state or inputs; the bytes that they take. */
@@ -282,7 +287,7 @@ static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symb
     return NULL;
 }
 
-const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
+static const char *submit(int32_t handle, const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
     const sp_inputs_batch batch = {.tokens = tokens, .n_tokens = n, .n_past = n_past, .n_outputs = n_outputs};
     const char *wrong = n_outputs > engine.max_outputs ? place_output(n_outputs) : NULL;
     wrong = wrong || n_past ? wrong : clear_summaries();
@@ -292,11 +297,104 @@ const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, ui
     if (wrong) {
         return wrong;
     }
-    if (sp_program_submit(engine.handle, symbols, ((const sp_program_header *)engine.program)->n_symbols) < 0) {
+    if (sp_program_submit(handle, symbols, ((const sp_program_header *)engine.program)->n_symbols) < 0) {
         return failed("the batch can't be run");
     }
-    engine.n_outputs = n_outputs;
+    engine.n_outputs = n_outputs > engine.n_outputs ? n_outputs : engine.n_outputs;
     return NULL;
+}
+
+const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs) {
+    return submit(engine.handle, tokens, n, n_past, n_outputs);
+}
+
+/* ---- batches of tokens that get what they would get alone ---- */
+
+bool engine_allow_alone(uint32_t most) {
+    if (most > engine.max_outputs && place_output(most)) {
+        return false;
+    }
+    if (engine.alone) {
+        return engine.alone > 0;
+    }
+    sp_program_header *header = engine.program;
+    header->flags |= SP_PROGRAM_ROWS_ALONE;
+    const int32_t handle = sp_program_load(engine.program, header->size);
+    header->flags &= ~(uint32_t)SP_PROGRAM_ROWS_ALONE;
+    engine.alone = handle > 0 ? handle : -1;
+    const char *wrong = handle > 0 ? bind_slots(true, engine.state_region) : "it is refused";
+    wrong = wrong ? wrong : bind_slots(false, engine.input_region);
+    wrong = wrong ? wrong : bind(engine.output_slot, engine.output_region, 0, (uint64_t)engine.max_outputs * engine.row * sizeof(float));
+    engine.alone = wrong ? -1 : engine.alone;
+    return !wrong;
+}
+
+const char *engine_submit_alone(const int32_t *tokens, uint32_t n, uint32_t n_past) {
+    return submit(engine.alone, tokens, n, n_past, n);
+}
+
+uint32_t engine_block(uint32_t position) {
+    return position / SP_INPUTS_PAD;
+}
+
+uint32_t engine_block_left(uint32_t position) {
+    return SP_INPUTS_PAD - position % SP_INPUTS_PAD;
+}
+
+/* Where a value's elements lie n_ctx apart, there is an id for each of them. */
+static bool is_transposed(void) {
+    const uint32_t slot = sp_program_find_slot(engine.program, "attn_inp_v_idxs");
+    uint64_t symbols[SYMBOLS];
+    most_symbols(symbols, 1, 1);
+    return slot != SP_NONE && sp_program_slot_size(engine.program, slot, symbols) > sizeof(int64_t);
+}
+
+static bool use_cell(int use, uint32_t at, uint32_t bytes, uint8_t *cell) {
+    if (use == CELLS_WRITE) {
+        memcpy(engine.state + at, cell, bytes);
+        return sp_region_sync(engine.state_region, at, bytes, SP_TO_DEVICE) == 0;
+    }
+    if (sp_region_sync(engine.state_region, at, bytes, SP_FROM_DEVICE) < 0 || (use == CELLS_COMPARE && memcmp(engine.state + at, cell, bytes) != 0)) {
+        return false;
+    }
+    memcpy(cell, engine.state + at, bytes);
+    return true;
+}
+
+bool engine_cells(int use, uint32_t from, uint32_t n, uint8_t *cells) {
+    const sp_program_header *header = engine.program;
+    uint64_t symbols[SYMBOLS];
+    most_symbols(symbols, 1, 1);
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        if (!(sp_program_slot_table(engine.program)[i].flags & SP_SLOT_STATE)) {
+            continue;
+        }
+        const sp_window w = sp_program_window(engine.program, sp_inputs_window_of(engine.program, i), symbols);
+        const uint32_t bytes = (uint32_t)w.nb[1];
+        for (uint32_t t = 0; t < n; t++, cells += bytes) {
+            const uint64_t row = (from + t) % (uint64_t)w.ne[1];
+            if (!use_cell(use, engine.places[i].offset + (uint32_t)(w.offset + row * bytes), bytes, cells)) {
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+uint32_t engine_cell_bytes(void) {
+    const sp_program_header *header = engine.program;
+    uint64_t symbols[SYMBOLS], total = 0;
+    most_symbols(symbols, 1, 1);
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        if (sp_program_slot_table(engine.program)[i].flags & SP_SLOT_STATE) {
+            const uint32_t window = sp_inputs_window_of(engine.program, i);
+            if (window == SP_NONE) {
+                return 0;
+            }
+            total += sp_program_window(engine.program, window, symbols).nb[1];
+        }
+    }
+    return is_transposed() ? 0 : (uint32_t)total;
 }
 
 uint32_t engine_row(void) {

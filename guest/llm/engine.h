@@ -41,6 +41,23 @@ uint32_t engine_keep(uint32_t n_past, uint32_t wanted);
  */
 const char *engine_submit(const int32_t *tokens, uint32_t n, uint32_t n_past, uint32_t n_outputs);
 
+/* Makes room for what engine_submit_alone submits, up to `most` tokens at once. False: there is none, or the program is refused. */
+bool engine_allow_alone(uint32_t most);
+/* The same for logits of all n tokens, each of which is to get the bytes that it would get alone, as far as the device can (SP_PROGRAM_ROWS_ALONE).
+ */
+const char *engine_submit_alone(const int32_t *tokens, uint32_t n, uint32_t n_past);
+
+/* Cells are looked at in blocks: which one a position is in, and how many positions it has from there on. */
+uint32_t engine_block(uint32_t position);
+uint32_t engine_block_left(uint32_t position);
+
+/* Bytes of state that belong to a token; 0: state is not kept token by token. */
+uint32_t engine_cell_bytes(void);
+/* Reads or writes the state of n tokens from position `from` on, n times engine_cell_bytes, or compares it. False: it is not the same, or can't be
+ * had. */
+enum { CELLS_READ, CELLS_WRITE, CELLS_COMPARE };
+bool engine_cells(int use, uint32_t from, uint32_t n, uint8_t *cells);
+
 /* After the step: output i of the last batch, logits or an embedding, engine_row() floats. They may be changed. */
 float *engine_output(uint32_t i);
 uint32_t engine_row(void);

@@ -3,7 +3,7 @@
 
 #include <string.h>
 
-enum { LONGEST = 4, SHORTEST = 2 };
+enum { SHORTEST = 2 };
 
 /* Where the last place begins behind which `tail`, of `length` tokens, stood before; 0: nowhere. */
 static uint32_t find(const int32_t *context, uint32_t n, const int32_t *tail, uint32_t length) {
@@ -16,11 +16,11 @@ static uint32_t find(const int32_t *context, uint32_t n, const int32_t *tail, ui
 }
 
 uint32_t lookup_draft(const int32_t *context, uint32_t n, int32_t next, uint32_t most, int32_t *draft) {
-    for (uint32_t length = LONGEST; length >= SHORTEST; length--) {
+    for (uint32_t length = LOOKUP_LONGEST; length >= SHORTEST; length--) {
         if (n < length) {
             continue;
         }
-        int32_t tail[LONGEST];
+        int32_t tail[LOOKUP_LONGEST];
         memcpy(tail, context + n - (length - 1), (length - 1) * sizeof *tail);
         tail[length - 1] = next;
         uint32_t from = find(context, n, tail, length);
@@ -29,7 +29,7 @@ uint32_t lookup_draft(const int32_t *context, uint32_t n, int32_t next, uint32_t
             draft[i] = at < n ? context[at] : at == n ? next : draft[at - n - 1];
         }
         if (from) {
-            return most;
+            return length;
         }
     }
     return 0;

@@ -4,11 +4,11 @@
 
 #include <stdint.h>
 
-enum { MAX_DRAFT = 32 };
+enum { MAX_DRAFT = 32, LOOKUP_LONGEST = 4 };
 
 /*
- * The context is n tokens and, behind them, `next`. Where its last few tokens stood before, what followed there is the draft. Writes `most` tokens
- * and returns that number; 0: those tokens are new.
+ * The context is n tokens and, behind them, `next`. Where its last few tokens stood before, what followed there is the draft: `most` tokens. Returns
+ * how many tokens were found again; 0: those tokens are new.
  */
 uint32_t lookup_draft(const int32_t *context, uint32_t n, int32_t next, uint32_t most, int32_t *draft);
 

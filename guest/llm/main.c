@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "alone.h"
 #include "conversation.h"
 #include "engine.h"
 #include "grammar.h"
@@ -73,7 +74,7 @@ static int32_t submit_batch(void) {
 /* Keeps as much of the cache as the prompt begins with, and starts on the rest. The last token is always evaluated: its logits are wanted. */
 static int32_t start_prompt(prompt p, bool chatting) {
     actor.chatting = chatting;
-    actor.n_answer = 0;
+    actor.n_answer = actor.n_drafted = actor.n_draft_right = 0;
     actor.answer_started = 0;
     actor.started = sp_clock();
     settings_add_stops(format_stops, chatting || actor.request ? format_stops_length : 0);
@@ -95,6 +96,7 @@ static int32_t start_prompt(prompt p, bool chatting) {
         free(p.tokens);
         return fail(why);
     }
+    allow_drafts();
     uint32_t same = 0;
     while (same < actor.n_past && same < p.n - 1 && actor.context[same] == p.tokens[same]) {
         same++;
@@ -186,7 +188,7 @@ static int32_t complete(const char *text, uint32_t length) {
 
 static int32_t nothing_to_do(void) {
     actor.started = 0;
-    actor.n_answer = actor.n_cached = 0;
+    actor.n_answer = actor.n_cached = actor.n_drafted = actor.n_draft_right = 0;
     send_done(SP_LLM_END_NOTHING);
     return SP_AGAIN;
 }
@@ -217,7 +219,7 @@ static int32_t start_todo(int32_t *tokens, uint32_t n, int doing) {
     forget_request();
     actor.todo = tokens;
     actor.n_todo = n;
-    actor.at = actor.n_cached = actor.n_answer = 0;
+    actor.at = actor.n_cached = actor.n_answer = actor.n_drafted = actor.n_draft_right = 0;
     actor.started = sp_clock();
     actor.answer_started = 0;
     actor.doing = doing;
@@ -487,6 +489,7 @@ int32_t sp_step(void) {
 /* Siblings draw different numbers, unless a seed was asked for: then the answer goes on as it would have. */
 void sp_resumed(uint64_t seed, int32_t reason) {
     (void)reason;
+    alone_forget(); /* it may be another device, with other kernels */
     if (!sampling.config.has_seed) {
         sampler_seed(&sampling, seed);
     }

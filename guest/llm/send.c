@@ -29,7 +29,9 @@ void send_done(uint32_t reason) {
                         .n_prompt = actor.n_todo,
                         .n_cached = actor.n_cached,
                         .n_answer = actor.n_answer,
-                        .n_past = actor.n_past};
+                        .n_past = actor.n_past,
+                        .n_drafted = actor.n_drafted,
+                        .n_draft_right = actor.n_draft_right};
     if (reason == SP_LLM_END_NOTHING && !actor.started) {
         sp_send(&done, sizeof done);
         return;

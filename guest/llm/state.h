@@ -25,9 +25,11 @@ typedef struct actor_state {
     int32_t *todo; /* tokens to evaluate */
     uint32_t n_todo, at, batch, each, from;
     uint32_t n_cached, n_answer;
-    int32_t next[1 + MAX_DRAFT];  /* sampled, not evaluated yet; behind it a draft of what may follow */
-    uint32_t n_draft, draft_most; /* longer after a draft that was right, shorter after one that was wrong */
-    char *request;                /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw text */
+    int32_t next[1 + MAX_DRAFT]; /* sampled, not evaluated yet; behind it what may follow */
+    uint32_t match, n_draft;     /* what may follow was found by so many tokens (0: not at all), and as many of it are evaluated */
+    bool drafting;               /* in this answer */
+    uint32_t n_drafted, n_draft_right;
+    char *request; /* SP_LLM_CHAT's JSON; NULL: the answer is to turns or to a raw text */
     uint32_t request_length;
     bool partial; /* tell the message after each token */
     bool chatting, stop_asked, has_logits;
@@ -58,7 +60,9 @@ const char *embed_begin(const sp_llm_embed *settings);
 /* A batch is evaluated: its rows are sent, or pooled and sent in the end. whole: it was the last. */
 void embed_batch(bool whole);
 
-/* ---- answer.c; each returns what the step returns ---- */
+/* ---- answer.c; what returns something returns what the step returns ---- */
+/* Before the prompt is evaluated. */
+void allow_drafts(void);
 /* The prompt is evaluated. */
 int32_t first_token(void);
 /* The token that was sampled last, and a draft behind it, are evaluated. */

@@ -113,6 +113,9 @@ static void print_stats(const chat *c) {
            (double)stats.memory_bytes / (1 << 20));
     printf("prompt    %u tokens read (%u were there), %.1f tokens/s\n", d->n_prompt, d->n_cached, rate(d->n_prompt, d->prompt_ns));
     printf("answer    %u tokens, %.1f tokens/s\n", d->n_answer, rate(d->n_answer, d->answer_ns));
+    if (d->n_drafted) {
+        printf("drafts    %u tokens, %u of them right\n", d->n_drafted, d->n_draft_right);
+    }
     printf("time      %.1f %% device, %.1f %% guest, %.1f %% preparing programs; %llu steps, %llu runs\n",
            total > 0 ? 100 * (double)stats.device_ns / total : 0, total > 0 ? 100 * (double)stats.guest_ns / total : 0,
            total > 0 ? 100 * (double)stats.prepare_ns / total : 0, (unsigned long long)stats.steps, (unsigned long long)stats.runs);

@@ -85,6 +85,10 @@ static void print_json(const generation *g, const sp_llm_settings *s, sp_llm_cli
                   "prompt_tokens", (int)(d->n_prompt + d->n_cached), "cached_tokens", (int)d->n_cached, "generated_tokens", (int)d->n_answer,
                   "prompt_ms", (double)d->prompt_ns * 1e-6, "generate_ms", (double)d->answer_ns * 1e-6, "model", s->model ? s->model : "pocket",
                   "device", s->device, "fingerprint", sp_model_fingerprint(sp_llm_model(client)));
+    if (s->n_lookup) {
+        json_object_set_new(root, "drafted_tokens", json_integer(d->n_drafted));
+        json_object_set_new(root, "drafted_tokens_right", json_integer(d->n_draft_right));
+    }
     if (g->message) {
         json_object_set(root, "message", g->message);
     }

@@ -66,7 +66,7 @@ size_t sp_llm_option_rows(sp_llm_settings *s, sp_option rows[SP_LLM_OPTION_ROWS]
         {'j', "json-schema", SP_OPT_TEXT, &s->schema, 0, 0, "SCHEMA", "answers are JSON that this schema describes; {}: any object"},
         {0, "json-schema-file", SP_OPT_TEXT, &s->schema_file, 0, 0, "FILE", "answers are JSON that the schema in FILE describes"},
         {0, "prompt-lookup", SP_OPT_INT, &s->n_lookup, 0, 32, "N",
-         "draft up to N tokens from what the context said before, and verify them in one batch; 0: off (default: 0)"},
+         "draft up to N tokens from what the context said before, where it saves time; the text stays the same; 0: off (default: 0)"},
         {0, "ignore-eos", SP_OPT_FLAG, &s->ignore_end, 0, 0, NULL, "go on after an end token"},
     };
     size_t n = sp_llm_model_rows(s, rows);
@@ -252,6 +252,7 @@ sp_status sp_llm_configure(sp_llm_client *client, const sp_llm_settings *s, sp_e
                             .logprobs = s->n_top >= 0,
                             .n_top = s->n_top > 0 ? (uint32_t)s->n_top : 0,
                             .n_lookup = (uint32_t)s->n_lookup,
+                            .lookup_always = s->lookup_always,
                             .embeddings = s->embeddings};
     if (parse_type("cache-type-k", s->type_k ? s->type_k : "f16", &config.type_k, err) != SP_OK ||
         parse_type("cache-type-v", s->type_v ? s->type_v : "f16", &config.type_v, err) != SP_OK) {

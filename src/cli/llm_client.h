@@ -17,6 +17,7 @@ typedef struct sp_llm_settings {
     sp_seed_option seed;
     sp_option_list biases, stops, adapters, scaled_adapters; /* FILE; FILE:SCALE */
     bool ignore_end, embeddings;                             /* embeddings: the actor is for SP_LLM_EMBED alone */
+    bool lookup_always;                                      /* not only where it saves time */
     int32_t n_lookup, n_top;                                 /* n_top: -1: no logprobs */
     const char *grammar, *grammar_file, *schema, *schema_file;
     uint64_t kept_weights; /* bytes; 0: none */

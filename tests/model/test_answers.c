@@ -1,12 +1,15 @@
-/* What the language-model guest does beyond talking: drafts that change nothing, scores, likeliest tokens, requests with tools, grammars, and all of
- * it after a fork in the middle. */
+/*
+ * What the language-model guest does beyond talking: drafts that change nothing, scores, likeliest tokens, requests with tools, grammars, and drafts
+ * after a fork in the middle.
+ *     DIALOGUES=50   those that are compared with two threads (the suite: 10)
+ */
 #include <math.h>
 
 #include "support.h"
 
 #include "samepage/abi.h"
 
-enum { PROMPTS = 50, THREADS = 2 };
+enum { PROMPTS = 50, THREADS = 2, REPEATED = 256 };
 
 static char *pocket(void) {
     return in_folder("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
@@ -18,8 +21,8 @@ static sp_llm_config usual(void) {
 
 /* ---- prompt lookup ---- */
 
-/* A dialogue that says things again, so that there is something to draft from. */
-static void dialogue(session *s, int i, char *out, size_t size) {
+/* A dialogue that says things again, so that there is something to draft from; how many drafted tokens were evaluated. */
+static uint32_t dialogue(session *s, int i, char *out, size_t size) {
     static const char *const things[] = {"red key", "blue lamp", "green book", "old map", "silver ring"};
     static const char *const places[] = {"attic", "garden", "kitchen", "cellar", "tower"};
     char text[256];
@@ -27,38 +30,118 @@ static void dialogue(session *s, int i, char *out, size_t size) {
     snprintf(text, sizeof text, "The %s is in the %s. The %s is in the %s.", things[i % 5], places[i / 10], things[(i + 1) % 5],
              places[(i / 10 + 1) % 5]);
     session_say(s, SP_LLM_USER, text);
+    uint32_t drafted = s->done.n_drafted;
     snprintf(out, size, "%.200s", s->text);
     snprintf(text, sizeof text, "Where is the %s?", things[(i + i / 5 % 2) % 5]);
     session_say(s, SP_LLM_USER, text);
+    drafted += s->done.n_drafted;
     snprintf(out + strlen(out), size - strlen(out), "|%.200s", s->text);
     session_say(s, SP_LLM_COMPLETE, text);
     snprintf(out + strlen(out), size - strlen(out), "|%.200s", s->text);
+    return drafted + s->done.n_drafted;
+}
+
+static void set_lookup(session *s, int32_t max_tokens, uint32_t n_lookup, bool always) {
+    sp_llm_config config = usual();
+    config.max_tokens = max_tokens;
+    config.n_lookup = n_lookup;
+    config.lookup_always = always;
+    config.ignore_end = max_tokens > 40;
+    session_ask(s, &config, sizeof config);
+    assert_string_equal(s->problem, "");
+}
+
+/* The same text with drafts and without; how many drafted tokens were evaluated. */
+static uint32_t compare_dialogues(session *s, int n) {
+    char with[700], without[700];
+    uint32_t drafted = 0;
+    for (int i = 0; i < n; i++) {
+        set_lookup(s, 40, 0, false);
+        assert_int_equal(dialogue(s, i, without, sizeof without), 0);
+        set_lookup(s, 40, 31, true);
+        drafted += dialogue(s, i, with, sizeof with);
+        assert_string_equal(with, without);
+    }
+    return drafted;
+}
+
+/* Text that says the same again and again, far enough into the context that a CPU shares the keys of one token among its threads. */
+static void repetition(const char *what, char *out, size_t size) {
+    *out = 0;
+    while (strlen(out) + 100 < size) {
+        snprintf(out + strlen(out), size - strlen(out), "The %s is in the attic. ", what);
+    }
+}
+
+static uint32_t compare_repetition(session *s, const char *what) {
+    char text[2000];
+    repetition(what, text, sizeof text);
+    set_lookup(s, REPEATED, 0, false);
+    session_say(s, SP_LLM_COMPLETE, text);
+    int32_t tokens[REPEATED];
+    assert_int_equal(s->n_tokens, REPEATED);
+    assert_true(s->done.n_past > 512);
+    memcpy(tokens, s->tokens, sizeof tokens);
+    set_lookup(s, REPEATED, 31, true);
+    session_say(s, SP_LLM_COMPLETE, text);
+    assert_int_equal(s->n_tokens, REPEATED);
+    assert_memory_equal(s->tokens, tokens, sizeof tokens);
+    return s->done.n_drafted;
+}
+
+/* Forks go on in the middle of drafts, and of comparisons. */
+static void test_lookup_forked(void **state) {
+    (void)state;
+    char *path = pocket(), text[2000];
+    session *s = session_open(path, "cpu", 1);
+    free(path);
+    repetition("red key", text, sizeof text);
+    set_lookup(s, REPEATED, 0, false);
+    session_say(s, SP_LLM_COMPLETE, text);
+    int32_t tokens[REPEATED];
+    memcpy(tokens, s->tokens, sizeof tokens);
+    set_lookup(s, REPEATED, 31, true);
+    const sp_llm_text head = {.kind = SP_LLM_COMPLETE, .length = (uint32_t)strlen(text)};
+    uint8_t message[sizeof head + sizeof text];
+    memcpy(message, &head, sizeof head);
+    memcpy(message + sizeof head, text, head.length);
+    sp_error err = {0};
+    assert_int_equal(sp_actor_send(s->actor, message, sizeof head + head.length, &err), SP_OK);
+    s->finished = false;
+    s->n_tokens = 0;
+    for (int step = 1, next = 10; !s->finished; step++) {
+        sp_step_result result;
+        assert_int_equal(sp_actor_step(s->actor, &result, &err), SP_OK);
+        if (step == next) {
+            sp_actor *fork;
+            assert_int_equal(sp_actor_fork(s->actor, NULL, &fork, &err), SP_OK);
+            sp_actor_close(s->actor);
+            s->actor = fork;
+            next += 7 + next % 13;
+        }
+    }
+    assert_int_equal(s->n_tokens, REPEATED);
+    assert_memory_equal(s->tokens, tokens, sizeof tokens);
+    session_close(s);
 }
 
 static void test_lookup(void **state) {
     (void)state;
-    char *path = pocket(), with[700], without[700];
-    session *s = session_open(path, "cpu", THREADS);
-    uint64_t runs[2] = {0, 0}, tokens[2] = {0, 0};
-    for (int i = 0; i < PROMPTS; i++) {
-        for (uint32_t n_lookup = 0; n_lookup <= 8; n_lookup += 8) {
-            sp_llm_config config = usual();
-            config.n_lookup = n_lookup;
-            session_ask(s, &config, sizeof config);
-            sp_actor_stats before, after;
-            sp_actor_get_stats(s->actor, &before);
-            dialogue(s, i, n_lookup ? with : without, sizeof with);
-            sp_actor_get_stats(s->actor, &after);
-            runs[n_lookup > 0] += after.runs - before.runs;
-            tokens[n_lookup > 0] += s->n_tokens;
-        }
-        assert_string_equal(with, without);
+    const char *all = getenv("DIALOGUES");
+    const struct {
+        const char *device;
+        int threads, dialogues;
+    } cases[] = {{"cpu", 1, PROMPTS}, {"cpu", THREADS, all ? atoi(all) : 10}, {"discrete", 1, 5}};
+    char *path = pocket();
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        session *s = session_open(path, cases[i].device, cases[i].threads);
+        const uint32_t in_dialogues = compare_dialogues(s, cases[i].dialogues);
+        const uint32_t repeating = compare_repetition(s, i % 2 ? "big old silver box" : "red key");
+        print_message("prompt lookup on %s with %d threads: the same text in %d dialogues, %u tokens drafted; repeating itself, %u drafted\n",
+                      cases[i].device, cases[i].threads, cases[i].dialogues, in_dialogues, repeating);
+        assert_true(in_dialogues + repeating > 0);
+        session_close(s);
     }
-    print_message("prompt lookup: the same text in %d dialogues, %llu runs instead of %llu\n", PROMPTS, (unsigned long long)runs[1],
-                  (unsigned long long)runs[0]);
-    assert_int_equal(tokens[0], tokens[1]);
-    assert_true(runs[1] < runs[0]);
-    session_close(s);
     free(path);
 }
 
@@ -265,7 +348,7 @@ static void test_grammar(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lookup), cmocka_unit_test(test_score), cmocka_unit_test(test_top),
-                                       cmocka_unit_test(test_request), cmocka_unit_test(test_grammar)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lookup), cmocka_unit_test(test_lookup_forked), cmocka_unit_test(test_score),
+                                       cmocka_unit_test(test_top),    cmocka_unit_test(test_request),       cmocka_unit_test(test_grammar)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

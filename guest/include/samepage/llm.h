@@ -48,10 +48,11 @@ typedef struct sp_llm_config {
     uint32_t logprobs;                                         /* 1: tell each token's logprob (a pass over all logits) */
     uint32_t n_top;                                            /* likeliest tokens told with each token, at most SP_LLM_MAX_TOP; 0: none */
     uint64_t seed;
-    uint32_t n_bias;     /* sp_llm_bias follow */
-    uint32_t n_stop;     /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
-    uint32_t n_lookup;   /* tokens drafted from the context and verified in one batch, at most 32; 0: off */
-    uint32_t embeddings; /* 1: the actor is for SP_LLM_EMBED; the first configuration decides */
+    uint32_t n_bias;                  /* sp_llm_bias follow */
+    uint32_t n_stop;                  /* then stop strings follow: each a uint32_t length and its bytes, unpadded */
+    uint32_t n_lookup;                /* tokens drafted from the context and verified in one batch, at most so many, and 32; 0: off */
+    uint32_t embeddings;              /* 1: the actor is for SP_LLM_EMBED; the first configuration decides */
+    uint32_t lookup_always, reserved; /* 1: every draft is evaluated, whether it saves time or not */
 } sp_llm_config;
 enum { SP_LLM_MAX_TOP = 64 };
 
@@ -149,10 +150,11 @@ enum {
 typedef struct sp_llm_done {
     uint32_t kind;
     uint32_t reason;
-    uint32_t n_prompt; /* tokens of the prompt that were evaluated for this request */
-    uint32_t n_cached; /* tokens of the prompt that were there already */
-    uint32_t n_answer; /* tokens generated */
-    uint32_t n_past;   /* tokens in the context now */
+    uint32_t n_prompt;                 /* tokens of the prompt that were evaluated for this request */
+    uint32_t n_cached;                 /* tokens of the prompt that were there already */
+    uint32_t n_answer;                 /* tokens generated */
+    uint32_t n_past;                   /* tokens in the context now */
+    uint32_t n_drafted, n_draft_right; /* tokens of drafts that were evaluated, and those of them that the answer has */
     uint64_t prompt_ns, answer_ns;
 } sp_llm_done;
 
