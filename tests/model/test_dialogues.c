@@ -39,17 +39,22 @@ static void test_equal_to_libllama(void **state) {
     sp_llm_config config = {
         .kind = SP_LLM_CONFIG, .n_ctx = 512, .max_tokens = LENGTH, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1, .ignore_end = 1};
     session_ask(s, &config, sizeof config);
-    oracle o = oracle_open(path, 512, THREADS);
+    /* One side after the other: threads that wait by turning would slow down those that compute. */
+    int32_t ours[PROMPTS][LENGTH], theirs[LENGTH];
     for (int i = 0; i < PROMPTS; i++) {
-        int32_t theirs[LENGTH];
         prompt_text(i, text, sizeof text);
         session_say(s, SP_LLM_COMPLETE, text);
-        continue_with_oracle(&o, text, theirs, LENGTH);
         assert_int_equal(s->n_tokens, LENGTH);
-        assert_memory_equal(s->tokens, theirs, sizeof theirs);
+        memcpy(ours[i], s->tokens, sizeof ours[i]);
+    }
+    session_close(s);
+    oracle o = oracle_open(path, 512, THREADS);
+    for (int i = 0; i < PROMPTS; i++) {
+        prompt_text(i, text, sizeof text);
+        continue_with_oracle(&o, text, theirs, LENGTH);
+        assert_memory_equal(ours[i], theirs, sizeof theirs);
     }
     oracle_close(&o);
-    session_close(s);
     free(path);
 }
 
@@ -75,7 +80,9 @@ static void dialogues(const char *device, char out[][512]) {
 }
 
 static void says_the_same(const char *device) {
-    dialogues("cpu", on_cpu);
+    if (!*on_cpu[0]) { /* once for all devices */
+        dialogues("cpu", on_cpu);
+    }
     dialogues(device, elsewhere);
     for (int i = 0; i < PROMPTS; i++) {
         assert_string_equal(on_cpu[i], elsewhere[i]);
