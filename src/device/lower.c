@@ -208,6 +208,8 @@ struct ggml_tensor *sp_lower_op(struct ggml_context *c, const sp_spec_tensor *t,
         return ggml_swiglu_clamp(c, s[0], s[1], param_float(t, 1));
     case SP_OP_LIGHTNING_INDEXER:
         return ggml_lightning_indexer(c, s[0], s[1], s[2], s[3]);
+    case SP_OP_DSV4_HC_PRE:
+        return ggml_dsv4_hc_pre(c, s[0], s[1]);
     case SP_OP_SSM_CONV:
     case SP_OP_SSM_SCAN:
     case SP_OP_GATED_DELTA_NET:

@@ -126,6 +126,8 @@ const char *sp_vulkan_lacks(const struct ggml_tensor *node, size_t alignment) {
         return lacks_attention(node);
     case GGML_OP_GATED_DELTA_NET:
         return lacks_delta_net(node);
+    case GGML_OP_DSV4_HC_PRE:
+        return ggml_is_contiguous(node->src[0]) && ggml_is_contiguous(node->src[1]) ? NULL : "its sources must be contiguous";
     case GGML_OP_RWKV_WKV6: /* the shaders' workgroups are heads of that size */
     case GGML_OP_RWKV_WKV7:
         return node->src[0]->ne[0] == 64 ? NULL : "the head size must be 64";

@@ -15,7 +15,8 @@ typedef struct emitter {
     const char *output; /* the slot of the result */
     sp_graph graph;
     sp_expr symbols[N_SYMS];
-    sp_tensor *tensors; /* by node */
+    sp_tensor *tensors;     /* by node */
+    sp_tensor minus_tokens; /* an input: minus n_tokens; SP_NONE: not needed yet */
     uint32_t n_scratch;
     char **slots; /* by node: the name of the slot that it was the first to have */
 } emitter;
@@ -243,6 +244,28 @@ static sp_status emit_packed(emitter *e, int index, sp_tensor *out, sp_error *er
     return status;
 }
 
+/* Scaling by minus the number of tokens, which is a parameter in ggml: here it is a product with an input. */
+static bool scales_by_tokens(const trace *traces, int index) {
+    for (int t = 0; t < N_TRACES; t++) {
+        const trace_node *node = &traces[t].nodes[index];
+        float by[2]; /* and what is added */
+        memcpy(by, node->params, sizeof by);
+        if (node->op != GGML_OP_SCALE || by[0] != -(float)traces[t].symbols[SYM_TOKENS] || by[1] != 0) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void emit_scale_by_tokens(emitter *e, int index) {
+    if (e->minus_tokens == SP_NONE) {
+        const sp_expr ne[4] = {sp_dim(1), sp_dim(1), sp_dim(1), sp_dim(1)};
+        const uint32_t slot = sp_graph_slot(&e->graph, "minus_n_tokens", SP_SLOT_READ);
+        e->minus_tokens = sp_graph_memory(&e->graph, "minus_n_tokens", slot, SP_TYPE_F32, ne, NULL, sp_dim(0));
+    }
+    e->tensors[index] = sp_mul(&e->graph, e->tensors[e->traces[0].nodes[index].src[0]], e->minus_tokens);
+}
+
 /* One of two sources may be empty where a model has none of what is joined. */
 static bool joins_nothing(const emitter *e, const trace_node *node, sp_tensor *other) {
     const trace_node *nodes = e->traces[0].nodes;
@@ -262,6 +285,10 @@ static sp_status emit_operation(emitter *e, int index, sp_error *err) {
     }
     if (node->op == GGML_OP_FILL) {
         return emit_fill(e, index, err);
+    }
+    if (scales_by_tokens(e->traces, index)) {
+        emit_scale_by_tokens(e, index);
+        return SP_OK;
     }
     uint32_t params[SP_PROGRAM_MAX_PARAMS];
     uint16_t op = sp_trace_operation(node, params);
@@ -334,9 +361,10 @@ static bool same_params(const trace_node *a, const trace_node *b) {
            memcmp(a->params, b->params, a->op == GGML_OP_FLASH_ATTN_EXT ? SCALE_TO_PREC * sizeof *a->params : sizeof a->params) == 0;
 }
 
-static bool alike(const trace_node *a, const trace_node *b) {
+static bool alike(const trace *traces, int t, int index) {
+    const trace_node *a = &traces[0].nodes[index], *b = &traces[t].nodes[index];
     return a->op == b->op && a->type == b->type && strcmp(a->name, b->name) == 0 && a->whole_row == b->whole_row &&
-           memcmp(a->src, b->src, sizeof a->src) == 0 && same_params(a, b);
+           memcmp(a->src, b->src, sizeof a->src) == 0 && (same_params(a, b) || scales_by_tokens(traces, index));
 }
 
 static sp_status check_alike(const trace *traces, sp_error *err) {
@@ -346,7 +374,7 @@ static sp_status check_alike(const trace *traces, sp_error *err) {
                            (int)traces[0].symbols[SYM_TOKENS], traces[t].n, (int)traces[t].symbols[SYM_TOKENS]);
         }
         for (int i = 0; i < traces[0].n; i++) {
-            if (!alike(&traces[0].nodes[i], &traces[t].nodes[i])) {
+            if (!alike(traces, t, i)) {
                 return sp_fail(err, SP_ERR_UNSUPPORTED, "its graph changes with the batch at %s (%s)", traces[0].nodes[i].name,
                                ggml_op_name(traces[0].nodes[i].op));
             }
@@ -506,6 +534,7 @@ sp_status sp_trace_emit(const sp_model *model, bool embeddings, trace traces[N_T
                  .traces = traces,
                  .window = window,
                  .output = embeddings ? "embeddings" : "logits",
+                 .minus_tokens = SP_NONE,
                  .tensors = calloc((size_t)traces[0].n, sizeof *e.tensors),
                  .slots = calloc((size_t)traces[0].n, sizeof *e.slots)};
     if (!e.tensors || !e.slots) {

@@ -83,6 +83,15 @@ static const char *check_content(const trace *t, int index, const trace_window *
     return wrong;
 }
 
+static bool fixed_size(const trace *traces, int index, int d) {
+    for (int t = 1; t < N_TRACES; t++) {
+        if (traces[t].nodes[index].ne[d] != traces[0].nodes[index].ne[d]) {
+            return false;
+        }
+    }
+    return true;
+}
+
 /* Dimensions that samepage/inputs.h relies on: it fills as many elements as these say. */
 static bool has_known_shape(const trace *traces, int index) {
     const char *name = traces[0].nodes[index].name;
@@ -101,6 +110,17 @@ static bool has_known_shape(const trace *traces, int index) {
     }
     if (strcmp(name, "inp_scale_rows") == 0) {
         return one && sp_trace_is_sized(traces, index, 0, NO_NODE) && sp_trace_is_sized(traces, index, 1, SYM_TOKENS);
+    }
+    if (strcmp(name, "slopes") == 0) {
+        return row && fixed_size(traces, index, 0);
+    }
+    if (strcmp(name, "q_decay_exp") == 0 || strcmp(name, "k_decay_exp") == 0) {
+        return sp_trace_is_sized(traces, index, 0, NO_NODE) && fixed_size(traces, index, 1) && sp_trace_is_sized(traces, index, 2, SYM_TOKENS) &&
+               sp_trace_is_sized(traces, index, 3, NO_NODE);
+    }
+    if (strcmp(name, "diag_decay_exp") == 0) {
+        return sp_trace_is_sized(traces, index, 0, SYM_TOKENS) && sp_trace_is_sized(traces, index, 1, SYM_TOKENS) && fixed_size(traces, index, 2) &&
+               sp_trace_is_sized(traces, index, 3, NO_NODE);
     }
     if (strcmp(name, "out_ids") == 0) {
         return row && sp_trace_is_sized(traces, index, 0, SYM_OUTPUTS);

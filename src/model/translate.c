@@ -120,6 +120,11 @@ uint16_t sp_trace_operation(const trace_node *node, uint32_t out[SP_PROGRAM_MAX_
         return glu(p, out);
     case GGML_OP_CPY:
         return node->self_source ? SP_OP_CAST : SP_OP_CPY;
+    case GGML_OP_DSV4_HC_PRE: { /* without gates, whose scale is 1 */
+        float scale;
+        memcpy(&scale, p, sizeof scale);
+        return scale == 1 && p[1] == 0 ? SP_OP_DSV4_HC_PRE : 0;
+    }
     case GGML_OP_TOP_K:
         if (node->whole_row) { /* the best of all are all, in whatever order */
             out[0] = 1;

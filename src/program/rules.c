@@ -230,6 +230,9 @@ static const sp_rule rules[] = {
                                  {"state", T_F32, L_PACKED}},
                          .conds = {LIKE(1), LIKE(2), LIKE(3), LIKE(4), LIKE(5), ONE(0, 3), ONE(6, 2), ONE(6, 3)}, .shape = sp_shape_wkv,
                          .shape_text = WKV_SHAPE},
+    [SP_OP_DSV4_HC_PRE] = {OP(DSV4_HC_PRE), .src = {{"x", T_F32, L_ROWS}, {"weights", T_F32, L_ROWS}},
+                           .conds = {EQ(1, 0, 0, 1), EQ(1, 1, 0, 2), ONE(1, 2), ONE(1, 3), ONE(0, 3)}, .result_type = R_F32,
+                           .result_ne = {DIM(0, 0), DIM(0, 2), R_ONE, R_ONE}},
     [SP_OP_FILL] = {OP(FILL), .src = {{"a", T_F32 | T_F16, L_CONTIGUOUS}}, .params = {{"value", P_NUMBER, 0, 0}}, SAME_AS_A, .in_place = true},
 };
 

@@ -310,6 +310,9 @@ static void test_recurrent(void **state) {
     sp_tensor four[4] = {f32(&c, 64, 3, 5, 1), numbers(&c, SP_TYPE_F16, 64, 1, 20, 1), f32(&c, 3, 5, 1, 1), numbers(&c, SP_TYPE_F16, 20, 5, 1, 1)};
     result(&c, sp_graph_op(&c.g, SP_OP_LIGHTNING_INDEXER, 4, four, 0, NULL), SP_TYPE_F32, 20, 5, 1, 1);
     compare(state, &c);
+    begin_case(&c, "dsv4_hc_pre", 1e-6);
+    result(&c, sp_dsv4_hc_pre(&c.g, f32(&c, 64, 3, 5, 1), f32(&c, 3, 5, 1, 1)), SP_TYPE_F32, 64, 5, 1, 1);
+    compare(state, &c);
 }
 
 /* Positions in sections, interleaved and not, and what is turned not at a row's start. */

@@ -117,6 +117,7 @@ DIFFERENT(ssm_scan, sp_ssm_scan(g, in[0], in[1], in[2], in[3], in[4], in[5], in[
           ggml_ssm_scan(g, in[0], in[1], in[2], in[3], in[4], in[5], in[6], 1))
 DIFFERENT(gated_delta_net, sp_gated_delta_net(g, in[0], in[1], in[2], in[3], in[4], in[5]),
           ggml_gated_delta_net(g, in[0], in[1], in[2], in[3], in[4], in[5], 1))
+SAME(dsv4_hc_pre, dsv4_hc_pre, in[0], in[1])
 SAME(lightning_indexer, lightning_indexer, in[0], in[1], in[2], in[3])
 SAME(swiglu_clamp, swiglu_clamp, in[0], in[1], 0.5f)
 SAME(rwkv_wkv6, rwkv_wkv6, in[0], in[1], in[2], in[3], in[4], in[5])
@@ -236,6 +237,7 @@ static const op_case cases[] = {
     /* Mamba 2: state of 128, heads of 64; two sequences of five tokens */
     CASE(ssm_scan, F32(128, 64, 4, 2), F32(64, 4, 5, 2), F32(4, 5, 2, 1), F32(1, 4, 1, 1), F32(128, 2, 5, 2), F32(128, 2, 5, 2), IDS(2, 2, 1, 1, 1)),
     CASE(gated_delta_net, F32(64, 2, 5, 1), F32(64, 2, 5, 1), F32(64, 4, 5, 1), F32(1, 4, 5, 1), POSITIVE(1, 4, 5, 1), F32(64, 64, 4, 1)),
+    CASE(dsv4_hc_pre, F32(64, 4, 5, 1), F32(4, 5, 1, 1)),
     PRODUCT(lightning_indexer, F32(128, 8, 3, 1), F16(128, 1, 64, 1), F32(8, 3, 1, 1), MASK(64, 3, 1, 1)),
     CASE(rwkv_wkv6, F32(64, 2, 6, 1), F32(64, 2, 6, 1), F32(64, 2, 6, 1), F32(64, 2, 1, 1), POSITIVE(64, 2, 6, 1), F32(64 * 64 * 2, 2, 1, 1)),
     CASE(rwkv_wkv7, F32(64, 2, 6, 1), POSITIVE(64, 2, 6, 1), F32(64, 2, 6, 1), F32(64, 2, 6, 1), F32(64, 2, 6, 1), F32(64, 2, 6, 1),

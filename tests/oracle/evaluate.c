@@ -61,6 +61,7 @@ static const eval_op table[] = {
     [SP_OP_SSM_SCAN] = {eval_ssm_scan, NULL},
     [SP_OP_GATED_DELTA_NET] = {eval_gated_delta_net, NULL},
     [SP_OP_LIGHTNING_INDEXER] = {eval_lightning_indexer, NULL},
+    [SP_OP_DSV4_HC_PRE] = {eval_dsv4_hc_pre, NULL},
     [SP_OP_SWIGLU_CLAMP] = {eval_glu, NULL},
     [SP_OP_RWKV_WKV6] = {eval_wkv, NULL},
     [SP_OP_RWKV_WKV7] = {eval_wkv, NULL},

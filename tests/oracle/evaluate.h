@@ -91,6 +91,7 @@ void eval_ssm_scan(const eval_call *call);
 void eval_gated_delta_net(const eval_call *call);
 void eval_wkv(const eval_call *call);
 void eval_lightning_indexer(const eval_call *call);
+void eval_dsv4_hc_pre(const eval_call *call);
 void eval_mul_mat(const eval_call *call);
 void eval_mul_mat_id(const eval_call *call);
 void eval_flash_attn(const eval_call *call);

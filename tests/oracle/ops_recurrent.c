@@ -245,3 +245,18 @@ void eval_lightning_indexer(const eval_call *call) {
         }
     }
 }
+
+void eval_dsv4_hc_pre(const eval_call *call) {
+    const int64_t *x = call->s[0]->ne;
+    for (int64_t t = 0, at = 0; t < x[2]; t++) {
+        for (int64_t i = 0; i < x[0]; i++, at++) {
+            double magnitude = 0;
+            for (int64_t k = 0; k < x[1]; k++) {
+                const double term = call->x[0][(t * x[1] + k) * x[0] + i] * call->x[1][t * x[1] + k];
+                call->out[at] += term;
+                magnitude += fabs(term);
+            }
+            call->tolerance[at] = slip(magnitude, (double)x[1]);
+        }
+    }
+}

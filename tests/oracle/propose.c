@@ -319,6 +319,10 @@ static void nudge_recurrent(choices *c, gen_plan *plan) {
         fresh(plan, 3, 8 * width, tokens, 1, chance(c, 2) ? seqs : 1);
         plan->src[1] = (gen_source){.slot = GEN_IN, .type = gen_type_of(c, plan->rule->src[1].types), .ne = {32, 1, 8 * width, seqs}};
         break;
+    case SP_OP_DSV4_HC_PRE:
+        fresh(plan, 0, width, heads, tokens, 1);
+        fresh(plan, 1, heads, tokens, 1, 1);
+        break;
     case SP_OP_RWKV_WKV6:
     case SP_OP_RWKV_WKV7: {
         const int64_t size = plan->rule->op == SP_OP_RWKV_WKV7 ? 64 : n;

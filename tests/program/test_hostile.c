@@ -222,6 +222,12 @@ static void test_lightning_indexer(void **state_) {
     HOSTILE(ABORT, "q.ne1 is 8", INDEXER(32, 7));
 }
 
+static void test_dsv4_hc_pre(void **state_) {
+    (void)state_;
+    HOSTILE(ABORT, "weights.ne0 is 5", sp_dsv4_hc_pre(G, f32(b, 64, 4, 5, 1), f32(b, 5, 5, 1, 1)));
+    HOSTILE(ABORT, "weights.ne1 is 4", sp_dsv4_hc_pre(G, f32(b, 64, 4, 5, 1), f32(b, 4, 4, 1, 1)));
+}
+
 static void test_rope(void **state_) {
     (void)state_;
     HOSTILE(LOOP, "n_dims is 0", rope(b, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 0, 0));
@@ -448,6 +454,7 @@ int main(void) {
         cmocka_unit_test(test_linear_attention),
         cmocka_unit_test(test_wkv_state),
         cmocka_unit_test(test_lightning_indexer),
+        cmocka_unit_test(test_dsv4_hc_pre),
         cmocka_unit_test(test_soft_max),
         cmocka_unit_test(test_flash_attention),
         cmocka_unit_test(test_rows),

@@ -173,7 +173,7 @@ static void test_leaves(void **state_) {
 static void test_operations(void **state_) {
     (void)state_;
     FORMAT("no such operation", s.tensors[PRODUCT].op = 0);
-    FORMAT("no such operation", s.tensors[PRODUCT].op = 57);
+    FORMAT("no such operation", s.tensors[PRODUCT].op = 58);
     FORMAT("no such operation", s.tensors[PRODUCT].op = 0xffff);
     FORMAT("number of sources", s.tensors[PRODUCT].n_src = 3);
     FORMAT("number of sources", s.tensors[VIEW].n_src = 0; s.tensors[VIEW].src[0] = SP_PROGRAM_NONE);

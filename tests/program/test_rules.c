@@ -178,6 +178,12 @@ static void test_lightning_indexer(void **state_) {
     compare(p, sp_lightning_indexer(G, q, k, weights, mask), ggml_lightning_indexer(C, T(q), T(k), T(weights), T(mask)));
 }
 
+static void test_dsv4_hc_pre(void **state_) {
+    pair *p = *state_;
+    sp_tensor x = F32(64, 3, 5, 1), weights = F32(3, 5, 1, 1);
+    compare(p, sp_dsv4_hc_pre(G, x, weights), ggml_dsv4_hc_pre(C, T(x), T(weights)));
+}
+
 static void test_rows(void **state_) {
     pair *p = *state_;
     sp_tensor a = TYPED(SP_TYPE_Q8_0, 64, 9, 3, 2), ids = TYPED(SP_TYPE_I32, 4, 3, 2, 1);
@@ -259,9 +265,9 @@ static void test_table(void **state_) {
     SP_OPS(X)
 #undef X
     assert_null(sp_rule_get(0));
-    assert_null(sp_rule_get(57));
+    assert_null(sp_rule_get(58));
     assert_null(sp_rule_get(UINT32_MAX));
-    assert_null(sp_op_name(57));
+    assert_null(sp_op_name(58));
 }
 
 /* Types as in ggml; and the builder's table as ours. */
@@ -300,6 +306,7 @@ int main(void) {
         TEST(state_spaces),
         TEST(linear_attention),
         TEST(lightning_indexer),
+        TEST(dsv4_hc_pre),
         TEST(rows),
         TEST(copies),
         TEST(shapes),

@@ -602,6 +602,10 @@ static inline sp_tensor sp_lightning_indexer(sp_graph *g, sp_tensor q, sp_tensor
     src[0] = q, src[1] = k, src[2] = weights, src[3] = mask;
     return sp_graph_op(g, SP_OP_LIGHTNING_INDEXER, 4, src, 0, NULL);
 }
+/* x [n, k, tokens], weights [k, tokens]: for each token the sum of its k rows, weighted. */
+static inline sp_tensor sp_dsv4_hc_pre(sp_graph *g, sp_tensor x, sp_tensor weights) {
+    return sp_graph_op2(g, SP_OP_DSV4_HC_PRE, x, weights);
+}
 static inline sp_tensor sp_cast(sp_graph *g, sp_tensor a, uint32_t type) {
     sp_tensor t = sp_graph_op1(g, SP_OP_CAST, a);
     if (!g->error) {

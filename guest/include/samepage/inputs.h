@@ -156,6 +156,35 @@ static inline void sp_inputs_rotation(float *out, uint32_t n) {
     }
 }
 
+/* Slopes of lightning attention, by head. */
+static inline float sp_inputs_slope(uint32_t n_head, uint32_t head) {
+    const float start = powf(2, -powf(2, -(log2f((float)n_head) - 3)));
+    return start * powf(start, (float)head);
+}
+
+/* How much of what a token adds is left at another, as logarithms by head: at itself of what was before the batch; at the batch's end; at each other.
+ */
+static inline bool sp_inputs_decay(const char *name, const int64_t ne[4], uint32_t n, float *out) {
+    const bool query = strcmp(name, "q_decay_exp") == 0, key = strcmp(name, "k_decay_exp") == 0, pair = strcmp(name, "diag_decay_exp") == 0;
+    const uint32_t n_head = (uint32_t)ne[pair ? 2 : 1];
+    uint32_t i, j, h;
+    for (h = 0; h < n_head && (query || key); h++) {
+        const float slope = sp_inputs_slope(n_head, h);
+        for (i = 0; i < n; i++) {
+            out[(uint64_t)i * n_head + h] = -slope * (float)(query ? i + 1 : n - i - 1);
+        }
+    }
+    for (h = 0; h < n_head && pair; h++) {
+        const float slope = sp_inputs_slope(n_head, h);
+        for (j = 0; j < n; j++) {
+            for (i = 0; i < n; i++) {
+                out[((uint64_t)h * n + j) * n + i] = j >= i ? -slope * (float)(j - i) : -INFINITY;
+            }
+        }
+    }
+    return query || key || pair;
+}
+
 static inline uint32_t sp_inputs_window_of(const void *program, uint32_t slot) {
     const sp_program_tensor *tensors = sp_program_tensor_table(program);
     uint32_t i;
@@ -254,6 +283,14 @@ static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, u
             const float steps = floorf(((float)(b->n_past + i) + in->temperature_offset) / (float)in->temperature_length);
             ((float *)out)[i] = (float)(log((double)steps + 1.0) * (double)in->temperature_scale + 1.0);
         }
+    } else if (strcmp(name, "minus_n_tokens") == 0 && type == SP_TYPE_F32) {
+        *(float *)out = -(float)n;
+    } else if (strcmp(name, "slopes") == 0 && type == SP_TYPE_F32) {
+        for (i = 0; i < (uint32_t)ne[0]; i++) {
+            ((float *)out)[i] = sp_inputs_slope((uint32_t)ne[0], i);
+        }
+    } else if (sp_inputs_ends(name, "_decay_exp") && type == SP_TYPE_F32) {
+        return sp_inputs_decay(name, ne, n, (float *)out);
     } else if (strcmp(name, "inp_scale_rows") == 0 && type == SP_TYPE_F32) {
         for (i = 0; i < n; i++) {
             ((float *)out)[i] = in->token_scale;

@@ -186,7 +186,8 @@ enum {
     X(53, LIGHTNING_INDEXER, lightning_indexer, 4, 4, 0)                                                                                             \
     X(54, SWIGLU_CLAMP, swiglu_clamp, 1, 2, 2)                                                                                                       \
     X(55, RWKV_WKV6, rwkv_wkv6, 6, 6, 0)                                                                                                             \
-    X(56, RWKV_WKV7, rwkv_wkv7, 7, 7, 0)
+    X(56, RWKV_WKV7, rwkv_wkv7, 7, 7, 0)                                                                                                             \
+    X(57, DSV4_HC_PRE, dsv4_hc_pre, 2, 2, 0)
 
 typedef enum sp_op {
 #define X(id, NAME, name, min_src, max_src, n_params) SP_OP_##NAME = id,

@@ -215,6 +215,16 @@ K_APART float k_lightning_indexer(const k_op *op, const k_at *at) {
     return score + k_half(k_row(mask, at->i[1], 0, at->i[3] % (uint32_t)mask->ne[3]) + at->i[0] * 2ull);
 }
 
+/* x [n, rows, tokens], weights [rows, tokens] */
+K_APART float k_dsv4_hc_pre(const k_op *op, const k_at *at) {
+    const k_f32 *weights = k_floats(&op->src[1], at->i[1], 0, 0);
+    float sum = 0;
+    for (uint32_t h = 0; h < (uint32_t)op->src[0].ne[1]; h++) {
+        sum += k_floats(&op->src[0], h, at->i[1], 0)[at->i[0]] * weights[h];
+    }
+    return sum;
+}
+
 K_APART float k_value(const k_op *op, const k_at *at) {
     switch (op->op) {
     case SP_OP_ADD:
@@ -250,6 +260,8 @@ K_APART float k_value(const k_op *op, const k_at *at) {
         return k_ssm_conv(op, at);
     case SP_OP_LIGHTNING_INDEXER:
         return k_lightning_indexer(op, at);
+    case SP_OP_DSV4_HC_PRE:
+        return k_dsv4_hc_pre(op, at);
     case SP_OP_GET_ROWS:
         return k_get_row(op, at);
     case SP_OP_ADD_ID:

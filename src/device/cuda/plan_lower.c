@@ -465,7 +465,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
 
 /* What this device has kernels for; the table in docs/cuda.md says the same. */
 static bool is_known(uint32_t op) {
-    return op <= SP_OP_RWKV_WKV7;
+    return op <= SP_OP_DSV4_HC_PRE;
 }
 
 /* Types of windows that kernels don't read: as weights they are converted. */
