@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs the unit tests of build-coverage and prints which lines and branches of the code that reads untrusted bytes they took; build-coverage/html shows them.
+# Runs the unit tests of build-coverage, the fault runs at every position among them, and prints which lines and branches of the code that reads untrusted
+# bytes they took; build-coverage/html shows them.
 #   scripts/coverage.sh [TESTS]      a regular expression of ctest (default: all unit tests)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -7,6 +8,7 @@ cd "$(dirname "$0")/.."
 out=build-coverage
 rm -rf $out/profiles
 mkdir -p $out/profiles
+export FAULTS_EVERY=${FAULTS_EVERY:-1} # branches that only failing calls take
 LLVM_PROFILE_FILE=$PWD/$out/profiles/%m-%p.profraw ctest --test-dir $out --label-regex unit ${1:+--tests-regex "$1"} --output-on-failure --no-tests=error >$out/tests.txt 2>&1 ||
     { tail -40 $out/tests.txt; exit 1; }
 llvm-profdata-16 merge -sparse $out/profiles/*.profraw -o $out/all.profdata
