@@ -150,10 +150,13 @@ struct page_region {
 struct scan_argument {
     uint64_t size, flags, start, end, walk_end, regions, n_regions, max_pages, inverted, all_of, any_of, returned;
 };
-enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
+enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4, IS_ZERO_PAGE = 1 << 5 };
 #define SCAN _IOWR('f', 16, struct scan_argument)
 
-/* sp_os_written_pages where the kernel has the call; false: it has not. The bitmap is zeros. */
+/*
+ * sp_os_written_pages where the kernel has the call; false: it has not. The bitmap is zeros. The page of zeros that the kernel shows where nothing
+ * but reads were is left out: whoever freezes reads all of a memory once, and would look at all of it ever after.
+ */
 static bool scan_written_pages(const void *at, uint64_t length, uint64_t *bitmap) {
     struct page_region regions[256];
     uint64_t page = sp_os_page_size(), base = (uintptr_t)at;
@@ -163,8 +166,8 @@ static bool scan_written_pages(const void *at, uint64_t length, uint64_t *bitmap
                                  .walk_end = base,
                                  .regions = (uintptr_t)regions,
                                  .n_regions = sizeof regions / sizeof regions[0],
-                                 .inverted = IS_FILE,
-                                 .all_of = IS_FILE,
+                                 .inverted = IS_FILE | IS_ZERO_PAGE,
+                                 .all_of = IS_FILE | IS_ZERO_PAGE,
                                  .any_of = IS_PRESENT | IS_SWAPPED,
                                  .returned = IS_PRESENT | IS_SWAPPED};
     while (fd >= 0 && n >= 0 && scan.walk_end < scan.end) {

@@ -84,6 +84,26 @@ static sp_status build_table(sp_model *model, const char *name, sp_error *err) {
     return SP_OK;
 }
 
+static int compare_entries(const void *a, const void *b) {
+    const struct sp_weight_entry *x = *(const struct sp_weight_entry *const *)a, *y = *(const struct sp_weight_entry *const *)b;
+    const int order = strcmp(x->name, y->name);
+    return order ? order : (x > y) - (x < y);
+}
+
+/* A program names each weight; looking through them all for each was a fifteenth of a thaw. */
+static sp_status index_weights(sp_model *model, sp_error *err) {
+    const uint32_t n = model->table.n;
+    model->by_name = malloc(((size_t)n + 1) * sizeof(struct sp_weight_entry *));
+    if (!model->by_name) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        model->by_name[i] = &model->entries[i];
+    }
+    qsort(model->by_name, n, sizeof(struct sp_weight_entry *), compare_entries);
+    return SP_OK;
+}
+
 static const char *text_value(const struct gguf_context *gguf, const char *key) {
     int64_t id = gguf_find_key(gguf, key);
     return id >= 0 && gguf_get_kv_type(gguf, id) == GGUF_TYPE_STRING ? gguf_get_val_str(gguf, id) : "";
@@ -191,6 +211,7 @@ static sp_status open_fd(origin from, const char *cache_folder, const sp_model_o
         name_kept(model); /* the same for all adapters */
         status = sp_model_open_adapters(model, options ? options->adapters : NULL, options ? options->n_adapters : 0, err);
     }
+    status = status == SP_OK ? index_weights(model, err) : status;
     if (status != SP_OK) {
         sp_model_close(model);
         return status;
@@ -246,6 +267,7 @@ void sp_model_close(sp_model *model) {
     }
     sp_model_close_adapters(model);
     close(model->fd);
+    free(model->by_name);
     free(model->entries);
     free(model->cache_folder);
     free(model->kept);
@@ -273,15 +295,18 @@ const sp_weight_table *sp_model_weight_table(const sp_model *model) {
 
 bool sp_model_find_weight(void *context, uint32_t handle, const char *name, sp_weight_info *out) {
     const sp_model *model = context;
-    int64_t id = handle == 0 ? gguf_find_tensor(model->gguf, name) : -1;
-    for (uint32_t i = (uint32_t)gguf_get_n_tensors(model->gguf); handle == 0 && id < 0 && i < model->table.n; i++) { /* an adapter's */
-        id = strcmp(model->entries[i].name, name) == 0 ? (int64_t)i : -1;
+    uint32_t first = 0, n = handle == 0 ? model->table.n : 0; /* where the first of the name is, if any */
+    for (uint32_t half = n / 2; n > 0; half = n / 2) {
+        const bool after = strcmp(model->by_name[first + half]->name, name) < 0;
+        first += after ? half + 1 : 0;
+        n = after ? n - half - 1 : half;
     }
-    if (id < 0) {
+    if (handle != 0 || first == model->table.n || strcmp(model->by_name[first]->name, name) != 0) {
         return false;
     }
-    *out = (sp_weight_info){.type = model->entries[id].type, .index = (uint32_t)id};
-    memcpy(out->ne, model->entries[id].ne, sizeof out->ne);
+    const struct sp_weight_entry *e = model->by_name[first];
+    *out = (sp_weight_info){.type = e->type, .index = (uint32_t)(e - model->entries)};
+    memcpy(out->ne, e->ne, sizeof out->ne);
     return true;
 }
 

@@ -25,6 +25,7 @@ struct sp_model {
     struct gguf_context *gguf;
     struct ggml_context *tensors; /* the tensor table as ggml parsed it; no data */
     struct sp_weight_entry *entries;
+    const struct sp_weight_entry **by_name; /* all of the table's, in the order of their names, then of the table */
     sp_weight_table table;
     struct llama_model *vocab_model;
     const struct llama_vocab *vocab;

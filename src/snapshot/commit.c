@@ -58,9 +58,16 @@ sp_status sp_log_check_untouched(const sp_log *log, sp_error *err) {
 
 /* ---- what changed ---- */
 
-static bool may_differ(const sp_log_draft *d, uint64_t i) {
-    uint64_t host = i / (sp_os_page_size() / SP_LOG_PAGE);
-    return i >= d->n_pages || !d->input->written || d->input->written[host / 64] >> (host % 64) & 1;
+/* How many pages from i on are known to be as they were; 0: this one may differ. per_host: of ours in a page of the host. */
+static uint64_t known_same(const sp_log_draft *d, uint64_t i, uint64_t per_host) {
+    uint64_t host = i / per_host;
+    if (i >= d->n_pages || !d->input->written) {
+        return 0;
+    }
+    uint64_t left = d->input->written[host / 64] >> (host % 64);
+    uint64_t same = left ? (uint64_t)__builtin_ctzll(left) : 64 - host % 64;
+    uint64_t end = (host + same) * per_host;
+    return same ? (end < d->n_pages ? end : d->n_pages) - i : 0;
 }
 
 static const uint8_t *page_of(const sp_log_draft *d, uint64_t i) {
@@ -82,12 +89,13 @@ static sp_status find_changes(const sp_log *log, const sp_log_draft *d, sp_error
     if (!old) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    uint64_t total = d->n_pages + d->n_side;
+    uint64_t total = d->n_pages + d->n_side, per_host = sp_os_page_size() / SP_LOG_PAGE;
     for (uint64_t i = 0, n; i < total; i += n) {
-        n = 1;
-        if (!may_differ(d, i)) {
+        n = known_same(d, i, per_host);
+        if (n) {
             continue;
         }
+        n = 1;
         uint64_t place = d->table[i];
         if (!place) {
             d->table[i] = is_zero(page_of(d, i)) ? 0 : SP_LOG_NEW_PAGE;
@@ -95,7 +103,7 @@ static sp_status find_changes(const sp_log *log, const sp_log_draft *d, sp_error
         }
         n = run_length(d, i, CHUNK_PAGES);
         for (uint64_t k = 1; k < n; k++) {
-            n = may_differ(d, i + k) ? n : k;
+            n = known_same(d, i + k, per_host) ? k : n;
         }
         if (!sp_log_read_at(sp_log_fd(log, sp_log_place_file(place)), old, n * SP_LOG_PAGE, sp_log_place_page(place) * SP_LOG_PAGE)) {
             free(old);
