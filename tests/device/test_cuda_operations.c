@@ -214,6 +214,27 @@ static void test_attention(void **state) {
     }
 }
 
+/* Many tokens at once, as when a prompt is read. */
+static void test_attention_of_many(void **state) {
+    graph_case c;
+    for (int i = 0; i < 12; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "flash_attn_ext of many, case %d", i);
+        begin_case(&c, name, 1e-4); /* ggml adds up halves in half precision */
+        int64_t d = i % 2 ? 128 : 64, kv_heads = random_int(1, 3), heads = kv_heads * random_int(1, 5), n = random_int(16, 70),
+                positions = random_int(1, 400);
+        sp_tensor q = numbers(&c, SP_TYPE_F32, d, n, heads, 1), k = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1),
+                  v = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1);
+        sp_tensor mask = SP_NONE;
+        if (i % 3) {
+            mask = numbers(&c, SP_TYPE_F16, positions, n, 1, 1);
+            c.windows[3].masked = i % 3 == 1 ? 0.5f : 0.99f;
+        }
+        result(&c, sp_flash_attn_ext(&c.g, q, k, v, mask, 1 / sqrtf((float)d), 0, 0), SP_TYPE_F32, d, heads, n, 1);
+        compare(state, &c);
+    }
+}
+
 static void test_moving(void **state) {
     graph_case c;
     for (int i = 0; i < N_TYPES; i++) {
@@ -413,6 +434,7 @@ int main(void) {
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_batched_products),
         cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_of_many),
         cmocka_unit_test(test_layers),
         cmocka_unit_test(test_recurrent),
         cmocka_unit_test(test_rope_sections),

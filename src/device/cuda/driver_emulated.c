@@ -40,6 +40,12 @@ typedef struct emulated {
 /* In front of what is given out: how much it is. */
 enum { BEFORE = 256 };
 
+uint64_t k_now_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
 bool k_grid_barrier(k_block *b, bool stop) {
     emulated *e = b->host;
     pthread_mutex_lock(&e->lock);

@@ -284,6 +284,26 @@ K_FN void k_do_elements(const k_op *op, uint32_t part) {
     }
 }
 
+/* Two sides of floats, one behind the other in memory: by four. */
+K_APART void k_do_flat(const k_op *op, uint32_t part) {
+    const k_floats4 *a = (const k_floats4 *)(uintptr_t)op->src[0].data, *b = (const k_floats4 *)(uintptr_t)op->src[1].data;
+    k_floats4 *to = (k_floats4 *)(uintptr_t)op->dst.data;
+    uint32_t kind = op->params[K_FLAT_OP], row = op->params[K_FLAT_ROW];
+    uint64_t n = k_count(&op->dst) / 4, step = (uint64_t)op->n_parts * K_THREADS;
+    K_UNROLL_BY(2)
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        uint64_t rest = i;
+        k_floats4 x = a[i], y = b[row ? k_divide(&rest, row) : i];
+        K_UNROLL
+        for (int e = 0; e < 4; e++) {
+            x.f[e] = kind == SP_OP_SWIGLU                     ? k_silu(x.f[e]) * y.f[e]
+                     : kind >= SP_OP_ADD && kind <= SP_OP_DIV ? k_binary(kind, x.f[e], y.f[e])
+                                                              : k_glu_value(kind, x.f[e], y.f[e], k_param(op, 1), k_param(op, 2));
+        }
+        to[i] = x;
+    }
+}
+
 /* ---- copies: the n-th element of one shape goes to the n-th of another; also
  * bits, and blocks of quants ---- */
 

@@ -63,6 +63,9 @@ typedef struct plan {
 /* Is this a product of weights that are streamed and one column? */
 bool sp_plan_streams(const plan *p, uint32_t t);
 
+/* Is this operation a gated unit, of one side or two? */
+bool sp_plan_is_gated(uint32_t op);
+
 /* fuse.c: marks what a product can take in. Work linear in the program's size. */
 void sp_plan_fuse(plan *p);
 

@@ -94,20 +94,14 @@ static bool is_norm(const plan *p, uint32_t t) {
     return one_row && norm->dst == SP_PROGRAM_NONE && is_constant(p, norm->src[0]) && is_constant(p, mul->src[1]) && p->uses[mul->src[0]] == 1;
 }
 
+bool sp_plan_is_gated(uint32_t op) {
+    return op == SP_OP_REGLU || op == SP_OP_GEGLU || op == SP_OP_SWIGLU || op == SP_OP_SWIGLU_OAI || op == SP_OP_SWIGLU_CLAMP ||
+           op == SP_OP_GEGLU_ERF || op == SP_OP_GEGLU_QUICK;
+}
+
 static bool is_gate(const plan *p, uint32_t t) {
     const sp_spec_tensor *glu = tensor_of(p, t);
-    switch (glu->kind == SP_TENSOR_OP ? glu->op : SP_OP_MUL) {
-    case SP_OP_REGLU:
-    case SP_OP_GEGLU:
-    case SP_OP_SWIGLU:
-    case SP_OP_SWIGLU_OAI:
-    case SP_OP_SWIGLU_CLAMP:
-    case SP_OP_GEGLU_ERF:
-    case SP_OP_GEGLU_QUICK:
-        return glu->n_src >= 2 && glu->src[1] != SP_PROGRAM_NONE && glu->type == SP_TYPE_F32;
-    default:
-        return false;
-    }
+    return glu->kind == SP_TENSOR_OP && sp_plan_is_gated(glu->op) && glu->n_src >= 2 && glu->src[1] != SP_PROGRAM_NONE && glu->type == SP_TYPE_F32;
 }
 
 static bool is_gate_before(const plan *p, uint32_t t) {

@@ -229,12 +229,25 @@ static uint32_t heads_at_once(const k_op *op, uint32_t shared) {
     return heads;
 }
 
+/* Can attention of many tokens to halves go over tensor cores (k_do_attend)? */
+static bool attends_by_tiles(const k_op *op, const sp_spec_tensor *t) {
+    const k_tensor *q = &op->src[0], *mask = &op->src[3];
+    bool plain = as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
+    return plain && q->ne[1] >= K_TILES_FROM && q->ne[0] <= 128 && q->nb[0] == 4 && op->dst.nb[0] == 4 && (!mask->data || mask->nb[0] == 2);
+}
+
 /* Pieces of the cache, so that all blocks have some. */
 static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
     k_op *op = &o->op;
     const k_tensor *q = &op->src[0], *k = &op->src[1];
     uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = 1, positions = (uint32_t)k->ne[1];
     bool fast = attends_halves(op, t, shared, &heads);
+    if (fast && attends_by_tiles(op, t)) {
+        op->op = K_OP_ATTEND;
+        o->most_parts = parts_for(ceil(ceil(q->ne[1] / 16.0) * shared * 32 / K_CARD_THREADS) * (double)k->ne[2] * q->ne[3], 1);
+        o->work = (double)q->ne[1] * q->ne[3] * q->ne[2] * positions * q->ne[0] / 64;
+        return SP_OK;
+    }
     heads = fast ? heads : heads_at_once(op, shared);
     double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads, wanted = p->workspace->device->driver->blocks / tasks;
     uint32_t step = fast ? K_CARD_THREADS * 8 / (uint32_t)q->ne[0] / heads * K_AT_ONCE : 32, split = wanted < 1 ? 1 : (uint32_t)wanted;
@@ -301,6 +314,30 @@ static void size_op(plan_op *o) {
         o->work = elements(t) * 8;
         o->most_parts = parts_for(elements(t), 256);
     }
+}
+
+/* Floats, one behind the other. */
+static bool is_flat(const k_tensor *t) {
+    bool flat = t->type == SP_TYPE_F32 && t->data % 16 == 0 && t->nb[0] == 4;
+    for (int i = 1; i < 4; i++) {
+        flat &= t->ne[i] == 1 || t->nb[i] == t->nb[i - 1] * t->ne[i - 1];
+    }
+    return flat;
+}
+
+/* Operations of two sides that can go by four elements. */
+static void choose_flat(k_op *op) {
+    const k_tensor *a = &op->src[0], *b = &op->src[1], *d = &op->dst;
+    bool binary = op->op == SP_OP_ADD || op->op == SP_OP_SUB || op->op == SP_OP_MUL || op->op == SP_OP_DIV;
+    bool row = b->ne[0] == d->ne[0] && b->ne[1] == 1 && b->ne[2] == 1 && b->ne[3] == 1;
+    bool same = memcmp(a->ne, d->ne, sizeof a->ne) == 0, equal = memcmp(b->ne, d->ne, sizeof b->ne) == 0;
+    if ((!binary && !sp_plan_is_gated(op->op)) || op->n_src < 2 || d->ne[0] % 4 || !same || (!equal && !(row && binary)) || !is_flat(a) ||
+        !is_flat(b) || !is_flat(d)) {
+        return;
+    }
+    op->params[K_FLAT_OP] = op->op;
+    op->params[K_FLAT_ROW] = equal ? 0 : (uint32_t)d->ne[0] / 4;
+    op->op = K_OP_FLAT;
 }
 
 /* Elements of integers are moved, not computed with: by their bits. */
@@ -459,6 +496,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
         move_bits(op);
         return SP_OK;
     default:
+        choose_flat(op);
         return SP_OK;
     }
 }

@@ -49,6 +49,7 @@ typedef struct k_control {
 
 #ifdef __NVPTX__
 #define K_UNROLL _Pragma("unroll")
+#define K_UNROLL_ALL _Pragma("clang loop unroll(full)") /* whatever it costs: what lies in registers has no address */
 #define K_UNROLL_BY(n) K_PRAGMA(unroll n)
 #define K_PRAGMA(text) _Pragma(#text)
 /* Dynamic shared memory. By its name the compiler knows what it is. */
@@ -58,6 +59,7 @@ K_FN uint8_t *k_shared(void) {
 }
 #else
 #define K_UNROLL
+#define K_UNROLL_ALL
 #define K_UNROLL_BY(n)
 extern _Thread_local uint8_t *k_shared_memory;
 K_FN uint8_t *k_shared(void) {
@@ -198,6 +200,20 @@ K_FN uint32_t k_peek(const uint32_t *at) {
 }
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __asm__ volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+
+/* 16 bytes on their way into shared memory; zeros instead, where there are none. What was asked for before an end belongs together. */
+K_FN void k_copy_async(void *to, const void *from, bool there) {
+    uint64_t shared;
+    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(shared) : "l"(to));
+    __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)shared), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+K_FN void k_copies_end(void) {
+    __asm__ volatile("cp.async.commit_group;" ::: "memory");
+}
+/* For all but the last that ended. */
+K_FN void k_copies_wait(void) {
+    __asm__ volatile("cp.async.wait_group 1;" ::: "memory");
 }
 
 /* Waits until every block is here. True: the run was stopped, and every block
@@ -392,6 +408,14 @@ K_FN uint16_t k_to_half(float x) {
 K_FN k_words4 k_stream16(const void *at) {
     return *(const k_words4 *)at;
 }
+K_FN void k_copy_async(void *to, const void *from, bool there) {
+    const k_words4 none = {{0, 0, 0, 0}};
+    *(k_words4 *)to = there ? *(const k_words4 *)from : none;
+}
+K_FN void k_copies_end(void) {
+}
+K_FN void k_copies_wait(void) {
+}
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __atomic_store_n(at, v, __ATOMIC_RELEASE);
 }
@@ -401,6 +425,7 @@ K_FN uint32_t k_load_system(const uint32_t *at) {
 K_FN uint32_t k_peek(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_RELAXED);
 }
+uint64_t k_now_ns(void);
 bool k_grid_barrier(k_block *b, bool stop);
 uint32_t k_await_doorbell(k_block *b, uint32_t last);
 

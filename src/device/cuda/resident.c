@@ -5,15 +5,21 @@
  */
 #include "device/cuda/resident.h"
 
+#include "device/cuda/kernel_attend.h"
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_stream.h"
-#include "device/cuda/kernel_tiles.h"
 
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
     case K_OP_TILES:
         k_do_tiles(op, part);
+        break;
+    case K_OP_ATTEND:
+        k_do_attend(op, part);
+        break;
+    case K_OP_FLAT:
+        k_do_flat(op, part);
         break;
     case SP_OP_MUL_MAT:
     case SP_OP_MUL_MAT_ID:
@@ -104,6 +110,12 @@ static const k_op *place_op(uint32_t phase, const uint32_t *words) {
     return here;
 }
 
+K_INLINE void mark(volatile uint64_t *marks, uint32_t i) {
+    if (marks && i < K_MARKS) {
+        marks[i] = k_now_ns();
+    }
+}
+
 /* True: stopped. A block knows its work two phases ahead, its operation one, so that nothing waits for them behind the barrier. */
 K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
     const k_phase *phases = (const k_phase *)(uintptr_t)schedule->phases;
@@ -114,6 +126,8 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
     k_work work = works[0], next = n > 1 ? works[b->blocks] : none;
     read_op(ops, work, words);
     const k_op *op = place_op(0, words);
+    volatile uint64_t *marks = b->block == 0 && k_thread() == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
+    mark(marks, 0);
     for (uint32_t i = 0; i < n; i++) {
         bool stop = b->block == 0 && k_thread() == 0 && k_peek(&b->state->stop);
         uint32_t n_parts = phases[i].n_parts;
@@ -133,6 +147,7 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
         if (k_grid_barrier(b, stop)) {
             return true;
         }
+        mark(marks, i + 1);
     }
     return false;
 }

@@ -38,7 +38,7 @@ enum {
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_TILES };
+enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND };
 
 /* Products of at least so many columns go by tiles, of this size on a card. */
 enum { K_TILES_FROM = 16, K_CARD_TILE_ROWS = 128, K_CARD_TILE_COLUMNS = 64 };
@@ -70,7 +70,9 @@ enum {
     K_ROPE_HEAD,
     K_ROPE_MAGNITUDE,
 };
-/* and its sources */
+/* params of a K_OP_FLAT, beside those of the operation that it is */
+enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
+/* and the sources of a K_OP_STREAM */
 enum { K_SRC_LEFT = 0, K_SRC_RIGHT, K_SRC_LEFT2, K_SRC_IDS, K_SRC_POSITIONS, K_SRC_FACTORS };
 
 typedef struct k_op {
@@ -134,19 +136,20 @@ typedef struct k_copy {
     uint64_t to, from, bytes;
 } k_copy;
 
-enum { K_MAX_COPIES = 32 };
+enum { K_MAX_COPIES = 32, K_MARKS = 4096 };
 
 /*
  * The queue lies in memory of the host that the device reads. The host writes
  * the command, then doorbell; the kernel copies, runs the schedule (0: none)
  * and sets done to the doorbell's value. leave: it leaves then. idle_ns: it
- * leaves after that long without work.
+ * leaves after that long without work. marks: where the host wants the times at
+ * which a schedule's phases begin, and the last ends (K_MARKS of them; 0: nowhere).
  */
 typedef struct k_queue {
     uint32_t doorbell, n_copies;
     uint64_t schedule;
     uint32_t leave, reserved;
-    uint64_t idle_ns;
+    uint64_t idle_ns, marks;
     k_copy copies[K_MAX_COPIES];
     uint8_t apart[128];
     uint32_t done, stopped; /* written by the kernel alone */

@@ -1,0 +1,336 @@
+/*
+ * Attention of many tokens to a cache of halves, on tensor cores. A warp takes 16 tokens of one head; the warps of a block share keys and values,
+ * which come into shared memory some positions at a time, the next while those before are computed with. Scores never leave the registers: the
+ * largest so far and the sum are kept by row, and what was summed is shrunk where a larger score comes (FlashAttention-2, Dao 2023).
+ *
+ * Queries and weights are rounded to halves, as ggml's CPU backend rounds queries; sums are floats. Fragments: the PTX ISA's m16n8k16 for f16; those
+ * of results are kernel_tiles.h's.
+ *
+ * params: 0 scale.
+ */
+#ifndef SP_DEVICE_CUDA_KERNEL_ATTEND_H
+#define SP_DEVICE_CUDA_KERNEL_ATTEND_H
+
+#include "device/cuda/kernel_rows.h"
+#include "device/cuda/kernel_tiles.h"
+
+#ifdef __NVPTX__
+
+typedef struct k_half_a {
+    uint32_t w[4];
+} k_half_a;
+typedef struct k_half_b {
+    uint32_t w[2];
+} k_half_b;
+enum { K_C_ROWS = 2 }; /* rows of a result that a lane has elements of */
+
+K_INLINE uint32_t k_two_halves(float low, float high) {
+    uint32_t both;
+    __asm__("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+}
+K_INLINE uint32_t k_slot_in_c(uint32_t e) {
+    return e / 2;
+}
+/* 16 rows of 16 elements, from the rows of two lanes' quads. */
+K_INLINE k_half_a k_query_piece(const k_f32 *const *rows, uint32_t at) {
+    const k_f32 *one = rows[0] + at + k_lane() % 4 * 2, *two = rows[1] + at + k_lane() % 4 * 2;
+    return (k_half_a){{k_two_halves(one[0], one[1]), k_two_halves(two[0], two[1]), k_two_halves(one[8], one[9]), k_two_halves(two[8], two[9])}};
+}
+/* The weights of 16 positions, out of two results. */
+K_INLINE k_half_a k_weights_piece(const k_fragment_c *low, const k_fragment_c *high) {
+    return (k_half_a){{k_two_halves(low->f[0], low->f[1]), k_two_halves(low->f[2], low->f[3]), k_two_halves(high->f[0], high->f[1]),
+                       k_two_halves(high->f[2], high->f[3])}};
+}
+/* Keys of two times 8 positions, 16 elements. */
+K_INLINE void k_keys_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
+    uint32_t m = k_lane() / 8,
+             from = k_address_of((const k_f32 *)(const void *)(tile + (position + m / 2 * 8 + k_lane() % 8) * stride + at + m % 2 * 8));
+    __asm__ volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(b[0].w[0]), "=r"(b[0].w[1]), "=r"(b[1].w[0]), "=r"(b[1].w[1])
+                     : "r"(from)
+                     : "memory");
+}
+/* Values of 16 positions, two times 8 elements. */
+K_INLINE void k_values_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
+    uint32_t m = k_lane() / 8,
+             from = k_address_of((const k_f32 *)(const void *)(tile + (position + m % 2 * 8 + k_lane() % 8) * stride + at + m / 2 * 8));
+    __asm__ volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                     : "=r"(b[0].w[0]), "=r"(b[0].w[1]), "=r"(b[1].w[0]), "=r"(b[1].w[1])
+                     : "r"(from)
+                     : "memory");
+}
+K_INLINE void k_multiply_halves(k_fragment_c *c, const k_half_a *a, const k_half_b *b) {
+    __asm__ volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                     : "+f"(c->f[0]), "+f"(c->f[1]), "+f"(c->f[2]), "+f"(c->f[3])
+                     : "r"(a->w[0]), "r"(a->w[1]), "r"(a->w[2]), "r"(a->w[3]), "r"(b->w[0]), "r"(b->w[1]));
+}
+
+#else
+
+typedef struct k_half_a {
+    float x[16][16];
+} k_half_a;
+typedef struct k_half_b {
+    float x[8][16];
+} k_half_b;
+enum { K_C_ROWS = 16 };
+
+K_INLINE uint32_t k_slot_in_c(uint32_t e) {
+    return e / 8;
+}
+K_INLINE k_half_a k_query_piece(const k_f32 *const *rows, uint32_t at) {
+    k_half_a a;
+    for (uint32_t i = 0; i < 256; i++) {
+        a.x[i / 16][i % 16] = k_from_half(k_to_half(rows[i / 16][at + i % 16]));
+    }
+    return a;
+}
+K_INLINE k_half_a k_weights_piece(const k_fragment_c *low, const k_fragment_c *high) {
+    k_half_a a;
+    for (uint32_t i = 0; i < 256; i++) {
+        a.x[i / 16][i % 16] = k_from_half(k_to_half((i % 16 < 8 ? low : high)->f[i / 16 * 8 + i % 8]));
+    }
+    return a;
+}
+K_INLINE void k_keys_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
+    for (uint32_t i = 0; i < 256; i++) {
+        b[i / 128].x[i / 16 % 8][i % 16] = k_from_half(tile[(position + i / 16) * stride + at + i % 16]);
+    }
+}
+K_INLINE void k_values_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
+    for (uint32_t i = 0; i < 256; i++) {
+        b[i / 128].x[i / 16 % 8][i % 16] = k_from_half(tile[(position + i % 16) * stride + at + i / 16]);
+    }
+}
+K_INLINE void k_multiply_halves(k_fragment_c *c, const k_half_a *a, const k_half_b *b) {
+    for (uint32_t e = 0; e < 128; e++) {
+        for (uint32_t k = 0; k < 16; k++) {
+            c->f[e] += a->x[e / 8][k] * b->x[e % 8][k];
+        }
+    }
+}
+
+#endif
+
+/* Over the lanes that have elements of the same rows. */
+K_INLINE float k_row_max(float x) {
+    x = k_max(x, k_exchange(x, 1));
+    return k_max(x, k_exchange(x, 2));
+}
+K_INLINE float k_row_sum(float x) {
+    if (K_LANES > 1) {
+        x += k_exchange(x, 1);
+        x += k_exchange(x, 2);
+    }
+    return x;
+}
+
+/* What a warp computes, and what its block goes along. */
+typedef struct k_attend {
+    uint32_t head, kv_head, batch, token, tokens, positions; /* token: the first of 16 */
+    bool idle, masked;                                       /* idle: the block has no work for this warp */
+} k_attend;
+
+enum { K_ATTEND_WIDEST = 128, K_ATTEND_MOST = 64 }; /* elements of a head; positions at once */
+
+/* By 64 elements of heads: 64 positions at once; by 128, 32. */
+#define K_POSITIONS(wide) (K_ATTEND_MOST * 64 / (wide))
+
+/* A stage of shared memory: keys, then values. Rows are apart by 16 bytes more than they have, so that fragments' loads meet no bank twice. */
+K_INLINE k_u16 *k_attend_stage(const uint32_t wide, uint32_t stage) {
+    return (k_u16 *)(void *)(k_shared() + 1024) + (uint64_t)stage * 2 * K_POSITIONS(wide) * (wide + 8);
+}
+
+/* Those behind the last are zeros. */
+K_INLINE void k_bring_positions(const uint32_t wide, const k_op *op, const k_attend *t, uint32_t first, uint32_t stage) {
+    const k_tensor *k = &op->src[1], *v = &op->src[2];
+    const uint8_t *keys = k_row(k, 0, t->kv_head, t->batch), *values = k_row(v, 0, t->kv_head, t->batch);
+    k_u16 *to = k_attend_stage(wide, stage), *to_values = to + K_POSITIONS(wide) * (wide + 8);
+    for (uint32_t i = k_thread(); i < K_POSITIONS(wide) * wide / 8; i += K_THREADS) {
+        uint32_t row = i / (wide / 8), at = i % (wide / 8), position = first + row;
+        bool there = position < t->positions;
+        uint64_t from = there ? position : 0;
+        k_copy_async(to + row * (wide + 8) + at * 8, keys + from * (uint64_t)k->nb[1] + at * 16, there);
+        k_copy_async(to_values + row * (wide + 8) + at * 8, values + from * (uint64_t)v->nb[1] + at * 16, there);
+    }
+    k_copies_end();
+}
+
+/* A lane's rows: of queries, of the mask. */
+typedef struct k_attend_rows {
+    const k_f32 *query[K_C_ROWS];
+    const k_u16 *mask[K_C_ROWS];
+} k_attend_rows;
+
+K_INLINE k_attend_rows k_rows_of_lane(const k_op *op, const k_attend *t) {
+    const k_tensor *m = &op->src[3];
+    k_attend_rows rows;
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        uint32_t token = t->token + (K_LANES == 1 ? r : k_lane() / 4 + r * 8);
+        token = token < t->tokens ? token : t->tokens - 1;
+        rows.query[r] = (const k_f32 *)k_row(&op->src[0], token, t->head, t->batch);
+        rows.mask[r] = t->masked ? (const k_u16 *)(const void *)k_row(m, token, 0, t->batch % (uint32_t)m->ne[3]) : NULL;
+    }
+    return rows;
+}
+
+/* What is added to the scores of positions [first, ...). False: all of them are masked. */
+K_INLINE bool k_mask_of(const uint32_t wide, const k_attend *t, const k_attend_rows *rows, uint32_t first, k_fragment_c *mask) {
+    float most = -k_infinity();
+    K_UNROLL_ALL
+    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j++) {
+        K_UNROLL_ALL
+        for (uint32_t e = 0; e < K_OF_C; e++) { /* without branches, so that all loads are under way at once */
+            uint32_t position = first + j * 8 + k_column_in_c(e), last = t->positions - 1;
+            float x = t->masked ? k_from_half(rows->mask[k_slot_in_c(e)][position < last ? position : last]) : 0;
+            mask[j].f[e] = position > last ? -k_infinity() : x;
+            most = k_max(most, mask[j].f[e]);
+        }
+    }
+    return k_warp_max(most) != -k_infinity();
+}
+
+/* What a warp has so far: by row the largest score and (each lane its own part of) the sum of weights; the weighted values. */
+typedef struct k_attended {
+    float most[K_C_ROWS], sum[K_C_ROWS];
+    k_fragment_c values[K_ATTEND_WIDEST / 8];
+} k_attended;
+
+/* Scores become weights; what was summed before shrinks. */
+K_INLINE void k_weigh(const uint32_t wide, k_fragment_c *scores, k_attended *a) {
+    float most[K_C_ROWS], by[K_C_ROWS];
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        most[r] = a->most[r];
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+        uint32_t r = k_slot_in_c(i % K_OF_C);
+        most[r] = k_max(most[r], scores[i / K_OF_C].f[i % K_OF_C]);
+    }
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        most[r] = k_row_max(most[r]);
+        by[r] = a->most[r] == -k_infinity() ? 0 : k_exp_fast(a->most[r] - most[r]);
+        a->most[r] = most[r];
+        a->sum[r] *= by[r];
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+        uint32_t r = k_slot_in_c(i % K_OF_C);
+        k_f32 *s = &scores[i / K_OF_C].f[i % K_OF_C];
+        *s = *s == -k_infinity() ? 0 : k_exp_fast(*s - most[r]);
+        a->sum[r] += *s;
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide / 8 * K_OF_C; i++) {
+        a->values[i / K_OF_C].f[i % K_OF_C] *= by[k_slot_in_c(i % K_OF_C)];
+    }
+}
+
+K_INLINE void k_attend_step(const uint32_t wide, const k_op *op, const k_attend *t, const k_attend_rows *rows, const k_half_a *queries,
+                            uint32_t first, uint32_t stage, k_attended *a) {
+    const k_u16 *keys = k_attend_stage(wide, stage), *values = keys + K_POSITIONS(wide) * (wide + 8);
+    k_fragment_c mask[K_ATTEND_MOST / 8], scores[K_ATTEND_MOST / 8] = {0};
+    k_half_b b[2];
+    if (!k_mask_of(wide, t, rows, first, mask)) {
+        return;
+    }
+    K_UNROLL_ALL
+    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j += 2) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 16; i++) {
+            k_keys_piece(keys, wide + 8, j * 8, i * 16, b);
+            k_multiply_halves(&scores[j], &queries[i], &b[0]);
+            k_multiply_halves(&scores[j + 1], &queries[i], &b[1]);
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+        k_f32 *s = &scores[i / K_OF_C].f[i % K_OF_C];
+        *s = *s * k_param(op, 0) + mask[i / K_OF_C].f[i % K_OF_C];
+    }
+    k_weigh(wide, scores, a);
+    K_UNROLL_ALL
+    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j += 2) {
+        const k_half_a weights = k_weights_piece(&scores[j], &scores[j + 1]);
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 16; i++) {
+            k_values_piece(values, wide + 8, j * 8, i * 16, b);
+            k_multiply_halves(&a->values[i * 2], &weights, &b[0]);
+            k_multiply_halves(&a->values[i * 2 + 1], &weights, &b[1]);
+        }
+    }
+}
+
+K_INLINE void k_put_attended(const uint32_t wide, const k_op *op, const k_attend *t, k_attended *a) {
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        float sum = k_row_sum(a->sum[r]);
+        a->sum[r] = sum > 0 ? 1.0f / sum : 0;
+    }
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        uint32_t token = t->token + k_row_in_c(e);
+        k_f32 *row = (k_f32 *)k_row(&op->dst, t->head, token < t->tokens ? token : 0, t->batch);
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 8; i++) {
+            if (token < t->tokens) {
+                row[i * 8 + k_column_in_c(e)] = a->values[i].f[e] * a->sum[k_slot_in_c(e)];
+            }
+        }
+    }
+}
+
+K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend *t) {
+    k_attended a = {0};
+    k_half_a queries[K_ATTEND_WIDEST / 16];
+    const k_attend_rows rows = k_rows_of_lane(op, t);
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        a.most[r] = -k_infinity();
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide / 16; i++) {
+        queries[i] = k_query_piece(rows.query, i * 16);
+    }
+    k_block_sync();
+    k_bring_positions(wide, op, t, 0, 0);
+    for (uint32_t first = 0, stage = 0; first < t->positions; first += K_POSITIONS(wide), stage ^= 1) {
+        k_bring_positions(wide, op, t, first + K_POSITIONS(wide), stage ^ 1); /* behind the last: zeros, in vain */
+        k_copies_wait();
+        k_block_sync();
+        if (!t->idle) {
+            k_attend_step(wide, op, t, &rows, queries, first, stage, &a);
+        }
+        k_block_sync();
+    }
+    if (!t->idle) {
+        k_put_attended(wide, op, t, &a);
+    }
+}
+
+/* Warps' work: by batch and heads of the cache, tokens by 16, heads that share keys. A block takes what shares keys. */
+K_APART void k_do_attend(const k_op *op, uint32_t part) {
+    const k_tensor *q = &op->src[0], *k = &op->src[1];
+    uint32_t kv_heads = (uint32_t)k->ne[2], shared = (uint32_t)q->ne[2] / kv_heads, tokens = (uint32_t)q->ne[1];
+    uint32_t units = (tokens + 15) / 16 * shared, blocks = (units + K_WARPS - 1) / K_WARPS;
+    uint64_t tasks = (uint64_t)blocks * kv_heads * (uint32_t)q->ne[3];
+    for (uint64_t task = part; task < tasks; task += op->n_parts) {
+        uint64_t rest = task;
+        uint32_t unit = k_divide(&rest, blocks) * K_WARPS + k_warp();
+        k_attend t = {.tokens = tokens, .positions = (uint32_t)k->ne[1], .idle = unit >= units, .masked = op->src[3].data};
+        t.kv_head = k_divide(&rest, kv_heads), t.batch = (uint32_t)rest;
+        unit = t.idle ? 0 : unit;
+        t.head = t.kv_head * shared + unit % shared, t.token = unit / shared * 16;
+        if (q->ne[0] == 64) {
+            k_attend_along(64, op, &t);
+        } else {
+            k_attend_along(128, op, &t);
+        }
+    }
+}
+
+#endif
