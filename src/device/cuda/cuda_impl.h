@@ -23,6 +23,7 @@ typedef struct cuda_device {
     uint32_t n_pending;
     uint64_t pending_bytes;
     uint8_t *pending_data; /* PENDING_BYTES of host memory that the device reads */
+    uint64_t *marks;       /* K_MARKS, in memory of the host that the device writes; NULL: nobody asked what phases cost */
     char why[200];
     pthread_mutex_t lock; /* one command at a time */
 } cuda_device;
@@ -108,6 +109,19 @@ void sp_cuda_memory_close(sp_device_memory *memory);
 uint64_t sp_cuda_memory_address(const sp_device_memory *memory);
 sp_status sp_cuda_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_error *err);
 void sp_cuda_memory_let_go(sp_device_memory *memory);
+
+/* ---- phases.c: what the phases of a schedule cost; for who works on kernels. Nothing, unless SAMEPAGE_CUDA_PHASES is set. ---- */
+
+typedef struct cuda_phases {
+    uint64_t n_runs;
+    double ns[]; /* by phase, of all runs */
+} cuda_phases;
+
+sp_status sp_cuda_phases_open(cuda_device *device, sp_error *err);
+/* After a run of n phases; *phases is NULL before the first. */
+void sp_cuda_phases_take(const cuda_device *device, cuda_phases **phases, uint32_t n);
+/* Says what it took, on standard error, and frees it. */
+void sp_cuda_phases_tell(cuda_phases *phases, const k_phase *list, uint32_t n, const k_op *ops);
 
 /* ---- weights.c ---- */
 

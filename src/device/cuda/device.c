@@ -267,6 +267,9 @@ static void device_close(sp_device *device) {
         if (d->pending_data) {
             d->driver->ops->host_release(d->driver, d->pending_data);
         }
+        if (d->marks) {
+            d->driver->ops->host_release(d->driver, d->marks);
+        }
         d->driver->ops->host_release(d->driver, d->queue);
     }
     d->driver->ops->close(d->driver);
@@ -345,6 +348,7 @@ sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out
         status = driver->ops->host_alloc(driver, PENDING_BYTES, &pending, err);
         d->pending_data = pending;
     }
+    status = status == SP_OK ? sp_cuda_phases_open(d, err) : status;
     if (status != SP_OK) {
         device_close((sp_device *)(void *)d);
         return status;

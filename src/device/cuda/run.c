@@ -42,6 +42,7 @@ typedef struct cuda_executable {
     written *writes;
     uint32_t n_copies, n_checks, n_writes;
     uint64_t ids_bytes, temporary_bytes, work, generation;
+    cuda_phases *phases;
 } cuda_executable;
 
 static sp_status check_bindings(const sp_spec *spec, const sp_slot_binding *bindings, sp_error *err) {
@@ -389,6 +390,9 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
     status = status == SP_OK ? own_writes(x, err) : status;
     if (status == SP_OK) {
         status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at, x->work, err);
+        if (status == SP_OK) {
+            sp_cuda_phases_take(x->workspace->device, &x->phases, x->n_phases);
+        }
         x->generation = status == SP_OK ? x->generation : 0; /* counters may stand anywhere: it is written anew */
     }
     if (copies != few) {
@@ -399,6 +403,10 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
 
 void sp_cuda_executable_close(sp_executable *executable) {
     cuda_executable *x = (cuda_executable *)(void *)executable;
+    if (x->phases) {
+        const k_phase *list = (const k_phase *)(const void *)(x->bytes + sizeof(k_schedule));
+        sp_cuda_phases_tell(x->phases, list, x->n_phases, (const k_op *)(const void *)(list + x->n_phases));
+    }
     sp_cuda_release(x->workspace->device, x->at);
     free(x->bytes);
     free(x->copies);
