@@ -6,8 +6,8 @@
 
 #include "engine.h"
 
-/* Some CPU kernels change their order at 8 rows. */
-const uint32_t alone_sizes[ALONE_SIZES] = {4, 7, 16, 32};
+/* Some CPU kernels change their order at 4 rows (weights of type q4_K in ggml's faster layout) or at 8 (other K-quants). */
+const uint32_t alone_sizes[ALONE_SIZES] = {3, 7, 16, 32};
 enum { KNOWN = 64, LANES = 4 };
 
 static struct {

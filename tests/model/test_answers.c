@@ -5,9 +5,11 @@
  */
 #include <math.h>
 
+#include "model/synthetic.h"
 #include "support.h"
 
 #include "samepage/abi.h"
+#include "samepage/program.h"
 
 enum { PROMPTS = 50, THREADS = 2, REPEATED = 256 };
 
@@ -143,6 +145,48 @@ static void test_lookup(void **state) {
         session_close(s);
     }
     free(path);
+}
+
+/* Other kinds and types of models, with random weights: their text soon says the same again. */
+static void test_lookup_kinds(void **state) {
+    (void)state;
+    static const sp_synthetic models[] = {
+        {.architecture = "llama", .type = SP_TYPE_F16},
+        {.architecture = "llama", .type = SP_TYPE_Q4_0},
+        {.architecture = "llama", .type = SP_TYPE_Q4_K},
+        {.architecture = "gemma3", .type = SP_TYPE_Q8_0, .n_window = 64},
+        {.architecture = "qwen3moe", .type = SP_TYPE_Q8_0, .n_expert = 8, .n_expert_used = 2},
+        {.architecture = "qwen3moe", .type = SP_TYPE_Q4_K, .n_expert = 8, .n_expert_used = 2},
+        {.architecture = "lfm2", .type = SP_TYPE_Q8_0},
+    };
+    char *vocabulary = pocket(), *path = in_folder("BUILD_DIR", "lookup.gguf"), text[1200];
+    repetition("red key", text, sizeof text);
+    for (size_t i = 0; i < sizeof models / sizeof models[0]; i++) {
+        sp_synthetic what = models[i];
+        what.vocabulary = vocabulary;
+        what.n_layer = 6, what.n_embd = 256, what.n_head = 8, what.n_head_kv = 2, what.n_ff = 512, what.n_ctx = 4096, what.seed = 7;
+        sp_error err;
+        if (sp_synthetic_write(&what, path, &err) != SP_OK) {
+            fail_msg("%s", err.message);
+        }
+        session *s = session_open(path, "cpu", 1);
+        int32_t tokens[120];
+        set_lookup(s, 120, 0, false);
+        session_say(s, SP_LLM_COMPLETE, text);
+        assert_int_equal(s->n_tokens, 120);
+        memcpy(tokens, s->tokens, sizeof tokens);
+        set_lookup(s, 120, 31, true);
+        session_say(s, SP_LLM_COMPLETE, text);
+        assert_int_equal(s->n_tokens, 120);
+        assert_memory_equal(s->tokens, tokens, sizeof tokens);
+        print_message("prompt lookup, %s in type %u: the same text, %u tokens drafted, %u of them right\n", what.architecture, what.type,
+                      s->done.n_drafted, s->done.n_draft_right);
+        assert_true(strcmp(what.architecture, "lfm2") != 0 || s->done.n_drafted == 0); /* recurrent state can't go back */
+        session_close(s);
+    }
+    remove(path);
+    free(path);
+    free(vocabulary);
 }
 
 /* ---- scores ---- */
@@ -348,7 +392,8 @@ static void test_grammar(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lookup), cmocka_unit_test(test_lookup_forked), cmocka_unit_test(test_score),
-                                       cmocka_unit_test(test_top),    cmocka_unit_test(test_request),       cmocka_unit_test(test_grammar)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_lookup), cmocka_unit_test(test_lookup_forked), cmocka_unit_test(test_lookup_kinds),
+                                       cmocka_unit_test(test_score),  cmocka_unit_test(test_top),           cmocka_unit_test(test_request),
+                                       cmocka_unit_test(test_grammar)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
