@@ -95,7 +95,7 @@ typedef struct sp_device_info {
     bool unified;              /* works on the guest's pages; false: has memory of its own, and sync moves bytes */
     uint64_t import_alignment; /* bytes; a region starts and ends on multiples of it */
     uint64_t memory_total;     /* bytes the device can use; 0 if it can't be told */
-    uint64_t memory_free;
+    uint64_t memory_free;      /* when this was asked (cuda), or when the device was opened */
 } sp_device_info;
 
 /* Describes up to capacity devices into infos and stores how many there are in *count (may exceed capacity). */
