@@ -4,10 +4,11 @@
  *     SAMEPAGE_TEST_DEVICE=cuda:0   a card in place of the emulated one
  */
 #include "actor_test.h"
+#include "threads.h"
 
 #include <fcntl.h>
 
-enum { FORKS = 1000, THREADS = 2, TOKENS = 1500 };
+enum { FORKS = 1000, THREADS = SOME_THREADS(2), TOKENS = 1500 };
 
 /* A session of 1,500 tokens. */
 static session *open_parent(void) {

@@ -6,8 +6,9 @@
  *     test_freeze NAME    this test alone (test_new_process, test_discrete, test_vulkan, test_cuda, ...)
  */
 #include "actor_test.h"
+#include "threads.h"
 
-enum { THREADS = 2, CONTEXT = 512, LENGTH = 32 };
+enum { THREADS = SOME_THREADS(2), CONTEXT = 512, LENGTH = 32 };
 
 /* ---- in a new process ---- */
 

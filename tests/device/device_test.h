@@ -21,6 +21,7 @@
 #include "device/device.h"
 #include "program/program.h"
 #include "samepage/graph.h"
+#include "threads.h"
 
 enum { IN, OUT, MAX_WINDOWS = 24, REGION = 4 << 20 };
 
@@ -249,7 +250,7 @@ static inline const char *tested_device(void) {
 static inline int open_devices(void **state) {
     static devices d;
     sp_error err = {0};
-    if (sp_device_open(tested_device(), 0, &d.tested, &err) != SP_OK || sp_device_open("cpu", 2, &d.cpu, &err) != SP_OK) {
+    if (sp_device_open(tested_device(), 0, &d.tested, &err) != SP_OK || sp_device_open("cpu", SOME_THREADS(2), &d.cpu, &err) != SP_OK) {
         fail_msg("%s", err.message);
     }
     *state = &d;

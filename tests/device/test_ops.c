@@ -16,8 +16,9 @@
 #include "device/device.h"
 #include "memory/memory.h"
 #include "samepage/graph.h"
+#include "threads.h"
 
-enum { MAX_IN = 7, MAX_CASES = 200, THREADS = 2 };
+enum { MAX_IN = 7, MAX_CASES = 200, THREADS = SOME_THREADS(2) };
 
 /* bound above 0: row ids below it, no two in a row the same; -1: positive numbers; -2: a causal mask. weight: a tensor of the model. */
 typedef struct input {

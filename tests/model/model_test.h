@@ -18,10 +18,11 @@
 #include "model/model.h"
 #include "model/synthetic.h"
 #include "samepage/inputs.h"
+#include "threads.h"
 
 /* A test that opens many contexts at once says 1: ggml's threads wait for work by turning, and starve each other. */
 #ifndef TEST_THREADS
-#define TEST_THREADS 2
+#define TEST_THREADS SOME_THREADS(2)
 #endif
 enum { THREADS = TEST_THREADS, MAX_BATCH = 512 };
 

@@ -10,8 +10,9 @@
 
 #include "samepage/abi.h"
 #include "samepage/program.h"
+#include "threads.h"
 
-enum { PROMPTS = 50, THREADS = 2, REPEATED = 256 };
+enum { PROMPTS = 50, THREADS = SOME_THREADS(2), REPEATED = 256 };
 
 static char *pocket(void) {
     return in_folder("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");

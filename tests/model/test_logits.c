@@ -6,8 +6,9 @@
 #include "support.h"
 
 #include "samepage/program.h"
+#include "threads.h"
 
-enum { THREADS = 2, N_CTX = 2048, POSITIONS = 1024 };
+enum { THREADS = SOME_THREADS(2), N_CTX = 2048, POSITIONS = 1024 };
 
 /* Prefill in batches of several sizes, then one at a time, across the steps at which the graph's n_kv grows. */
 static const struct {

@@ -295,11 +295,44 @@ static void test_state(void **state_) {
     ACCEPTED(sp_ssm_conv(G, f32(b, 10, 8, 2, 1), f32(b, 4, 8, 1, 1)));
 }
 
+static sp_tensor hinted(bench *b, sp_tensor x, sp_tensor y) {
+    const sp_tensor t = sp_mul_mat(G, x, y);
+    sp_mul_mat_set_hint(G, t, 1);
+    return t;
+}
+
+static sp_tensor turned(bench *b, uint32_t mode, int s0, int s1, int s2, int s3) {
+    const int all[4] = {s0, s1, s2, s3};
+    return sp_rope_multi(G, f32(b, 64, 8, 5, 1), ids(b, mode < 8 ? 5 : 20, 1), SP_NONE, 64, all, (int)mode, 0, 10000, 1, 0, 1, 0, 0);
+}
+
+/* Each part of conditions that have several. */
+static void test_parts_of_conditions(void **state_) {
+    (void)state_;
+    ACCEPTED(hinted(b, f32(b, 8, 8, 1, 1), f32(b, 8, 3, 1, 1)));
+    REFUSED("square matrix", hinted(b, f32(b, 8, 4, 1, 1), f32(b, 8, 3, 1, 1)));
+    REFUSED("square matrix", hinted(b, f32(b, 8, 8, 2, 1), f32(b, 8, 3, 2, 1)));
+    REFUSED("square matrix", hinted(b, f32(b, 8, 8, 1, 2), f32(b, 8, 3, 1, 2)));
+    REFUSED("square matrix", hinted(b, f32(b, 6, 6, 1, 1), f32(b, 6, 3, 1, 1)));
+    REFUSED("must be f32", hinted(b, typed(b, SP_TYPE_F16, 8, 8, 1, 1), f32(b, 8, 3, 1, 1)));
+    REFUSED("must be f32", hinted(b, f32(b, 8, 8, 1, 1), typed(b, SP_TYPE_F16, 8, 3, 1, 1)));
+    for (int i = 0; i < 4; i++) {
+        REFUSED("sections must be 0 in this mode", turned(b, 0, i == 0, i == 1, i == 2, i == 3));
+    }
+    ACCEPTED(turned(b, 0, 0, 0, 0, 0));
+    ACCEPTED(turned(b, 8, 1, 0, 0, 0));
+    ACCEPTED(turned(b, 8, 0, 1, 0, 0));
+    ACCEPTED(turned(b, 40, 0, 0, 1, 0));
+    REFUSED("one of the first three", turned(b, 8, 0, 0, 0, 1));
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_state),         cmocka_unit_test(test_sizes),  cmocka_unit_test(test_estimates_saturate),
-        cmocka_unit_test(test_bytes),         cmocka_unit_test(test_places), cmocka_unit_test(test_row_ids),
-        cmocka_unit_test(test_special_rules), cmocka_unit_test(test_ranges), cmocka_unit_test(test_names_of_ids),
+        cmocka_unit_test(test_state),    cmocka_unit_test(test_parts_of_conditions),
+        cmocka_unit_test(test_sizes),    cmocka_unit_test(test_estimates_saturate),
+        cmocka_unit_test(test_bytes),    cmocka_unit_test(test_places),
+        cmocka_unit_test(test_row_ids),  cmocka_unit_test(test_special_rules),
+        cmocka_unit_test(test_ranges),   cmocka_unit_test(test_names_of_ids),
         cmocka_unit_test(test_listings),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

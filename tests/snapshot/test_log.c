@@ -324,6 +324,80 @@ static void everything_else_fails(void **state) {
     unlink(packed);
 }
 
+static uint8_t *read_whole(const char *name, size_t *size) {
+    struct stat st = {0};
+    int fd = open(name, O_RDONLY);
+    assert_true(fd >= 0 && fstat(fd, &st) == 0);
+    *size = (size_t)st.st_size;
+    uint8_t *bytes = malloc(*size);
+    assert_int_equal(read(fd, bytes, *size), st.st_size);
+    close(fd);
+    return bytes;
+}
+
+/* A file of these bytes is refused with these words, and nothing stays behind. */
+static void expect_no_import(const void *bytes, size_t size, const char *passphrase, const char *words) {
+    int fd = open(exported, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    assert_true(fd >= 0);
+    assert_int_equal(write(fd, bytes, size), (ssize_t)size);
+    close(fd);
+    assert_int_not_equal(sp_session_import(exported, other, passphrase, NULL, NULL, &said), SP_OK);
+    if (!strstr(said.message, words)) {
+        fail_msg("says \"%s\"; should say \"%s\"", said.message, words);
+    }
+    assert_int_equal(access(other, F_OK), -1);
+}
+
+/* One number of the header of an encrypted file set to another. */
+static void expect_bad_header(const uint8_t *good, size_t size, size_t at, uint64_t value, size_t width, const char *words) {
+    uint8_t *bytes = malloc(size);
+    memcpy(bytes, good, size);
+    memcpy(bytes + at, &value, width);
+    expect_no_import(bytes, size, "open sesame", words);
+    free(bytes);
+}
+
+static void damaged_exports(void **state) {
+    (void)state;
+    sp_session *log = fresh(3);
+    const sp_export_options bad[] = {{.compression = -1}, {.compression = 20}, {.passphrase = ""}};
+    for (int i = 0; i < 3; i++) {
+        assert_int_equal(sp_session_export(log, exported, &bad[i], &said), SP_ERR_ARGUMENT);
+    }
+    assert_int_equal(sp_session_export(log, exported, &(sp_export_options){.passphrase = "open sesame"}, &said), SP_OK);
+    assert_int_equal(sp_session_export(log, packed, &(sp_export_options){.compression = 1}, &said), SP_OK);
+    sp_session_close(log);
+    size_t size, small;
+    uint8_t *good = read_whole(exported, &size), *zstd = read_whole(packed, &small);
+    assert_true(size > 3 * 65536); /* several chunks */
+    assert_int_equal(sp_session_import(exported, other, "open sesame", NULL, NULL, &said), SP_OK);
+    unlink(other);
+    expect_no_import(good, 40, "open sesame", "the encrypted file is cut");
+    expect_no_import(good, size, NULL, "a passphrase is needed");
+    expect_bad_header(good, size, 8, 2, 4, "version 2 of encrypted files");
+    expect_bad_header(good, size, 12, 1, 4, "of encrypted files");
+    expect_bad_header(good, size, 16, 0, 8, "more than is sensible");
+    expect_bad_header(good, size, 16, 17, 8, "more than is sensible");
+    expect_bad_header(good, size, 24, 1, 8, "more than is sensible");
+    expect_bad_header(good, size, 24, UINT64_C(1) << 40, 8, "more than is sensible");
+    expect_bad_header(good, size, size / 2, 0, 8, "damaged or cut");
+    expect_no_import(good, size - 1, "open sesame", "damaged or cut");
+    uint8_t *longer = malloc(size + 65536);
+    memcpy(longer, good, size);
+    memset(longer + size, 0, 65536);
+    expect_no_import(longer, size + 65536, "open sesame", "damaged or cut");
+    free(longer);
+    expect_no_import(zstd, small - 1, NULL, "the file is cut");
+    memset(zstd + small / 2, 0xff, 16);
+    expect_no_import(zstd, small, NULL, "damaged");
+    expect_no_import("", 0, NULL, "");
+    assert_int_equal(sp_session_import("/", other, NULL, NULL, NULL, &said), SP_ERR_FORMAT);
+    free(good);
+    free(zstd);
+    unlink(exported);
+    unlink(packed);
+}
+
 /* What a process that was killed left of a fork or an import is cleared away by the next; what is in use, or not ours, stays. */
 static void left_behind(void **state) {
     (void)state;
@@ -495,6 +569,7 @@ int main(void) {
         cmocka_unit_test(every_write_fails), cmocka_unit_test(everything_else_fails),
         cmocka_unit_test(left_behind),       cmocka_unit_test(huge_tail),
         cmocka_unit_test(every_bit),         cmocka_unit_test(every_length),
+        cmocka_unit_test(damaged_exports),
     };
     return cmocka_run_group_tests(tests, start, end);
 }
