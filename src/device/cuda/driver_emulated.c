@@ -20,6 +20,8 @@ enum { BLOCKS = 3 }; /* odd, so that work rarely divides evenly */
 #define PIECE 65536ull
 #define MEMORY (64ull << 30)
 
+enum { REGISTERED = 1024 }; /* ranges at most */
+
 typedef struct emulated {
     sp_cuda_driver base;
     pthread_mutex_t lock;
@@ -35,6 +37,11 @@ typedef struct emulated {
     uint64_t n_pieces;      /* ever made: where the file's next one begins */
     uint64_t *spare;        /* pieces that were given back */
     uint64_t n_spare, room; /* of spare */
+    struct {
+        const uint8_t *at;
+        uint64_t size;
+    } registered[REGISTERED];
+    uint32_t n_registered;
 } emulated;
 
 /* In front of what is given out: how much it is. */
@@ -241,16 +248,33 @@ static sp_status emulated_fill(sp_cuda_driver *driver, uint64_t address, uint8_t
     return SP_OK;
 }
 
-static sp_status emulated_upload(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err) {
-    (void)driver, (void)err;
-    memcpy((void *)(uintptr_t)to, from, size);
+/* A card's driver copies no range of which a part is registered. */
+static sp_status check_registered(const emulated *e, const void *at, uint64_t size, sp_error *err) {
+    const uint8_t *from = at;
+    for (uint32_t i = 0; i < e->n_registered; i++) {
+        const uint8_t *first = e->registered[i].at, *end = first + e->registered[i].size;
+        bool meets = from < end && first < from + size, within = first <= from && from + size <= end;
+        if (meets && !within) {
+            return sp_fail(err, SP_ERR_DEVICE, "a part of the host's range is registered, and a part is not");
+        }
+    }
     return SP_OK;
 }
 
+static sp_status emulated_upload(sp_cuda_driver *driver, uint64_t to, const void *from, uint64_t size, sp_error *err) {
+    sp_status status = check_registered((const emulated *)driver, from, size, err);
+    if (status == SP_OK) {
+        memcpy((void *)(uintptr_t)to, from, size);
+    }
+    return status;
+}
+
 static sp_status emulated_download(sp_cuda_driver *driver, void *to, uint64_t from, uint64_t size, sp_error *err) {
-    (void)driver, (void)err;
-    memcpy(to, (const void *)(uintptr_t)from, size);
-    return SP_OK;
+    sp_status status = check_registered((const emulated *)driver, to, size, err);
+    if (status == SP_OK) {
+        memcpy(to, (const void *)(uintptr_t)from, size);
+    }
+    return status;
 }
 
 static sp_status emulated_host_alloc(sp_cuda_driver *driver, uint64_t size, void **out, sp_error *err) {
@@ -267,12 +291,23 @@ static void emulated_host_release(sp_cuda_driver *driver, void *at) {
 }
 
 static bool emulated_register(sp_cuda_driver *driver, void *at, uint64_t size) {
-    (void)driver, (void)at, (void)size;
+    emulated *e = (emulated *)driver;
+    if (e->n_registered == REGISTERED) {
+        return false;
+    }
+    e->registered[e->n_registered].at = at;
+    e->registered[e->n_registered++].size = size;
     return true;
 }
 
 static void emulated_unregister(sp_cuda_driver *driver, void *at) {
-    (void)driver, (void)at;
+    emulated *e = (emulated *)driver;
+    for (uint32_t i = 0; i < e->n_registered; i++) {
+        if (e->registered[i].at == at) {
+            e->registered[i] = e->registered[--e->n_registered];
+            return;
+        }
+    }
 }
 
 static void emulated_close(sp_cuda_driver *driver) {

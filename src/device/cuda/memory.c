@@ -52,6 +52,16 @@ static bool is_pinned(const cuda_memory *m, uint64_t from, uint64_t to) {
     return false;
 }
 
+/* Are some of the range's pages registered? */
+static bool meets_pin(const cuda_memory *m, uint64_t from, uint64_t to) {
+    for (uint32_t i = 0; i < m->n_pins; i++) {
+        if (m->pins[i].from < to && from < m->pins[i].to) {
+            return true;
+        }
+    }
+    return false;
+}
+
 /* Was a range that begins here moved before? From now on it was. */
 static bool was_seen(cuda_memory *m, uint64_t from) {
     for (int i = 0; i < CUDA_MAX_SEEN; i++) {
@@ -336,8 +346,12 @@ static bool move(cuda_memory *m, uint64_t offset, uint64_t length, sp_sync_direc
             return true;
         }
     }
-    if (is_pinned(m, offset, offset + length) || (was_seen(m, offset) && pin(m, offset, offset + length))) {
+    const bool part = meets_pin(m, offset, offset + length), again = was_seen(m, offset);
+    if (is_pinned(m, offset, offset + length) || ((part || again) && pin(m, offset, offset + length))) {
         return false;
+    }
+    if (part) { /* the driver copies no range of which a part is registered */
+        unpin_all(m);
     }
     *status = move_by_driver(m, offset, length, direction, err);
     return true;
