@@ -435,12 +435,25 @@ static bool renew(sp_device *device, char *why, size_t capacity) {
 }
 
 /*
+ * Some of ggml's kernels (its products of q4_0 by 8 rows) end with the upper halves of vector registers in use, since they take a vector as an
+ * argument. Intel's processors then run what knows the lower halves alone many times slower, and so does the guest.
+ */
+static void clear_upper_halves(void) {
+#ifdef __x86_64__
+    if (__builtin_cpu_supports("avx")) {
+        __asm__ volatile("vzeroupper");
+    }
+#endif
+}
+
+/*
  * Computes, on a backend that is whole. One that threw or asserted is not. Nor is any on Mesa's lavapipe, which touches every binding of a descriptor
  * set, those that the shader lacks too (22.3.6): ggml-vulkan keeps its sets from graph to graph and writes what the shader has, so that the others
  * name buffers that were freed meanwhile, and the heap is corrupted.
  */
 static bool compute(sp_device *device, struct ggml_cgraph *graph, char *why, size_t capacity) {
     const bool done = (!device->stale || renew(device, why, capacity)) && sp_shim_compute(device->backend, graph, why, capacity);
+    clear_upper_halves();
     device->stale = !device->pool && (!done || device->is_lavapipe);
     return done;
 }
