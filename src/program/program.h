@@ -97,7 +97,7 @@ typedef struct sp_spec {
     sp_spec_index *indices;
     uint64_t symbols[SP_PROGRAM_MAX_SYMBOLS];
     uint64_t flops;           /* estimated work */
-    uint64_t temporary_bytes; /* upper bound: all results that are no views */
+    uint64_t temporary_bytes; /* results that are held at once, at most, and work space; devices round up, and may leave gaps */
     bool rows_alone;          /* SP_PROGRAM_ROWS_ALONE */
     const sp_program *program;
 } sp_spec;

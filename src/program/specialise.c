@@ -150,9 +150,6 @@ static void charge(spec_build *b, const sp_spec_tensor *t, uint64_t *scratch) {
     if (rule->view == V_VIEW) {
         return;
     }
-    if (rule->view == V_NONE && t->dst == SP_PROGRAM_NONE) {
-        spec->temporary_bytes = saturating_add(spec->temporary_bytes, b->places[b->index].extent);
-    }
     const uint64_t needed = estimate_scratch(spec, t);
     *scratch = needed > *scratch ? needed : *scratch;
     spec->flops = saturating_add(spec->flops, estimate_flops(spec, t));
@@ -244,10 +241,45 @@ static sp_status check_limits(const sp_spec *spec, const sp_spec_limits *limits,
         return sp_fail(err, SP_ERR_LIMIT, "the run is estimated at %.3g operations; the limit is %.3g", (double)spec->flops, (double)limits->flops);
     }
     if (limits && spec->temporary_bytes > limits->temporary_bytes) {
-        return sp_fail(err, SP_ERR_LIMIT, "the run's temporaries are up to %llu bytes; the limit is %llu", (unsigned long long)spec->temporary_bytes,
-                       (unsigned long long)limits->temporary_bytes);
+        return sp_fail(err, SP_ERR_LIMIT, "the run's temporaries are %llu bytes and more; the limit is %llu",
+                       (unsigned long long)spec->temporary_bytes, (unsigned long long)limits->temporary_bytes);
     }
     return SP_OK;
+}
+
+static bool is_temporary(const sp_spec *spec, uint32_t t) {
+    const sp_spec_tensor *s = &spec->tensors[t];
+    return s->kind == SP_TENSOR_OP && s->alias == t && s->dst == SP_PROGRAM_NONE && sp_rule_get(s->op)->view == V_NONE;
+}
+
+/* The most bytes of results that are held at once: from where one is made to where it, or a view of it, is read last; to the end, if it never is. */
+static sp_status count_temporaries(const spec_build *b, uint64_t *most, sp_error *err) {
+    const sp_spec *spec = b->spec;
+    const uint32_t n = spec->n_tensors;
+    uint32_t *last = calloc(n, sizeof *last); /* the reader, + 1 */
+    uint64_t *ends = calloc(n, sizeof *ends); /* bytes that are read last here */
+    uint64_t total = 0, held = 0;
+    for (uint32_t i = 0; last && ends && i < n; i++) {
+        for (int s = 0; spec->tensors[i].kind == SP_TENSOR_OP && s < spec->tensors[i].n_src; s++) {
+            if (spec->tensors[i].src[s] != SP_PROGRAM_NONE) {
+                last[spec->tensors[spec->tensors[i].src[s]].alias] = i + 1;
+            }
+        }
+        total = is_temporary(spec, i) ? saturating_add(total, b->places[i].extent) : total;
+    }
+    *most = total == UINT64_MAX ? total : 0;
+    for (uint32_t i = 0; last && ends && total != UINT64_MAX && i < n; i++) {
+        if (is_temporary(spec, i)) {
+            held += b->places[i].extent;
+            ends[last[i] ? last[i] - 1 : n - 1] += b->places[i].extent;
+        }
+        *most = held > *most ? held : *most;
+        held -= ends[i];
+    }
+    sp_status status = last && ends ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    free(last);
+    free(ends);
+    return status;
 }
 
 static sp_status build_all(spec_build *b, const uint64_t *symbols, uint32_t n_symbols, const sp_spec_limits *limits, sp_error *err) {
@@ -260,6 +292,7 @@ static sp_status build_all(spec_build *b, const uint64_t *symbols, uint32_t n_sy
     for (uint32_t i = 0; status == SP_OK && i < spec->n_tensors; i++) {
         status = build_tensor(b, i, &scratch, err);
     }
+    status = status == SP_OK ? count_temporaries(b, &spec->temporary_bytes, err) : status;
     spec->temporary_bytes = saturating_add(spec->temporary_bytes, scratch);
     if (status == SP_OK) {
         status = check_windows(b, err);

@@ -212,6 +212,19 @@ static void test_limits(void **state_) {
     drop(&o);
 }
 
+/* Results take the room of those that nobody reads any more; a view keeps what it shows. */
+static void test_temporaries(void **state_) {
+    bench *b = *state_;
+    sp_tensor x = f32(b, 1000, 1, 1, 1), kept = sp_sqr(G, x), seen = sp_view_1d(G, kept, sp_dim(10), sp_dim(0));
+    for (int i = 0; i < 8; i++) {
+        x = sp_sqr(G, x);
+    }
+    sp_graph_op2(G, SP_OP_ADD, sp_view_1d(G, x, sp_dim(10), sp_dim(0)), seen);
+    outcome o = accepted(b, NULL, 0);
+    assert_int_equal(o.spec->temporary_bytes, 3 * 4000); /* what is kept, one that is read, one that is made */
+    drop(&o);
+}
+
 /* Many tensors take time in proportion: the longest chain that is allowed. */
 static void test_long_chain(void **state_) {
     bench *b = *state_;
@@ -229,8 +242,8 @@ static void test_long_chain(void **state_) {
 int main(void) {
 #define TEST(name) cmocka_unit_test_setup_teardown(test_##name, setup, teardown)
     const struct CMUnitTest tests[] = {
-        TEST(symbols), TEST(expressions_overflow), TEST(weights), TEST(aliases), TEST(in_place),   TEST(order), TEST(windows_of_a_slot),
-        TEST(row_ids), TEST(wide_row_ids),         TEST(ranges),  TEST(limits),  TEST(long_chain),
+        TEST(symbols), TEST(expressions_overflow), TEST(weights), TEST(aliases), TEST(in_place),    TEST(order),      TEST(windows_of_a_slot),
+        TEST(row_ids), TEST(wide_row_ids),         TEST(ranges),  TEST(limits),  TEST(temporaries), TEST(long_chain),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
