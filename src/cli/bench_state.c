@@ -286,8 +286,8 @@ static json_t *to_json(uint32_t context, const figures *f) {
 
 static sp_status draw(const bench *b, sp_error *err) {
     char note[300];
-    snprintf(note, sizeof note, "%.150s, CPU threads: %d; files in the page cache; reading more than 1,024 tokens by the rate measured there",
-             b->name, b->options->threads);
+    snprintf(note, sizeof note, "%.150s, CPU threads: %d; files in the page cache; reading more than 1,024 tokens by the rate there", b->name,
+             b->options->threads);
     sp_plot plot = {.title = "Taking up a conversation again",
                     .x_name = "tokens of context",
                     .note = note,
