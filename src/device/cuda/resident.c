@@ -190,8 +190,12 @@ K_INLINE void take_command(k_block *b, uint32_t last) {
     k_state *state = b->state;
     const k_queue *queue = b->queue;
     state->command = k_await_doorbell(b, last);
+    if (state->command == last) { /* nobody rang: what is in the queue may be half a command */
+        state->leave = true;
+        return;
+    }
     state->n_copies = queue->n_copies;
-    state->leave = queue->leave || state->command == last;
+    state->leave = queue->leave;
     state->schedule = queue->schedule;
     for (uint32_t i = 0; i < state->n_copies; i++) {
         state->copies[i] = queue->copies[i];
