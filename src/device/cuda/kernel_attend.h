@@ -299,7 +299,11 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
     k_block_sync();
     k_bring_positions(wide, op, t, 0, 0);
     for (uint32_t first = 0, stage = 0; first < t->positions; first += K_POSITIONS(wide), stage ^= 1) {
-        k_bring_positions(wide, op, t, first + K_POSITIONS(wide), stage ^ 1); /* behind the last: zeros, in vain */
+        if (first + K_POSITIONS(wide) < t->positions) {
+            k_bring_positions(wide, op, t, first + K_POSITIONS(wide), stage ^ 1);
+        } else {
+            k_copies_end(); /* nothing, so that what came before is waited for, and nothing is under way at the end */
+        }
         k_copies_wait();
         k_block_sync();
         if (!t->idle) {
