@@ -48,7 +48,7 @@ title "Try next"
 cat <<TEXT
   $samepage chat                        talk to it yourself; tell it facts about people, things and places, and ask for them
   $samepage chat --session NAME         a conversation that stays: leave, come back, /undo, /log, /goto, /fork
-  $samepage chat -m MODEL.gguf          talk to a model of yours (llama, qwen2, qwen3, phi3, and others with a plain attention cache)
+  $samepage chat -m MODEL.gguf          talk to a model of yours (nearly every text model that llama.cpp knows)
   $samepage generate -p "Once upon a time" --json
   $samepage run build/guest/gemm.wasm   the product of two matrices, on the guest's own pages
   $samepage help
