@@ -73,6 +73,7 @@ typedef struct sp_spec_tensor {
     uint64_t offset; /* memory windows: bytes from the slot's start; view: bytes from the source's start */
     uint32_t weight; /* weights: sp_weight_info.index */
     uint32_t alias;  /* the tensor whose bytes this one is a view of, transitively (itself if none); set_rows and cpy alias their destination */
+    uint64_t start;  /* bytes from the first of alias's; 0 where that is the tensor itself */
     bool index;      /* memory windows: holds row ids; the device binds a checked copy (see sp_spec_index) */
 } sp_spec_tensor;
 

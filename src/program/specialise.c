@@ -173,6 +173,7 @@ static sp_status build_tensor(spec_build *b, uint32_t index, uint64_t *scratch, 
     if (reason) {
         return broken(b, index, reason, err);
     }
+    t->start = b->places[index].start;
     if (t->kind == SP_TENSOR_OP) {
         charge(b, t, scratch);
     }

@@ -5,16 +5,6 @@
 #include "base/error.h"
 #include "program/program_impl.h"
 
-/* Bytes from the start of what a tensor is a view of. */
-static uint64_t offset_in_root(const sp_spec *spec, uint32_t index) {
-    uint64_t offset = 0;
-    for (const sp_spec_tensor *t = &spec->tensors[index]; t->alias != index; t = &spec->tensors[index]) {
-        offset += t->op == SP_OP_VIEW ? t->offset : 0;
-        index = t->src[t->op == SP_OP_CPY];
-    }
-    return offset;
-}
-
 /* Are the rows that set_rows writes those of a plain list of ids in the host's pages? */
 static bool has_plain_ids(const sp_spec *spec, const sp_spec_tensor *t) {
     const sp_spec_tensor *to = &spec->tensors[t->src[0]], *ids = &spec->tensors[t->src[2]];
@@ -30,7 +20,7 @@ static bool write_of(const sp_spec *spec, uint32_t index, sp_spec_write *out) {
         return false;
     }
     const sp_spec_tensor *root = &spec->tensors[window];
-    *out = (sp_spec_write){.slot = root->slot, .offset = root->offset + (in_place ? offset_in_root(spec, index) : 0)};
+    *out = (sp_spec_write){.slot = root->slot, .offset = root->offset + t->start};
     sp_extent(t, &out->length); /* was checked when the program was specialised */
     if (t->op == SP_OP_SET_ROWS && has_plain_ids(spec, t)) {
         const sp_spec_tensor *ids = &spec->tensors[t->src[2]];

@@ -52,7 +52,6 @@ typedef struct plan {
     uint32_t n_ops, max_ops;
     plan_fusion *fusions;     /* by tensor */
     uint32_t *uses, *used_by; /* by tensor: how often it is read; the last that does */
-    uint64_t *offsets;        /* by tensor: from the start of what it is a view of */
     uint64_t *ids;            /* by tensor: row ids: offset among the temporaries, + 1 */
     uint64_t temporary_bytes;
     float *tables; /* also counters, as zeros */

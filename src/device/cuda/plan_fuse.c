@@ -48,7 +48,7 @@ static bool is_small_product(const plan *p, uint32_t t) {
 
 /* Floats that lie together, from a multiple of 16 bytes on. */
 static bool is_column(const plan *p, uint32_t t) {
-    return is_contiguous_f32(tensor_of(p, t)) && p->offsets[t] % 16 == 0;
+    return is_contiguous_f32(tensor_of(p, t)) && tensor_of(p, t)->start % 16 == 0;
 }
 
 bool sp_plan_streams(const plan *p, uint32_t t) {
@@ -115,7 +115,7 @@ static void take_in(plan *p, uint32_t product) {
     plan_fusion *f = &p->fusions[product];
     uint32_t t = tensor_of(p, product)->src[1];
     if (is_norm(p, t) && (!sp_plan_streams(p, product) ||
-                          (is_column(p, tensor_of(p, tensor_of(p, t)->src[0])->src[0]) && p->offsets[tensor_of(p, t)->src[1]] % 16 == 0))) {
+                          (is_column(p, tensor_of(p, tensor_of(p, t)->src[0])->src[0]) && tensor_of(p, tensor_of(p, t)->src[1])->start % 16 == 0))) {
         const sp_spec_tensor *mul = tensor_of(p, t), *norm = tensor_of(p, mul->src[0]);
         f->before = K_BEFORE_RMS_NORM, f->right = norm->src[0], f->norm_weight = mul->src[1], f->from = norm;
     } else if (is_gate_before(p, t) && !sp_plan_streams(p, product)) {
@@ -225,7 +225,7 @@ static void end_in(plan *p, uint32_t t, const plan_fusion *f) {
     end->product = f->product, end->second = f->second, end->residual = f->residual, end->rope = f->rope, end->after = f->after;
 }
 
-/* Uses, and where views lie. */
+/* Nothing is fused yet; uses. */
 static void look_over(plan *p) {
     for (uint32_t i = 0; i < p->spec->n_tensors; i++) {
         const sp_spec_tensor *t = tensor_of(p, i);
@@ -237,9 +237,6 @@ static void look_over(plan *p) {
                                       .norm_weight = PLAN_NONE,
                                       .right = PLAN_NONE,
                                       .other = PLAN_NONE};
-        if (t->alias != i) {
-            p->offsets[i] = p->offsets[t->src[t->op == SP_OP_CPY]] + (t->op == SP_OP_VIEW ? t->offset : 0);
-        }
         for (int s = 0; s < t->n_src; s++) {
             if (t->src[s] != SP_PROGRAM_NONE) {
                 p->uses[t->src[s]]++;

@@ -79,7 +79,7 @@ static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error
         return sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s can't make views of weights of type %s", t, p->workspace->device->info.name,
                        sp_type_get(s->type)->name);
     }
-    *out = shape_of(s, out->data + p->offsets[t]);
+    *out = shape_of(s, out->data + s->start);
     return status;
 }
 

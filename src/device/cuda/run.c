@@ -282,8 +282,7 @@ static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     p->ids = calloc((size_t)n + 1, sizeof *p->ids);
     p->uses = calloc((size_t)n + 1, sizeof *p->uses);
     p->used_by = calloc((size_t)n + 1, sizeof *p->used_by);
-    p->offsets = calloc((size_t)n + 1, sizeof *p->offsets);
-    if (!p->roots || !p->ops || !p->fusions || !p->ids || !p->uses || !p->used_by || !p->offsets) {
+    if (!p->roots || !p->ops || !p->fusions || !p->ids || !p->uses || !p->used_by) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     for (uint32_t i = 0; i < n; i++) {
@@ -326,7 +325,6 @@ sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp
     free(p.ids);
     free(p.uses);
     free(p.used_by);
-    free(p.offsets);
     free(p.tables);
     if (status != SP_OK) {
         sp_cuda_executable_close((sp_executable *)(void *)x);
