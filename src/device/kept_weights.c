@@ -212,17 +212,6 @@ static int hold_temporary(const char *temporary) {
     return fd;
 }
 
-static bool write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
-    for (uint64_t done = 0; done < size;) {
-        const ssize_t n = pwrite(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
-        if (n <= 0 && errno != EINTR) {
-            return false;
-        }
-        done += n > 0 ? (uint64_t)n : 0;
-    }
-    return true;
-}
-
 static uint64_t aligned(uint64_t offset) {
     return (offset + SP_KEPT_ALIGNMENT - 1) / SP_KEPT_ALIGNMENT * SP_KEPT_ALIGNMENT;
 }
@@ -258,9 +247,9 @@ static bool write_all(int fd, const head *h, const sp_kept_weight *weights) {
     const entry *entries = (const entry *)(const void *)(h + 1);
     bool ok = sp_os_allocate(fd, h->size); /* a full disk is found before anything is written */
     for (uint32_t i = 0; ok && i < h->n; i++) {
-        ok = write_at(fd, weights[i].bytes, weights[i].size, entries[i].offset);
+        ok = sp_os_write_at(fd, weights[i].bytes, weights[i].size, entries[i].offset);
     }
-    return ok && write_at(fd, h, sizeof *h + h->n * sizeof(entry), 0);
+    return ok && sp_os_write_at(fd, h, sizeof *h + h->n * sizeof(entry), 0);
 }
 
 sp_status sp_kept_weights_write(const char *path, const uint64_t key[2], const sp_kept_weight *weights, uint32_t n, uint64_t limit, sp_error *err) {

@@ -33,20 +33,6 @@ static bool all_zero(const uint8_t *bytes, uint64_t size) {
     return size == 0 || (bytes[0] == 0 && memcmp(bytes, bytes + 1, size - 1) == 0);
 }
 
-static bool write_at(int fd, const uint8_t *bytes, uint64_t size, uint64_t offset) {
-    while (size) {
-        ssize_t n = pwrite(fd, bytes, size, (off_t)offset);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return false;
-        }
-        bytes += n, offset += (uint64_t)n, size -= (uint64_t)n;
-    }
-    return true;
-}
-
 sp_status sp_image_from_bytes(const void *bytes, uint64_t size, sp_image **out, sp_error *err) {
     *out = NULL;
     uint64_t page = sp_os_page_size(), whole;
@@ -60,7 +46,7 @@ sp_status sp_image_from_bytes(const void *bytes, uint64_t size, sp_image **out, 
     const uint8_t *from = bytes;
     for (uint64_t at = 0; at < size; at += page) {
         uint64_t n = size - at < page ? size - at : page;
-        if (!all_zero(from + at, n) && !write_at(fd, from + at, n, at)) {
+        if (!all_zero(from + at, n) && !sp_os_write_at(fd, from + at, n, at)) {
             int error = errno;
             close(fd);
             return sp_fail(err, SP_ERR_NO_MEMORY, "can't fill an image of %llu bytes: %s", (unsigned long long)size, strerror(error));

@@ -32,6 +32,9 @@ void sp_os_unmap(const void *at, uint64_t length);
 /* An unnamed file in memory, or -1. */
 int sp_os_anonymous_file(const char *label, uint64_t length);
 
+/* Writes all of the bytes. False, with errno. */
+bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset);
+
 /* Makes a file that long, with room on the disk for all of it. */
 bool sp_os_allocate(int fd, uint64_t length);
 

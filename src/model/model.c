@@ -238,13 +238,9 @@ sp_status sp_model_open_bytes_cached(const char *cache_folder, const void *bytes
     if (fd < 0) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a model of %zu bytes", size);
     }
-    for (size_t done = 0; done < size;) {
-        ssize_t n = pwrite(fd, (const char *)bytes + done, size - done, (off_t)done);
-        if (n <= 0) {
-            close(fd);
-            return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a model of %zu bytes", size);
-        }
-        done += (size_t)n;
+    if (!sp_os_write_at(fd, bytes, size, 0)) {
+        close(fd);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a model of %zu bytes", size);
     }
     return open_fd((origin){.fd = fd, .name = "the model", .anonymous = true}, cache_folder, options, out, err);
 }

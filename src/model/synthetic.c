@@ -452,11 +452,7 @@ static bool write_chunk(const writing *w, uint32_t number, int64_t tensor, uint6
         fill_matrix(values, bytes, (uint32_t)t->type, t->ne[0], &state);
     }
     at += gguf_get_tensor_offset(w->b->gguf, tensor);
-    for (uint64_t done = 0; ok && done < bytes;) {
-        ssize_t n = pwrite(w->fd, values + done, bytes - done, (off_t)(at + done));
-        ok = n > 0 || (n < 0 && errno == EINTR);
-        done += n > 0 ? (uint64_t)n : 0;
-    }
+    ok = ok && sp_os_write_at(w->fd, values, bytes, at);
     free(values);
     return ok;
 }

@@ -1,0 +1,20 @@
+/* What os.h has that is the same on all systems. */
+#include <errno.h>
+#include <unistd.h>
+
+#include "memory/os.h"
+
+bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
+    for (uint64_t done = 0; done < size;) {
+        const ssize_t n = pwrite(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
+        if (n < 0 && errno == EINTR) {
+            continue;
+        }
+        if (n <= 0) {
+            errno = n ? errno : EIO;
+            return false;
+        }
+        done += (uint64_t)n;
+    }
+    return true;
+}
