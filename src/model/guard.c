@@ -30,9 +30,9 @@ const char *sp_model_complaint(void) {
 }
 
 typedef struct load_call {
-    const char *path;
-    const struct llama_model_kv_override *overrides; /* the path's model is to be made without memory for its weights; NULL: its vocabulary alone */
-    struct gguf_context *gguf;
+    struct gguf_context *gguf; /* NULL: the file */
+    int fd;
+    const struct llama_model_kv_override *overrides; /* the file's model is to be made without memory for its weights; NULL: its vocabulary alone */
     struct llama_model_params params;
     struct llama_model *model;
 } load_call;
@@ -43,13 +43,20 @@ static void ignore_tensor(struct ggml_tensor *tensor, void *user) {
 
 static void load(void *user) {
     load_call *c = user;
-    c->model = c->path ? llama_model_load_from_file(c->path, c->params) : llama_model_init_from_user(c->gguf, ignore_tensor, NULL, c->params);
+    if (c->gguf) {
+        c->model = llama_model_init_from_user(c->gguf, ignore_tensor, NULL, c->params);
+        return;
+    }
+    char path[64];
+    snprintf(path, sizeof path, "/dev/fd/%d", c->fd);
+    lseek(c->fd, 0, SEEK_SET); /* some systems open the same description again, with its offset */
+    c->model = llama_model_load_from_file(path, c->params);
 }
 
 static struct llama_model *guarded_load(load_call call) {
     ggml_backend_dev_t none[1] = {NULL};
     call.params = llama_model_default_params();
-    call.params.vocab_only = call.path && !call.overrides;
+    call.params.vocab_only = !call.gguf && !call.overrides;
     call.params.no_alloc = call.overrides != NULL;
     call.params.load_mode = call.overrides ? LLAMA_LOAD_MODE_NONE : call.params.load_mode;
     call.params.kv_overrides = call.overrides;
@@ -60,12 +67,12 @@ static struct llama_model *guarded_load(load_call call) {
     return sp_shim_guard(load, &call, complaint, sizeof complaint) ? call.model : NULL;
 }
 
-struct llama_model *sp_llama_load_vocabulary(const char *path) {
-    return guarded_load((load_call){.path = path});
+struct llama_model *sp_llama_load_vocabulary(int fd) {
+    return guarded_load((load_call){.fd = fd});
 }
 
-struct llama_model *sp_llama_load_sizes(const char *path, const struct llama_model_kv_override *overrides) {
-    return guarded_load((load_call){.path = path, .overrides = overrides});
+struct llama_model *sp_llama_load_sizes(int fd, const struct llama_model_kv_override *overrides) {
+    return guarded_load((load_call){.fd = fd, .overrides = overrides});
 }
 
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf) {

@@ -5,7 +5,6 @@
 #include <llama.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "model/trace.h"
 
@@ -50,7 +49,7 @@ static void set_number(struct llama_model_kv_override *to, const char *key, int6
 /* Of the vocabulary the number of tokens is enough; reading it would take longer than all the rest. */
 struct llama_model *sp_trace_load_sizes(const sp_model *model) {
     struct llama_model_kv_override overrides[4] = {0};
-    char path[64], key[96];
+    char key[96];
     int64_t id;
     set_text(&overrides[0], "tokenizer.ggml.model", "no_vocab");
     snprintf(key, sizeof key, "%s.vocab_size", model->info.architecture);
@@ -58,9 +57,7 @@ struct llama_model *sp_trace_load_sizes(const sp_model *model) {
     if (window_key(model, key, &id) && gguf_get_val_u32(model->gguf, id) > MOST_TRACED_WINDOW) {
         set_number(&overrides[2], key, MOST_TRACED_WINDOW);
     }
-    snprintf(path, sizeof path, "/dev/fd/%d", model->fd);
-    lseek(model->fd, 0, SEEK_SET); /* some systems open the same description again, with its offset */
-    return sp_llama_load_sizes(path, overrides);
+    return sp_llama_load_sizes(model->fd, overrides);
 }
 
 static float number(const sp_model *model, const char *suffix) {

@@ -110,10 +110,7 @@ static const char *text_value(const struct gguf_context *gguf, const char *key) 
 }
 
 static sp_status load_vocabulary(sp_model *model, const char *name, sp_error *err) {
-    char path[64];
-    snprintf(path, sizeof path, "/dev/fd/%d", model->fd);
-    lseek(model->fd, 0, SEEK_SET); /* some systems open the same description again, with its offset */
-    model->vocab_model = sp_llama_load_vocabulary(path);
+    model->vocab_model = sp_llama_load_vocabulary(model->fd);
     if (!model->vocab_model) {
         return sp_fail(err, SP_ERR_UNSUPPORTED, "%s: libllama can't use it (architecture \"%s\"): %s", name,
                        text_value(model->gguf, "general.architecture"), sp_model_complaint());

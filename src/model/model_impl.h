@@ -77,9 +77,9 @@ const char *sp_model_adapter_tensor(const sp_model *model, const struct ggml_ten
  * guard.c: libllama's functions for files that nobody trusts: NULL or false where libllama refuses, asserts or throws; sp_model_complaint then has
  * its words, until this thread's next call.
  */
-struct llama_model *sp_llama_load_vocabulary(const char *path);
+struct llama_model *sp_llama_load_vocabulary(int fd);
 /* The file's model with its tensors' sizes, compared with what the header implies, and no memory behind them; overrides: not NULL. */
-struct llama_model *sp_llama_load_sizes(const char *path, const struct llama_model_kv_override *overrides);
+struct llama_model *sp_llama_load_sizes(int fd, const struct llama_model_kv_override *overrides);
 struct llama_model *sp_llama_init_without_weights(struct gguf_context *gguf);
 struct llama_adapter_lora *sp_llama_load_adapter(struct llama_model *model, int fd);
 struct llama_context *sp_llama_new_context(struct llama_model *model, const struct llama_context_params *params);
