@@ -73,10 +73,10 @@ static void doubt(int used) {
     }
 }
 
-/* Tokens that a batch brings on average: those of the draft that are right, and one more. */
-static double expected(double right, uint32_t n_draft) {
+/* Tokens that a batch brings on average: those of the draft that are right, as far as they are of use, and one more. */
+static double expected(int size, double right, uint32_t wanted) {
     double sum = 1, all = 1;
-    for (uint32_t i = 0; i < n_draft; i++) {
+    for (uint32_t i = 0; i < alone_sizes[size] - 1 && i < wanted; i++) {
         all *= right;
         sum += all;
     }
@@ -101,7 +101,7 @@ draft_plan draft_choose(uint32_t n_past, uint32_t most, uint32_t wanted, uint32_
         return best;
     }
     for (int i = 0; i < ALONE_SIZES && alone_sizes[i] - 1 <= most; i++) {
-        const double each = time_of(i) / expected(right, alone_sizes[i] - 1 < wanted ? alone_sizes[i] - 1 : wanted);
+        const double each = time_of(i) / expected(i, right, wanted);
         if (each < time && alone_is_same(i, n_past)) {
             time = each;
             best.size = i;
@@ -112,8 +112,7 @@ draft_plan draft_choose(uint32_t n_past, uint32_t most, uint32_t wanted, uint32_
     double most_saved = 0;
     draft_plan compare = {.size = -1, .compare = true};
     for (int i = 0; i < ALONE_SIZES && alone_sizes[i] - 1 <= most; i++) {
-        const double n_expected = expected(right, alone_sizes[i] - 1 < wanted ? alone_sizes[i] - 1 : wanted);
-        const double saved = left * (time - time_of(i) / n_expected) - 2 * (time_of(i) + draft.prepared); /* it is slower at first */
+        const double saved = left * (time - time_of(i) / expected(i, right, wanted)) - 2 * (time_of(i) + draft.prepared); /* it is slower at first */
         if (saved > most_saved && !alone_is_same(i, n_past) && alone_can_compare(i, n_past)) {
             most_saved = saved;
             compare.size = i;
