@@ -20,7 +20,7 @@ typedef struct place {
 static struct {
     bool open;
     void *program;         /* the bytes */
-    int32_t handle, alone; /* alone: the same program with SP_PROGRAM_ROWS_ALONE; 0: not loaded (the other one came first) */
+    int32_t handle, alone; /* alone: the same program with SP_PROGRAM_ROWS_ALONE; 0: not loaded (the other one came first), -1: refused */
     uint32_t n_ctx, n_batch;
     sp_inputs knows; /* how inputs are filled */
     uint64_t state_bytes;
@@ -109,7 +109,7 @@ static const char *open_region(void *at, uint32_t bytes, int32_t *region) {
 
 static const char *bind(uint32_t slot, int32_t region, uint64_t offset, uint64_t size) {
     if (sp_program_bind(engine.handle, slot, region, (uint32_t)offset, (uint32_t)size) < 0 ||
-        (engine.alone && sp_program_bind(engine.alone, slot, region, (uint32_t)offset, (uint32_t)size) < 0)) {
+        (engine.alone > 0 && sp_program_bind(engine.alone, slot, region, (uint32_t)offset, (uint32_t)size) < 0)) {
         return failed("a slot can't be bound");
     }
     return NULL;
