@@ -40,23 +40,26 @@ double eval_product_tolerance(uint32_t type, const double *a, const double *b, i
                 block_max = fmax(block_max, fabs(b[i]));
             }
         }
-        if (!(fabs(b[k]) <= largest) || (k % 32 == 0 && numbers_have_minimum(type) && !sum_is_a_half(b + k, n - k < 32 ? n - k : 32, block_max))) {
+        if (!(fabs(b[k]) <= largest) || (loose && !(fabs(a[k]) <= largest)) ||
+            (k % 32 == 0 && numbers_have_minimum(type) && !sum_is_a_half(b + k, n - k < 32 ? n - k : 32, block_max))) {
             return NAN;
         }
         double step = block > 1              ? block_max / 254
                       : type == SP_TYPE_F16  ? 0x1p-11 * fabs(b[k]) + 0x1p-25
                       : type == SP_TYPE_BF16 ? 0x1p-8 * fabs(b[k])
                                              : 0;
-        if (loose) { /* a too, and the sum is kept in halves */
+        if (loose) { /* a too; what is below 2^-14 may be nothing */
             step = step + 0x1p-10 * fabs(b[k]);
+            least += fabs(a[k]) * fmin(fabs(b[k]), 0x1p-14) + fabs(b[k]) * fmin(fabs(a[k]), 0x1p-14);
         }
         squares += a[k] * a[k] * step * step;
         magnitude += fabs(a[k] * b[k]);
         least += block > 1 ? fabs(a[k]) * fmin(block_max, 127 * 0x1p-25) : 0;
     }
-    if (!(magnitude < 1e37)) {
+    if (!(magnitude < (loose ? 65504 : 1e37))) { /* the sum is kept in halves, each addition rounds */
         return NAN;
     }
+    least += loose ? 0x1p-24 * (double)n : 0;
     return 5 * sqrt(squares) + least +
            magnitude * ((block > 1 ? 0x1p-10 : 0) + 0x1p-21 * (1 + 0.05 * (double)n) + (loose ? 0x1p-9 * (1 + 0.02 * (double)n) : 0));
 }
@@ -131,14 +134,15 @@ typedef struct attention {
     double *logits, slip; /* slip: the largest error of a logit; NaN: something is beyond what devices hold */
 } attention;
 
-/* A GPU scales q first, with what tanh is applied to, and keeps it in halves: which end at 65504, and may be 0 below 2^-14. */
+/* A GPU scales q first, with what tanh is applied to, and keeps it and the sum in halves: which end at 65504, and may be 0 below 2^-14. */
 static double halves_slip(const double *q, const double *k, int64_t n, double scale, double cap) {
-    double slip = 0;
+    double slip = 0, magnitude = 0;
     const double factor = cap != 0 ? scale / cap : scale;
     for (int64_t i = 0; i < n; i++) {
         slip += fabs(k[i]) * 0x1p-14 * (cap != 0 ? fabs(cap) : 1) + (fabs(q[i] * factor) <= 65504 ? 0 : NAN);
+        magnitude += fabs(q[i] * factor * k[i]);
     }
-    return slip;
+    return magnitude <= 65504 ? slip : NAN;
 }
 
 static void attend_logits(attention *at) {
