@@ -119,6 +119,19 @@ static struct ggml_tensor *lower_unary(struct ggml_context *c, const sp_spec_ten
     return NULL;
 }
 
+/* ggml-vulkan compares as integers where only the largest is asked for, so that of negative numbers it takes the least; not so in argmax. */
+static struct ggml_tensor *lower_top_k(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *a) {
+    if (t->params[0] != 1 || !ggml_is_contiguous(a)) {
+        return ggml_top_k(c, a, (int)t->params[0]);
+    }
+    struct ggml_tensor *top = ggml_argmax(c, ggml_reshape_2d(c, a, a->ne[0], ggml_nrows(a)));
+    for (int i = 0; i < GGML_MAX_DIMS; i++) {
+        top->ne[i] = t->ne[i];
+        top->nb[i] = i ? top->nb[i - 1] * (size_t)top->ne[i - 1] : ggml_type_size(top->type);
+    }
+    return top;
+}
+
 /* What carries state from token to token. */
 static struct ggml_tensor *lower_recurrent(struct ggml_context *c, const sp_spec_tensor *t, struct ggml_tensor *const *s) {
     switch (t->op) {
@@ -183,7 +196,7 @@ struct ggml_tensor *sp_lower_op(struct ggml_context *c, const sp_spec_tensor *t,
     case SP_OP_ARGSORT:
         return ggml_argsort(c, s[0], t->params[0] ? GGML_SORT_ORDER_DESC : GGML_SORT_ORDER_ASC);
     case SP_OP_TOP_K:
-        return ggml_top_k(c, s[0], (int)t->params[0]);
+        return lower_top_k(c, t, s[0]);
     case SP_OP_ARGMAX:
         return ggml_argmax(c, s[0]);
     case SP_OP_SQR:

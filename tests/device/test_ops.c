@@ -138,6 +138,9 @@ DIFFERENT(top_k,
                       sp_cont(g, sp_transpose(g, sp_get_rows(g, in[1],
                                                              sp_reshape_1d(g, sp_top_k(g, sp_clamp(g, in[0], -INFINITY, INFINITY), 8), sp_dim(8)))))),
           ggml_sum_rows(g, ggml_cont(g, ggml_transpose(g, ggml_get_rows(g, in[1], ggml_reshape_1d(g, ggml_top_k(g, in[0], 8), 8))))))
+/* The largest of negative numbers, of which one device took the least. */
+DIFFERENT(top_1, sp_top_k(g, sp_clamp(g, sp_neg(g, sp_exp(g, in[0])), -INFINITY, INFINITY), 1),
+          ggml_reshape_2d(g, ggml_argmax(g, ggml_neg(g, ggml_exp(g, in[0]))), 1, 7))
 /* What these write goes to a window of the output, which holds zeros before. */
 DIFFERENT(set_rows, sp_set_rows(g, in[MAX_IN], in[0], in[1]), ggml_set_rows(g, zeros(g, GGML_TYPE_F16, 64, 16), in[0], in[1]))
 DIFFERENT(set_rows_q8_0, sp_set_rows(g, in[MAX_IN], in[0], in[1]), ggml_set_rows(g, zeros(g, GGML_TYPE_Q8_0, 64, 16), in[0], in[1]))
@@ -213,6 +216,7 @@ static const op_case cases[] = {
     CASE_A(fill),
     CASE_A(argsort),
     CASE(top_k, F32(64, 1, 1, 1), F32(16, 64, 1, 1)),
+    CASE(top_1, F32(64, 7, 1, 1)),
     CASE(argmax, F32(64, 7, 1, 1)),
     CASE_A(sqr),
     CASE(sqrt, POSITIVE(64, 7, 3, 1)),
