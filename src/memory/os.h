@@ -32,6 +32,8 @@ void sp_os_unmap(const void *at, uint64_t length);
 /* An unnamed file in memory, or -1. */
 int sp_os_anonymous_file(const char *label, uint64_t length);
 
+/* Reads size bytes; fewer only at the file's end. How many, or -1 with errno. */
+int64_t sp_os_read_at(int fd, void *bytes, uint64_t size, uint64_t offset);
 /* Writes all of the bytes. False, with errno. */
 bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset);
 

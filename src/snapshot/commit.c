@@ -50,7 +50,8 @@ sp_status sp_log_check_untouched(const sp_log *log, sp_error *err) {
     if (fstat(log->fd, &st) || (uint64_t)st.st_size < log->end) {
         return sp_fail(err, SP_ERR_IO, "%s: the file is shorter than its commits: somebody else truncated it; restore it from a copy", log->path);
     }
-    if (!log->read_only && (now.size != log->size || now.modified.tv_sec != log->modified.tv_sec || now.modified.tv_nsec != log->modified.tv_nsec)) {
+    bool same = ((now.size ^ log->size) | (now.modified.tv_sec ^ log->modified.tv_sec) | (now.modified.tv_nsec ^ log->modified.tv_nsec)) == 0;
+    if (!log->read_only && !same) {
         return sp_fail(err, SP_ERR_IO, "%s: somebody else changed the file while it was open; verify it, and open it again", log->path);
     }
     return SP_OK;
@@ -155,22 +156,20 @@ static void fill_entries(const sp_log_draft *d, uint64_t data_at, sp_log_entry *
     }
 }
 
-static sp_log_record *make_record(const sp_log *log, const sp_log_draft *d, uint64_t *data_at, sp_error *err) {
+_Static_assert(sizeof(sp_log_record) + (SP_LOG_PAGES_MAX + SP_LOG_SIDE_MAX) * sizeof(sp_log_entry) + SP_COMMIT_NOTE_MAX + SP_LOG_META_MAX <
+                   SP_LOG_RECORD_MAX,
+               "what check_write lets in, and head_is_valid, makes no record that is too long");
+
+static sp_status make_record(const sp_log *log, const sp_log_draft *d, sp_log_record **out, uint64_t *data_at, sp_error *err) {
     uint64_t n_entries = 0, total = d->n_pages + d->n_side;
     for (uint64_t i = 0; i < total; i += d->table[i] ? run_length(d, i, UINT32_MAX) : 1) {
         n_entries += d->table[i] != 0;
     }
     uint64_t bytes = sizeof(sp_log_record) + n_entries * sizeof(sp_log_entry) + d->input->note_size + d->input->meta_size;
     sp_align_up_u64(bytes, SP_LOG_PAGE, &bytes);
-    if (bytes > SP_LOG_RECORD_MAX) {
-        sp_fail(err, SP_ERR_LIMIT, "%s: a record of %llu bytes is longer than the %llu that the format has", log->path, (unsigned long long)bytes,
-                SP_LOG_RECORD_MAX);
-        return NULL;
-    }
-    sp_log_record *r = calloc(1, bytes);
+    sp_log_record *r = *out = calloc(1, bytes);
     if (!r) {
-        sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a record of %llu bytes", (unsigned long long)bytes);
-        return NULL;
+        return sp_fail(err, SP_ERR_NO_MEMORY, "no memory for a record of %llu bytes", (unsigned long long)bytes);
     }
     memcpy(r->magic, "SPCOMMIT", 8);
     *data_at = r->end = log->end + bytes;
@@ -191,7 +190,7 @@ static sp_log_record *make_record(const sp_log *log, const sp_log_draft *d, uint
     if (d->input->meta_size) {
         memcpy(sp_log_meta(r), d->input->meta, d->input->meta_size);
     }
-    return r;
+    return SP_OK;
 }
 
 /* The run's bytes: in the memory, or read into buffer from the log that is copied. *n is cut to what the buffer holds. NULL: errno. */
@@ -319,8 +318,9 @@ sp_status sp_log_append(sp_log *log, sp_log_draft *d, sp_error *err) {
     }
     uint64_t data_at = 0;
     place(d);
-    sp_log_record *record = make_record(log, d, &data_at, err);
-    sp_status status = record ? write_all(log, d, data_at, record, err) : err ? err->status : SP_ERR_NO_MEMORY;
+    sp_log_record *record;
+    sp_status status = make_record(log, d, &record, &data_at, err);
+    status = status ? status : write_all(log, d, data_at, record, err);
     uint64_t total = d->n_pages + d->n_side;
     for (uint64_t i = 0; !status && i < total; i++) {
         d->table[i] = d->table[i] & SP_LOG_NEW_PAGE ? sp_log_place(0, (d->table[i] & ~SP_LOG_NEW_PAGE) + data_at / SP_LOG_PAGE) : d->table[i];

@@ -198,15 +198,11 @@ sp_status sp_session_fork(sp_session *log, uint64_t number, const char *path, sp
         }
     }
     status = status ? status : sp_log_appear(temporary, path, err);
-    if (copy) {
-        sp_log_discard(copy);
+    sp_log_discard(copy);
+    if (status && folder >= 0) {
+        sp_log_sweep(path); /* the parent's hidden name, where it has no other use */
     }
-    if (folder >= 0) {
-        if (status) {
-            sp_log_sweep(path); /* the parent's hidden name, where it has no other use */
-        }
-        close(folder);
-    }
+    sp_log_close_fd(folder);
     free(temporary);
     return status;
 }
@@ -293,18 +289,14 @@ sp_status sp_session_compact(sp_session *log, sp_error *err) {
     int folder = status ? -1 : sp_log_lock_folder(log->path, err);
     status = status ? status : folder < 0 ? err->status : write_compacted(log, temporary, renumbered, &copy, err);
     if (status) {
-        if (copy) {
-            sp_log_discard(copy);
-        }
+        sp_log_discard(copy);
         free(renumbered);
     } else {
         take_over(log, copy, renumbered);
         status = sp_log_sync_folder(log->path, err);
         sp_log_sweep(log->path);
     }
-    if (folder >= 0) {
-        close(folder);
-    }
+    sp_log_close_fd(folder);
     free(temporary);
     return status;
 }

@@ -13,6 +13,7 @@
 #include <zstd.h>
 
 #include "base/error.h"
+#include "memory/os.h"
 #include "snapshot/io.h"
 #include "snapshot/record.h"
 
@@ -170,9 +171,7 @@ static sp_status write_wrapped(const sp_log *copy, const char *path, const sp_ex
     if (!status && sp_snapshot_io.sync(s->fd)) {
         status = sp_fail(err, SP_ERR_IO, "%s: can't be synced: %s", path, strerror(errno));
     }
-    if (s->fd >= 0) {
-        close(s->fd);
-    }
+    sp_log_close_fd(s->fd);
     sodium_memzero(s, sizeof *s);
     free(s);
     return status;
@@ -198,9 +197,7 @@ sp_status sp_session_export(sp_session *log, const char *path, const sp_export_o
         status = write_wrapped(copy, wrapped, options, err);
     }
     status = status ? status : sp_log_appear(wrap ? wrapped : alone, path, err);
-    if (copy) {
-        sp_log_discard(copy);
-    }
+    sp_log_discard(copy);
     unlink(wrapped);
     free(wrapped);
     free(alone);
@@ -211,19 +208,10 @@ sp_status sp_session_export(sp_session *log, const char *path, const sp_export_o
 
 /* Reads up to size bytes of the file; fewer only at its end. */
 static bool get_all(stream *s, void *bytes, size_t size, size_t *got) {
-    for (*got = 0; *got < size;) {
-        ssize_t n = pread(s->fd, (uint8_t *)bytes + *got, size - *got, (off_t)(s->offset + *got));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            s->offset += *got;
-            return n == 0;
-        }
-        *got += (size_t)n;
-    }
+    int64_t n = sp_os_read_at(s->fd, bytes, size, s->offset);
+    *got = n > 0 ? (size_t)n : 0;
     s->offset += *got;
-    return true;
+    return n >= 0;
 }
 
 /* Fills plain with what comes next; n is 0 at the end. */
@@ -270,8 +258,8 @@ static sp_status start_decryption(stream *s, const char *passphrase, sp_error *e
         return sp_fail(err, SP_ERR_ARGUMENT, "the file is encrypted: a passphrase is needed");
     }
     sp_status status = make_key(passphrase, &s->head, key, err);
-    if (!status && crypto_secretstream_xchacha20poly1305_init_pull(&s->state, s->head.header, key)) {
-        status = sp_fail(err, SP_ERR_FORMAT, "the encrypted file is damaged");
+    if (!status) {
+        (void)crypto_secretstream_xchacha20poly1305_init_pull(&s->state, s->head.header, key); /* looks at nothing yet: it can't fail */
     }
     sodium_memzero(key, sizeof key);
     s->encrypted = true;
@@ -333,7 +321,7 @@ static sp_status unwrap(const char *exported, const char *path, const char *pass
     s->fd = open(exported, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     sp_status status = SP_OK;
     if (s->fd < 0 || fstat(s->fd, &st)) {
-        status = sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", exported, strerror(errno));
+        status = sp_fail(err, sp_log_status_of(errno), "%s: %s", exported, strerror(errno));
     } else if (!S_ISREG(st.st_mode)) {
         status = sp_fail(err, SP_ERR_FORMAT, "%s: no ordinary file", exported);
     }
@@ -348,12 +336,8 @@ static sp_status unwrap(const char *exported, const char *path, const char *pass
     }
     flock(fd, LOCK_EX | LOCK_NB); /* as in write_wrapped */
     status = status ? status : pour_in(s, fd, err);
-    if (fd >= 0) {
-        close(fd);
-    }
-    if (s->fd >= 0) {
-        close(s->fd);
-    }
+    sp_log_close_fd(fd);
+    sp_log_close_fd(s->fd);
     sodium_memzero(s, sizeof *s);
     free(s);
     return status;
@@ -378,9 +362,7 @@ sp_status sp_session_import(const char *exported, const char *path, const char *
     /* Copied, not taken as it is: it gets an id of its own, whoever else imported the same file. */
     status = status ? status : sp_log_copy_alone(log, 0, fresh, &copy, err);
     status = status ? status : sp_log_appear(fresh, path, err);
-    if (copy) {
-        sp_log_discard(copy);
-    }
+    sp_log_discard(copy);
     sp_session_close(log);
     unlink(raw);
     free(fresh);

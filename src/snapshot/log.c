@@ -36,15 +36,15 @@ static long lock_holder(int fd) {
 
 static sp_log *new_log(const char *path) {
     sp_log *log = calloc(1, sizeof *log);
-    if (log) {
-        log->fd = -1;
-        memset(log->base_fds, -1, sizeof log->base_fds);
-        log->path = strdup(path);
-        if (!log->path) {
-            free(log);
-            return NULL;
-        }
+    char *name = strdup(path);
+    if (!log || !name) {
+        free(log);
+        free(name);
+        return NULL;
     }
+    log->fd = -1;
+    memset(log->base_fds, -1, sizeof log->base_fds);
+    log->path = name;
     return log;
 }
 
@@ -52,14 +52,10 @@ void sp_session_close(sp_session *log) {
     if (!log) {
         return;
     }
-    if (log->fd >= 0) {
-        flock(log->fd, LOCK_UN); /* memories that map the file keep its description, and with it the lock, past close */
-        close(log->fd);
-    }
+    flock(log->fd, LOCK_UN); /* memories that map the file keep its description, and with it the lock, past close */
+    sp_log_close_fd(log->fd);
     for (uint32_t i = 0; i < SP_LOG_BASES_MAX; i++) {
-        if (log->base_fds[i] >= 0) {
-            close(log->base_fds[i]);
-        }
+        sp_log_close_fd(log->base_fds[i]);
     }
     for (uint64_t i = 0; i < log->count; i++) {
         free(log->commits[i].note);
@@ -71,8 +67,10 @@ void sp_session_close(sp_session *log) {
 }
 
 void sp_log_discard(sp_log *log) {
-    unlink(log->path);
-    sp_session_close(log);
+    if (log) {
+        unlink(log->path);
+        sp_session_close(log);
+    }
 }
 
 sp_status sp_log_sync_folder(const char *path, sp_error *err) {
@@ -80,9 +78,7 @@ sp_status sp_log_sync_folder(const char *path, sp_error *err) {
     int fd = copy ? open(dirname(copy), O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
     bool ok = fd >= 0 && !sp_snapshot_io.sync_folder(fd);
     int problem = errno;
-    if (fd >= 0) {
-        close(fd);
-    }
+    sp_log_close_fd(fd);
     free(copy);
     return ok ? SP_OK : sp_fail(err, SP_ERR_IO, "%s: the folder can't be synced: %s", path, strerror(problem));
 }
@@ -112,10 +108,10 @@ static sp_status write_header(sp_log *log, sp_error *err) {
 sp_status sp_log_create_on(const char *path, const sp_log_identity *identity, const sp_log_base *bases, uint32_t n_bases, sp_log **out,
                            sp_error *err) {
     *out = NULL;
-    if (identity->n_models > SP_SESSION_MODELS_MAX || n_bases > SP_LOG_BASES_MAX || sodium_init() < 0) {
+    if (identity->n_models > SP_SESSION_MODELS_MAX) {
         return sp_fail(err, SP_ERR_ARGUMENT, "%u models, at most %u can be named", identity->n_models, SP_SESSION_MODELS_MAX);
     }
-    sp_log *log = new_log(path);
+    sp_log *log = sodium_init() < 0 ? NULL : new_log(path);
     if (!log) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "no memory to create %s", path);
     }
@@ -151,9 +147,7 @@ sp_status sp_log_create(const char *path, const sp_log_identity *identity, sp_se
     status = status ? status : sp_log_appear(temporary, path, err);
     free(temporary);
     if (status) {
-        if (log) {
-            sp_log_discard(log);
-        }
+        sp_log_discard(log);
         free(name);
         return status;
     }
@@ -247,7 +241,7 @@ static sp_status lock(sp_log *log, struct stat *st, sp_error *err) {
         return holder ? sp_fail(err, SP_ERR_BUSY, "%s: another process uses it (pid %ld)", log->path, holder)
                       : sp_fail(err, SP_ERR_BUSY, "%s: another process uses it", log->path);
     }
-    if (fstat(log->fd, st) || stat(log->path, &named) || named.st_ino != st->st_ino || named.st_dev != st->st_dev) {
+    if (fstat(log->fd, st) || stat(log->path, &named) || !sp_log_same_file(&named, st)) {
         return sp_fail(err, SP_ERR_BUSY, "%s: was replaced while it was opened; try again", log->path);
     }
     return SP_OK;
@@ -263,7 +257,7 @@ sp_status sp_session_open(const char *path, bool read_only, sp_session **out, sp
     log->read_only = read_only;
     log->fd = open(path, (read_only ? O_RDONLY : O_RDWR) | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     sp_status status = log->fd >= 0 ? SP_OK
-                                    : sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path,
+                                    : sp_fail(err, sp_log_status_of(errno), "%s: %s", path,
                                               errno == ELOOP ? "a symbolic link, which is not followed" : strerror(errno));
     status = status ? status : lock(log, &st, err);
     status = status ? status : read_header(log, (uint64_t)st.st_size, err);
@@ -312,7 +306,7 @@ void sp_session_set_progress(sp_session *log, sp_progress progress, void *user) 
 
 void sp_log_tell(const sp_log *log, const char *what, uint64_t done, uint64_t total) {
     if (log->progress) {
-        log->progress(log->progress_user, what, total ? (double)done / (double)total : 1);
+        log->progress(log->progress_user, what, (double)done / (double)total);
     }
 }
 

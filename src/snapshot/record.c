@@ -10,6 +10,7 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "memory/os.h"
 #include "snapshot/io.h"
 
 void sp_log_checksum(uint64_t seed, const void *bytes, uint64_t size, uint8_t out[16]) {
@@ -26,19 +27,24 @@ void sp_log_record_checksum(uint64_t seed, sp_log_record *record, uint8_t out[16
     memcpy(record->checksum, kept, 16);
 }
 
-bool sp_log_read_at(int fd, void *bytes, uint64_t size, uint64_t offset) {
-    for (uint64_t done = 0; done < size;) {
-        ssize_t n = pread(fd, (uint8_t *)bytes + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            errno = n ? errno : EIO;
-            return false;
-        }
-        done += (uint64_t)n;
+sp_status sp_log_status_of(int problem) {
+    return problem == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO;
+}
+
+bool sp_log_same_file(const struct stat *a, const struct stat *b) {
+    return ((a->st_ino ^ b->st_ino) | (a->st_dev ^ b->st_dev)) == 0;
+}
+
+void sp_log_close_fd(int fd) {
+    if (fd >= 0) {
+        close(fd);
     }
-    return true;
+}
+
+bool sp_log_read_at(int fd, void *bytes, uint64_t size, uint64_t offset) {
+    int64_t n = sp_os_read_at(fd, bytes, size, offset);
+    errno = n < 0 ? errno : EIO; /* the file's end comes before theirs */
+    return n >= 0 && (uint64_t)n == size;
 }
 
 bool sp_log_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
@@ -98,8 +104,7 @@ static bool head_is_valid(const sp_log_record *r, uint64_t file_size, uint64_t o
     }
     uint64_t bytes = sizeof *r + r->n_entries * sizeof(sp_log_entry) + r->note_bytes + r->meta_bytes;
     sp_align_up_u64(bytes, SP_LOG_PAGE, &bytes);
-    return r->bytes == bytes && bytes <= SP_LOG_RECORD_MAX && r->end % SP_LOG_PAGE == 0 && r->end <= file_size &&
-           sp_range_within(offset, bytes, r->end);
+    return r->bytes == bytes && r->end % SP_LOG_PAGE == 0 && r->end <= file_size && sp_range_within(offset, bytes, r->end);
 }
 
 static bool follows(const sp_log *log, const sp_log_record *r) {

@@ -91,6 +91,12 @@ struct sp_session {
 void sp_log_checksum(uint64_t seed, const void *bytes, uint64_t size, uint8_t out[16]);
 /* The checksum of a record, its own field taken as zeros; the record is as it was afterwards. */
 void sp_log_record_checksum(uint64_t seed, sp_log_record *record, uint8_t out[16]);
+/* What errno says about a file that can't be opened. */
+sp_status sp_log_status_of(int problem);
+bool sp_log_same_file(const struct stat *a, const struct stat *b);
+/* fd may be -1. */
+void sp_log_close_fd(int fd);
+/* All of the bytes. False, with errno. */
 bool sp_log_read_at(int fd, void *bytes, uint64_t size, uint64_t offset);
 bool sp_log_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset);
 /*

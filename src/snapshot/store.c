@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "base/error.h"
+#include "memory/os.h"
 #include "snapshot/io.h"
 #include "snapshot/record.h"
 
@@ -49,8 +50,7 @@ static sp_status open_base(sp_log *log, uint32_t index, sp_error *err) {
     log->base_fds[index] = fd;
     sp_status status = SP_OK;
     if (fd < 0) {
-        status = sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s shares pages with %s, which can't be opened: %s", log->path, path,
-                         strerror(errno));
+        status = sp_fail(err, sp_log_status_of(errno), "%s shares pages with %s, which can't be opened: %s", log->path, path, strerror(errno));
     } else if (fstat(fd, &st) || !S_ISREG(st.st_mode) || (uint64_t)st.st_size < base->end || !sp_log_read_at(fd, &h, sizeof h, 0) ||
                sp_log_check_header(path, &h, NULL) || memcmp(h.id, base->id, sizeof h.id) != 0) {
         status = sp_fail(err, SP_ERR_FORMAT, "%s shares pages with %s, which is damaged, truncated or another file", log->path, path);
@@ -76,8 +76,7 @@ sp_status sp_log_publish(const sp_log *log, sp_error *err) {
     bool made = !sp_snapshot_io.link(log->path, hidden);
     int problem = errno;
     /* The path may name another file by now, and a copy of this one may have got the name: then there is nothing to share. */
-    bool same =
-        (made || problem == EEXIST) && !fstat(log->fd, &own) && !stat(hidden, &other) && own.st_ino == other.st_ino && own.st_dev == other.st_dev;
+    bool same = (made || problem == EEXIST) && !fstat(log->fd, &own) && !stat(hidden, &other) && sp_log_same_file(&own, &other);
     if (made && !same) {
         unlink(hidden);
     }
@@ -89,25 +88,25 @@ sp_status sp_log_publish(const sp_log *log, sp_error *err) {
 int sp_log_lock_folder(const char *path, sp_error *err) {
     char *folder = folder_of(path);
     int fd = folder ? open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC) : -1;
-    int locked;
-    do {
-        locked = fd >= 0 ? flock(fd, LOCK_EX) : -1;
-    } while (locked && fd >= 0 && errno == EINTR);
-    if (locked) {
-        sp_fail(err, SP_ERR_IO, "%s: its folder can't be locked: %s", path, strerror(errno));
-        if (fd >= 0) {
-            close(fd);
-        }
-        fd = -1;
-    }
     free(folder);
+    while (fd >= 0 && flock(fd, LOCK_EX)) {
+        if (errno != EINTR) {
+            int problem = errno;
+            close(fd);
+            errno = problem;
+            fd = -1;
+        }
+    }
+    if (fd < 0) {
+        sp_fail(err, SP_ERR_IO, "%s: its folder can't be locked: %s", path, strerror(errno));
+    }
     return fd;
 }
 
 bool sp_log_same_folder(const char *a, const char *b) {
     struct stat x, y;
     char *one = folder_of(a), *two = folder_of(b);
-    bool same = one && two && !stat(one, &x) && !stat(two, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+    bool same = one && two && !stat(one, &x) && !stat(two, &y) && sp_log_same_file(&x, &y);
     free(one);
     free(two);
     return same;
@@ -118,7 +117,7 @@ static int peek(int folder, const char *name, sp_log_header *h) {
     struct stat st;
     int fd = openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) {
-        return errno == ENOENT || errno == ELOOP ? 0 : -1;
+        return errno == ENOENT || errno == ELOOP ? 0 : -1; /* gone meanwhile, or a symbolic link */
     }
     int result = 0;
     if (fstat(fd, &st)) {
@@ -131,61 +130,66 @@ static int peek(int folder, const char *name, sp_log_header *h) {
     return result;
 }
 
-/* Calls each for the header of every session in the folder, under the names that people know. False: some file can't be told. */
-static bool for_sessions(const char *path, void (*each)(void *user, const sp_log_header *h), void *user) {
+/* Calls each for the entries of the folder that a file is in. False: the folder can't be read, or not to its end. */
+static bool for_entries(const char *path, void (*each)(void *user, int folder, const char *name), void *user) {
     char *folder = folder_of(path);
     DIR *dir = folder ? opendir(folder) : NULL;
-    bool known = dir != NULL;
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        sp_log_header h;
-        int kind = strncmp(entry->d_name, HIDDEN, strlen(HIDDEN)) == 0 ? 0 : peek(dirfd(dir), entry->d_name, &h);
-        known = known && kind >= 0;
-        if (kind > 0) {
-            each(user, &h);
-        }
-    }
-    if (dir) {
-        closedir(dir);
-    }
     free(folder);
-    return known;
+    if (!dir) {
+        return false;
+    }
+    struct dirent *entry;
+    do {
+        errno = 0;
+        entry = readdir(dir);
+        if (entry) {
+            each(user, dirfd(dir), entry->d_name);
+        }
+    } while (entry);
+    bool whole = errno == 0;
+    closedir(dir);
+    return whole;
 }
 
+static bool is_hidden(const char *name) {
+    return strncmp(name, HIDDEN, strlen(HIDDEN)) == 0;
+}
+
+/* Who uses the file with this id, by the headers of all sessions under the names that people know. */
 typedef struct search {
     uint8_t id[16];
     uint32_t users;
+    bool unknown; /* some file can't be told */
 } search;
 
-static void count_user(void *user, const sp_log_header *h) {
+static void count_user(void *user, int folder, const char *name) {
     search *s = user;
-    for (uint32_t i = 0; i < h->n_bases; i++) {
-        s->users += memcmp(h->bases[i].id, s->id, sizeof s->id) == 0;
+    sp_log_header h = {.n_bases = 0};
+    int kind = is_hidden(name) ? 0 : peek(folder, name, &h);
+    s->unknown |= kind < 0;
+    for (uint32_t i = 0; kind > 0 && i < h.n_bases; i++) {
+        s->users += memcmp(h.bases[i].id, s->id, sizeof s->id) == 0;
     }
 }
 
 uint32_t sp_log_users(const char *path, const uint8_t id[16]) {
     search s = {.users = 0};
     memcpy(s.id, id, sizeof s.id);
-    return for_sessions(path, count_user, &s) ? s.users : UINT32_MAX;
+    return for_entries(path, count_user, &s) && !s.unknown ? s.users : UINT32_MAX;
+}
+
+static void sweep(void *user, int folder, const char *name) {
+    const char *path = user, *hex = name + strlen(HIDDEN);
+    uint8_t id[16];
+    size_t length = 0;
+    bool base = is_hidden(name) && sodium_hex2bin(id, sizeof id, hex, strlen(hex), NULL, &length, NULL) == 0 && length == sizeof id;
+    if (base && sp_log_users(path, id) == 0) {
+        unlinkat(folder, name, 0);
+    }
 }
 
 void sp_log_sweep(const char *path) {
-    char *folder = folder_of(path);
-    DIR *dir = folder ? opendir(folder) : NULL;
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        uint8_t id[16];
-        size_t length = 0;
-        const char *hex = entry->d_name + strlen(HIDDEN);
-        bool hidden = strncmp(entry->d_name, HIDDEN, strlen(HIDDEN)) == 0 &&
-                      sodium_hex2bin(id, sizeof id, hex, strlen(hex), NULL, &length, NULL) == 0 && length == sizeof id;
-        if (hidden && sp_log_users(path, id) == 0) {
-            unlinkat(dirfd(dir), entry->d_name, 0);
-        }
-    }
-    if (dir) {
-        closedir(dir);
-    }
-    free(folder);
+    for_entries(path, sweep, (void *)(uintptr_t)path);
 }
 
 /* Is this the name of a temporary file whose process is gone? */
@@ -203,33 +207,29 @@ static bool is_left_behind(const char *name) {
 static bool is_ours_and_free(int fd) {
     static const char starts[][5] = {"SPSN", "SPCR", "\x28\xb5\x2f\xfd"};
     struct stat st;
-    char start[4];
+    char start[4] = {0};
     if (fstat(fd, &st) || !S_ISREG(st.st_mode) || flock(fd, LOCK_EX | LOCK_NB)) {
         return false;
     }
-    bool ours = st.st_size == 0;
-    for (size_t i = 0; !ours && i < sizeof starts / sizeof starts[0]; i++) {
-        ours = sp_log_read_at(fd, start, sizeof start, 0) && memcmp(start, starts[i], sizeof start) == 0;
+    int64_t n = sp_os_read_at(fd, start, sizeof start, 0);
+    bool ours = n == 0;
+    for (size_t i = 0; i < sizeof starts / sizeof starts[0]; i++) {
+        ours |= memcmp(start, starts[i], sizeof start) == 0;
     }
     return ours;
 }
 
+static void clear_temporary(void *user, int folder, const char *name) {
+    (void)user;
+    int fd = is_left_behind(name) ? openat(folder, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
+    if (fd >= 0 && is_ours_and_free(fd)) {
+        unlinkat(folder, name, 0);
+    }
+    sp_log_close_fd(fd);
+}
+
 void sp_log_clear_temporaries(const char *path) {
-    char *folder = folder_of(path);
-    DIR *dir = folder ? opendir(folder) : NULL;
-    for (struct dirent *entry; dir && (entry = readdir(dir));) {
-        int fd = is_left_behind(entry->d_name) ? openat(dirfd(dir), entry->d_name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK) : -1;
-        if (fd >= 0 && is_ours_and_free(fd)) {
-            unlinkat(dirfd(dir), entry->d_name, 0);
-        }
-        if (fd >= 0) {
-            close(fd);
-        }
-    }
-    if (dir) {
-        closedir(dir);
-    }
-    free(folder);
+    for_entries(path, clear_temporary, NULL);
 }
 
 /* Opens what sp_session_remove is told to remove, locked; -1 with *err. A damaged session may go too. */
@@ -237,7 +237,7 @@ static int open_to_remove(const char *path, sp_error *err) {
     char start[8];
     int fd = open(path, O_RDWR | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
     if (fd < 0) {
-        sp_fail(err, errno == ENOENT ? SP_ERR_NOT_FOUND : SP_ERR_IO, "%s: %s", path, strerror(errno));
+        sp_fail(err, sp_log_status_of(errno), "%s: %s", path, strerror(errno));
         return -1;
     }
     if (!sp_log_read_at(fd, start, sizeof start, 0) || memcmp(start, "SPSNAP\r\n", 8) != 0) {
@@ -267,9 +267,7 @@ sp_status sp_session_remove(const char *path, sp_error *err) {
         status = sp_log_sync_folder(path, err);
         sp_log_sweep(path);
     }
-    if (folder >= 0) {
-        close(folder);
-    }
+    sp_log_close_fd(folder);
     flock(fd, LOCK_UN);
     close(fd);
     return status;

@@ -58,12 +58,16 @@ static void clear(uint8_t *base, uint64_t from, uint64_t to, const uint64_t *tou
     }
 }
 
+static bool has_length(int fd, uint64_t length) {
+    struct stat st;
+    return !fstat(fd, &st) && (uint64_t)st.st_size >= length;
+}
+
 /* Are all files as long as the record says? A mapping beyond a file's end would fail only when it is touched. */
 static sp_status check_lengths(const sp_log *log, const sp_log_record *record, sp_error *err) {
-    struct stat st;
-    bool whole = !fstat(log->fd, &st) && (uint64_t)st.st_size >= record->end;
+    bool whole = has_length(log->fd, record->end);
     for (uint32_t i = 0; i < log->n_bases; i++) {
-        whole = whole && !fstat(log->base_fds[i], &st) && (uint64_t)st.st_size >= log->bases[i].end;
+        whole &= has_length(log->base_fds[i], log->bases[i].end);
     }
     return whole ? SP_OK
                  : sp_fail(err, SP_ERR_FORMAT, "%s: the file, or one that it shares pages with, is shorter than it was: somebody else truncated it",

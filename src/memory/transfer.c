@@ -4,6 +4,21 @@
 
 #include "memory/os.h"
 
+int64_t sp_os_read_at(int fd, void *bytes, uint64_t size, uint64_t offset) {
+    uint64_t done = 0;
+    while (done < size) {
+        const ssize_t n = pread(fd, (uint8_t *)bytes + done, size - done, (off_t)(offset + done));
+        if (n == 0) {
+            break;
+        }
+        if (n < 0 && errno != EINTR) {
+            return -1;
+        }
+        done += n > 0 ? (uint64_t)n : 0;
+    }
+    return (int64_t)done;
+}
+
 bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
     for (uint64_t done = 0; done < size;) {
         const ssize_t n = pwrite(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
