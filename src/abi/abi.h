@@ -7,6 +7,7 @@
 
 #include <pthread.h>
 #include <stdatomic.h>
+#include <sys/stat.h>
 #include <wasm.h>
 #include <wasmtime.h>
 
@@ -59,6 +60,8 @@ struct sp_module {
 
 /* A folder for the host's caches, below cache_dir; NULL, without an error, if there is no cache or it can't be trusted. Malloc'ed. */
 char *sp_host_cache_folder(const sp_host *host, const char *name);
+/* Is it of that kind (S_IFDIR, S_IFREG), the user's, and can nobody else write to it? */
+bool sp_host_is_ours_alone(const struct stat *info, mode_t kind);
 
 /* ---- an actor as its imports see it ---- */
 
@@ -68,8 +71,7 @@ typedef struct sp_span {
 
 typedef struct sp_region {
     bool open;                /* false: a closed handle */
-    bool restored;            /* thawed or forked: a device with memory of its own gets all of it when it is first needed */
-    sp_device_memory *memory; /* NULL: not needed yet */
+    sp_device_memory *memory; /* NULL: thawed or forked, and not needed yet: a device with memory of its own gets all of it then */
     uint32_t start, length;
     /* Devices with memory of their own: where programs wrote and nothing was synced since, ascending, disjoint. */
     sp_span *ahead;
@@ -159,6 +161,9 @@ uint64_t sp_now_ns(void);
 
 /* Checks [pointer, pointer + size) against the linear memory; NULL, with *err, when it lies outside. */
 void *sp_guest_range(sp_actor *actor, uint32_t pointer, uint64_t size, sp_error *err);
+
+/* NULL: SP_OK. Otherwise its text is told after what, and it is deleted. */
+sp_status sp_abi_take_error(wasmtime_error_t *error, sp_status code, const char *what, sp_error *err);
 
 /*
  * Defines every import of samepage/abi.h; for actors, takes away what WASI has to wait with: nothing would stop a guest that sleeps.

@@ -62,40 +62,40 @@ static char *join(const char *a, const char *b) {
     return path;
 }
 
+/* NULL: no folder can be told, or no memory. */
 static char *default_cache_dir(void) {
     const char *base = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
     if (base && *base == '/') {
         return join(base, "samepage");
     }
-    char *dot = home && *home == '/' ? join(home, ".cache") : NULL;
-    char *path = dot ? join(dot, "samepage") : NULL;
-    free(dot);
-    return path;
+    return home && *home == '/' ? join(home, ".cache/samepage") : NULL;
+}
+
+static bool make_folder(const char *path) {
+    return mkdir(path, 0700) == 0 || errno == EEXIST;
 }
 
 /* mkdir -p with mode 0700 for what is made. */
 static bool make_folders(char *path) {
-    for (char *slash = strchr(path + 1, '/'); slash; slash = strchr(slash + 1, '/')) {
+    bool made = true;
+    for (char *slash = strchr(path + 1, '/'); made && slash; slash = strchr(slash + 1, '/')) {
         *slash = 0;
-        bool made = mkdir(path, 0700) == 0 || errno == EEXIST;
+        made = make_folder(path);
         *slash = '/';
-        if (!made) {
-            return false;
-        }
     }
-    return mkdir(path, 0700) == 0 || errno == EEXIST;
+    return made && make_folder(path);
 }
 
-static bool is_ours_alone(const struct stat *info) {
-    return S_ISDIR(info->st_mode) && info->st_uid == geteuid() && !(info->st_mode & (S_IWGRP | S_IWOTH));
+bool sp_host_is_ours_alone(const struct stat *info, mode_t kind) {
+    return (info->st_mode & (S_IFMT | S_IWGRP | S_IWOTH)) == kind && info->st_uid == geteuid();
 }
 
 /* Compiled code is loaded from there: nobody else may write to the folder, nor to the one that it stands in, where it could be exchanged. */
 char *sp_host_cache_folder(const sp_host *host, const char *name) {
     char *path = host->cache_dir ? join(host->cache_dir, name) : NULL;
     struct stat outer, inner;
-    if (path && make_folders(path) && stat(host->cache_dir, &outer) == 0 && is_ours_alone(&outer) && lstat(path, &inner) == 0 &&
-        is_ours_alone(&inner)) {
+    if (path && make_folders(path) && stat(host->cache_dir, &outer) == 0 && sp_host_is_ours_alone(&outer, S_IFDIR) && lstat(path, &inner) == 0 &&
+        sp_host_is_ours_alone(&inner, S_IFDIR)) {
         return path;
     }
     free(path);
@@ -104,15 +104,30 @@ char *sp_host_cache_folder(const sp_host *host, const char *name) {
 
 /* ---- does the library fit its headers? ---- */
 
+enum { N_VALUES = 5 };
+static const struct {
+    wasm_valkind_t type;
+    wasmtime_valkind_t kind;
+    int64_t value;
+} values[N_VALUES] = {{WASM_I32, WASMTIME_I32, 10},
+                      {WASM_I32, WASMTIME_I32, 11},
+                      {WASM_I32, WASMTIME_I32, 12},
+                      {WASM_I32, WASMTIME_I32, 13},
+                      {WASM_I64, WASMTIME_I64, 0x123456789abcdefll}};
+
+static bool is_value(const wasmtime_val_t *value, int i) {
+    return (value->kind == values[i].kind) & ((values[i].kind == WASMTIME_I64 ? value->of.i64 : value->of.i32) == values[i].value);
+}
+
 static wasm_trap_t *check_values(void *env, wasmtime_caller_t *caller, const wasmtime_val_t *args, size_t n, wasmtime_val_t *results,
                                  size_t n_results) {
     (void)caller, (void)n_results;
-    bool *fits = env;
-    *fits = n == 5 && args[4].kind == WASMTIME_I64 && args[4].of.i64 == 0x123456789abcdefll;
-    for (int i = 0; i < 4; i++) {
-        *fits = *fits && args[i].kind == WASMTIME_I32 && args[i].of.i32 == 10 + i;
+    bool fit = n == N_VALUES;
+    for (int i = 0; i < N_VALUES; i++) {
+        fit &= is_value(&args[i], i);
     }
-    results[0] = (wasmtime_val_t){.kind = WASMTIME_I32, .of.i32 = 77};
+    *(bool *)env = fit;
+    results[0] = args[0];
     return NULL;
 }
 
@@ -121,42 +136,63 @@ static bool values_fit(wasm_engine_t *engine) {
     wasmtime_store_t *store = wasmtime_store_new(engine, NULL, NULL);
     wasmtime_context_t *context = wasmtime_store_context(store);
     wasmtime_context_set_epoch_deadline(context, 1u << 20);
-    wasm_valtype_t *params[5], *results[1] = {wasm_valtype_new(WASM_I32)};
-    wasmtime_val_t args[5] = {0}, result = {0};
-    for (int i = 0; i < 5; i++) {
-        params[i] = wasm_valtype_new(i < 4 ? WASM_I32 : WASM_I64);
-        args[i].kind = i < 4 ? WASMTIME_I32 : WASMTIME_I64;
-        if (i < 4) {
-            args[i].of.i32 = 10 + i;
-        } else {
-            args[i].of.i64 = 0x123456789abcdefll;
-        }
+    wasm_valtype_t *params[N_VALUES], *results[1] = {wasm_valtype_new(values[0].type)};
+    wasmtime_val_t args[N_VALUES] = {0}, result = {0};
+    for (int i = 0; i < N_VALUES; i++) {
+        params[i] = wasm_valtype_new(values[i].type);
+        args[i].kind = values[i].kind;
+        args[i].of.i64 = values[i].value; /* little-endian: an i32 is its low half */
     }
     wasm_valtype_vec_t in, out;
-    wasm_valtype_vec_new(&in, 5, params);
+    wasm_valtype_vec_new(&in, N_VALUES, params);
     wasm_valtype_vec_new(&out, 1, results);
     wasm_functype_t *type = wasm_functype_new(&in, &out);
-    bool fits = false;
+    bool fit = false;
     wasmtime_func_t function;
     wasm_trap_t *trap = NULL;
-    wasmtime_func_new(context, type, check_values, &fits, NULL, &function);
-    wasmtime_error_t *error = wasmtime_func_call(context, &function, args, 5, &result, 1, &trap);
-    fits = fits && !error && !trap && result.kind == WASMTIME_I32 && result.of.i32 == 77;
+    wasmtime_func_new(context, type, check_values, &fit, NULL, &function);
+    wasmtime_error_t *error = wasmtime_func_call(context, &function, args, N_VALUES, &result, 1, &trap);
+    fit &= (error == NULL) & (trap == NULL) & is_value(&result, 0);
     wasm_functype_delete(type);
     wasmtime_store_delete(store);
-    return fits;
+    return fit;
 }
 
 /* ---- opening and closing ---- */
 
-static sp_status define_imports(wasmtime_linker_t *linker, sp_error *err) {
-    wasmtime_error_t *error = wasmtime_linker_define_wasi(linker);
-    if (error) {
-        wasmtime_error_delete(error);
-        return sp_fail(err, SP_ERR_NO_MEMORY, "can't define WASI");
-    }
-    return sp_imports_define(linker, err);
+static sp_status check_library(sp_host *host, sp_error *err) {
+    return values_fit(host->engine) ? SP_OK
+                                    : sp_fail(err, SP_ERR_UNSUPPORTED,
+                                              "the Wasmtime library was built with other features than its headers say: build both from one source");
 }
+
+static sp_status start_ticker(sp_host *host, sp_error *err) {
+    return pthread_create(&host->ticker, NULL, tick, host) == 0 ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "can't start a thread");
+}
+
+static sp_status give_commands_wasi(sp_host *host, sp_error *err) {
+    return sp_abi_take_error(wasmtime_linker_define_wasi(host->linker), SP_ERR_STATE, "WASI can't be defined", err);
+}
+
+static sp_status give_actors_wasi(sp_host *host, sp_error *err) {
+    return sp_abi_take_error(wasmtime_linker_define_wasi(host->actor_linker), SP_ERR_STATE, "WASI can't be defined", err);
+}
+
+static sp_status restrict_wasi(sp_host *host, sp_error *err) {
+    return sp_imports_restrict(host->actor_linker, err);
+}
+
+static sp_status give_commands_imports(sp_host *host, sp_error *err) {
+    return sp_imports_define(host->linker, err);
+}
+
+static sp_status give_actors_imports(sp_host *host, sp_error *err) {
+    return sp_imports_define(host->actor_linker, err);
+}
+
+/* What can fail, in order; the last one starts what must be joined. */
+static sp_status (*const opening[])(sp_host *host, sp_error *err) = {check_library, give_commands_wasi,  give_commands_imports, give_actors_wasi,
+                                                                     restrict_wasi, give_actors_imports, start_ticker};
 
 static void free_host(sp_host *host) {
     wasmtime_linker_delete(host->linker);
@@ -180,21 +216,8 @@ sp_status sp_host_open(const sp_host_options *options, sp_host **out, sp_error *
     host->linker = wasmtime_linker_new(host->engine);
     host->actor_linker = wasmtime_linker_new(host->engine);
     sp_status status = SP_OK;
-    if (!values_fit(host->engine)) {
-        status =
-            sp_fail(err, SP_ERR_UNSUPPORTED, "the Wasmtime library was built with other features than its headers say: build both from one source");
-    }
-    if (status == SP_OK) {
-        status = define_imports(host->linker, err);
-    }
-    if (status == SP_OK) {
-        status = define_imports(host->actor_linker, err);
-    }
-    if (status == SP_OK) {
-        status = sp_imports_restrict(host->actor_linker, err);
-    }
-    if (status == SP_OK && pthread_create(&host->ticker, NULL, tick, host) != 0) {
-        status = sp_fail(err, SP_ERR_NO_MEMORY, "can't start a thread");
+    for (size_t i = 0; status == SP_OK && i < sizeof opening / sizeof opening[0]; i++) {
+        status = opening[i](host, err);
     }
     if (status != SP_OK) {
         free_host(host); /* there is no ticker to join */
@@ -215,30 +238,30 @@ void sp_host_close(sp_host *host) {
 
 /* ---- weights, shared ---- */
 
+static sp_status open_weights(sp_host *host, sp_device *device, sp_model *model, sp_shared_weights **out, sp_error *err) {
+    sp_shared_weights *it = calloc(1, sizeof *it);
+    if (!it) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    *it = (sp_shared_weights){.next = host->weights, .device = device, .model = model};
+    sp_model_options options = sp_model_get_options(model);
+    sp_status status = sp_device_weights_open(device, sp_model_weight_table(model), options.progress, options.progress_user, &it->weights, err);
+    if (status != SP_OK) {
+        free(it);
+        return status;
+    }
+    *out = host->weights = it;
+    return SP_OK;
+}
+
 sp_status sp_host_acquire_weights(sp_host *host, sp_device *device, sp_model *model, sp_shared_weights **out, sp_error *err) {
-    sp_status status = SP_OK;
     pthread_mutex_lock(&host->lock);
     sp_shared_weights *it = host->weights;
     while (it && (it->device != device || it->model != model)) {
         it = it->next;
     }
-    if (!it) {
-        it = calloc(1, sizeof *it);
-        if (!it) {
-            status = sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
-        } else {
-            *it = (sp_shared_weights){.next = host->weights, .device = device, .model = model};
-            sp_model_options options = sp_model_get_options(model);
-            status = sp_device_weights_open(device, sp_model_weight_table(model), options.progress, options.progress_user, &it->weights, err);
-        }
-        if (status == SP_OK) {
-            host->weights = it;
-        } else {
-            free(it);
-            it = NULL;
-        }
-    }
-    if (it) {
+    sp_status status = it ? SP_OK : open_weights(host, device, model, &it, err);
+    if (status == SP_OK) {
         it->users++;
     }
     *out = it;
@@ -286,13 +309,14 @@ const char *sp_version(void) {
     return TEXT(SP_VERSION_MAJOR) "." TEXT(SP_VERSION_MINOR) "." TEXT(SP_VERSION_PATCH);
 }
 
+static char build_info[200];
+
+static void say_build_info(void) {
+    snprintf(build_info, sizeof build_info, "wasmtime %s, ggml %s, devices %s", WASMTIME_VERSION, ggml_version(), sp_device_kinds());
+}
+
 const char *sp_build_info(void) {
-    static char info[200];
-    static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-    pthread_mutex_lock(&lock);
-    if (!info[0]) {
-        snprintf(info, sizeof info, "wasmtime %s, ggml %s, devices %s", WASMTIME_VERSION, ggml_version(), sp_device_kinds());
-    }
-    pthread_mutex_unlock(&lock);
-    return info;
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, say_build_info);
+    return build_info;
 }

@@ -144,7 +144,11 @@ static int64_t embeddings_program(sp_actor *actor, raw v, sp_error *err) {
 
 /* The services' work grows with the text and can't be stopped in the middle. */
 static bool text_fits(sp_actor *actor, uint64_t length, sp_error *err) {
-    return length <= actor->limits.text_bytes || sp_limit_reached(&actor->limits, SP_LIMIT_text_bytes, length, err) == SP_OK;
+    if (length > actor->limits.text_bytes) {
+        sp_limit_reached(&actor->limits, SP_LIMIT_text_bytes, length, err);
+        return false;
+    }
+    return true;
 }
 
 static int64_t tokenize(sp_actor *actor, raw v, sp_error *err) {
@@ -289,42 +293,43 @@ static int64_t clock_ns(sp_actor *actor, raw v, sp_error *err) {
 
 typedef struct import {
     const char *name;
-    int n_params;     /* all i32, unless define is told otherwise */
+    int n_params;
     bool long_result; /* i64 instead of i32; then it can't fail */
     int64_t (*call)(sp_actor *actor, raw values, sp_error *err);
+    int long_param; /* which parameter is an i64, the others being i32; 0: none (no call has its first as one) */
 } import;
 
 static const import imports[] = {
-    {"page_size", 0, false, page_size},
-    {"device_is_unified", 0, false, device_is_unified},
-    {"region_open", 2, false, region_open},
-    {"region_close", 1, false, region_close},
-    {"region_sync", 4, false, region_sync},
-    {"program_load", 2, false, program_load},
-    {"program_close", 1, false, program_close},
-    {"program_bind", 5, false, program_bind},
-    {"program_run", 3, false, program_run},
-    {"program_submit", 3, false, program_submit},
-    {"model_count", 0, false, model_count},
-    {"model_info", 2, false, model_info},
-    {"model_meta", 5, false, model_meta},
-    {"model_program", 5, false, model_program},
-    {"embeddings_program", 5, false, embeddings_program},
-    {"tokenize", 6, false, tokenize},
-    {"detokenize", 6, false, detokenize},
-    {"token_is_end", 2, false, token_is_end},
-    {"chat_format", 6, false, chat_format},
-    {"chat_parse", 8, false, chat_parse},
-    {"grammar_open", 4, false, grammar_open},
-    {"grammar_close", 1, false, grammar_close},
-    {"grammar_accept", 3, false, grammar_accept},
-    {"grammar_allows", 2, false, grammar_allows},
-    {"grammar_mask", 3, false, grammar_mask},
-    {"receive", 2, false, receive},
-    {"send", 2, false, send},
-    {"last_error", 2, false, last_error},
-    {"seed", 0, true, seed},
-    {"clock", 0, true, clock_ns},
+    {"page_size", 0, false, page_size, 0},
+    {"device_is_unified", 0, false, device_is_unified, 0},
+    {"region_open", 2, false, region_open, 0},
+    {"region_close", 1, false, region_close, 0},
+    {"region_sync", 4, false, region_sync, 0},
+    {"program_load", 2, false, program_load, 0},
+    {"program_close", 1, false, program_close, 0},
+    {"program_bind", 5, false, program_bind, 0},
+    {"program_run", 3, false, program_run, 0},
+    {"program_submit", 3, false, program_submit, 0},
+    {"model_count", 0, false, model_count, 0},
+    {"model_info", 2, false, model_info, 0},
+    {"model_meta", 5, false, model_meta, 0},
+    {"model_program", 5, false, model_program, 0},
+    {"embeddings_program", 5, false, embeddings_program, 0},
+    {"tokenize", 6, false, tokenize, 0},
+    {"detokenize", 6, false, detokenize, 0},
+    {"token_is_end", 2, false, token_is_end, 0},
+    {"chat_format", 6, false, chat_format, 0},
+    {"chat_parse", 8, false, chat_parse, 0},
+    {"grammar_open", 4, false, grammar_open, 0},
+    {"grammar_close", 1, false, grammar_close, 0},
+    {"grammar_accept", 3, false, grammar_accept, 0},
+    {"grammar_allows", 2, false, grammar_allows, 0},
+    {"grammar_mask", 3, false, grammar_mask, 0},
+    {"receive", 2, false, receive, 0},
+    {"send", 2, false, send, 0},
+    {"last_error", 2, false, last_error, 0},
+    {"seed", 0, true, seed, 0},
+    {"clock", 0, true, clock_ns, 0},
 };
 
 static sp_actor *calling_actor(wasmtime_caller_t *caller) {
@@ -356,12 +361,10 @@ static wasm_trap_t *dispatch(void *env, wasmtime_caller_t *caller, wasmtime_val_
     return NULL;
 }
 
-/* long_param: the parameter that is an i64; -1: none. */
-static sp_status define(wasmtime_linker_t *linker, const char *module, const import *it, int long_param, wasmtime_func_unchecked_callback_t callback,
-                        sp_error *err) {
+static sp_status define(wasmtime_linker_t *linker, const char *module, const import *it, wasmtime_func_unchecked_callback_t callback, sp_error *err) {
     wasm_valtype_t *params[8], *results[1] = {wasm_valtype_new(it->long_result ? WASM_I64 : WASM_I32)};
     for (int p = 0; p < it->n_params; p++) {
-        params[p] = wasm_valtype_new(p == long_param ? WASM_I64 : WASM_I32);
+        params[p] = wasm_valtype_new(p > 0 && p == it->long_param ? WASM_I64 : WASM_I32);
     }
     wasm_valtype_vec_t in, out;
     wasm_valtype_vec_new(&in, (size_t)it->n_params, params);
@@ -370,19 +373,20 @@ static sp_status define(wasmtime_linker_t *linker, const char *module, const imp
     wasmtime_error_t *error = wasmtime_linker_define_func_unchecked(linker, module, strlen(module), it->name, strlen(it->name), type, callback,
                                                                     (void *)(uintptr_t)it, NULL);
     wasm_functype_delete(type);
-    if (error) {
-        wasmtime_error_delete(error);
-        return sp_fail(err, SP_ERR_NO_MEMORY, "can't define the import %s", it->name);
+    return sp_abi_take_error(error, SP_ERR_STATE, "an import can't be defined", err);
+}
+
+static sp_status define_all(wasmtime_linker_t *linker, const char *module, const import *its, size_t n, wasmtime_func_unchecked_callback_t callback,
+                            sp_error *err) {
+    sp_status status = SP_OK;
+    for (size_t i = 0; status == SP_OK && i < n; i++) {
+        status = define(linker, module, &its[i], callback, err);
     }
-    return SP_OK;
+    return status;
 }
 
 sp_status sp_imports_define(wasmtime_linker_t *linker, sp_error *err) {
-    sp_status status = SP_OK;
-    for (size_t i = 0; status == SP_OK && i < sizeof imports / sizeof imports[0]; i++) {
-        status = define(linker, "samepage", &imports[i], -1, dispatch, err);
-    }
-    return status;
+    return define_all(linker, "samepage", imports, sizeof imports / sizeof imports[0], dispatch, err);
 }
 
 /* ---- what actors have of WASI in another way than commands ---- */
@@ -422,8 +426,7 @@ static wasm_trap_t *dispatch_wasi(void *env, wasmtime_caller_t *caller, wasmtime
 }
 
 sp_status sp_imports_restrict(wasmtime_linker_t *linker, sp_error *err) {
-    static const import poll = {"poll_oneoff", 4, false, poll_oneoff}, clock = {"clock_time_get", 3, false, clock_time_get};
+    static const import own[] = {{"poll_oneoff", 4, false, poll_oneoff, 0}, {"clock_time_get", 3, false, clock_time_get, 1}};
     wasmtime_linker_allow_shadowing(linker, true);
-    sp_status status = define(linker, "wasi_snapshot_preview1", &poll, -1, dispatch_wasi, err);
-    return status ? status : define(linker, "wasi_snapshot_preview1", &clock, 1, dispatch_wasi, err);
+    return define_all(linker, "wasi_snapshot_preview1", own, sizeof own / sizeof own[0], dispatch_wasi, err);
 }

@@ -7,7 +7,10 @@
 #include "abi/module_cache.h"
 #include "abi/rewrite.h"
 
-static sp_status take_error(wasmtime_error_t *error, sp_status code, const char *what, sp_error *err) {
+sp_status sp_abi_take_error(wasmtime_error_t *error, sp_status code, const char *what, sp_error *err) {
+    if (!error) {
+        return SP_OK;
+    }
     wasm_name_t text;
     wasmtime_error_message(error, &text);
     int length = text.size > 300 ? 300 : (int)text.size;
@@ -21,12 +24,12 @@ static sp_status compile(sp_module *module, const void *bytes, size_t size, sp_e
     if (sp_module_cache_load(module)) {
         return SP_OK;
     }
-    wasmtime_error_t *error = wasmtime_module_new(module->host->engine, bytes, size, &module->module);
-    if (error) {
-        return take_error(error, SP_ERR_FORMAT, "not a module that can be run", err);
+    sp_status status = sp_abi_take_error(wasmtime_module_new(module->host->engine, bytes, size, &module->module), SP_ERR_FORMAT,
+                                         "not a module that can be run", err);
+    if (status == SP_OK) {
+        sp_module_cache_save(module);
     }
-    sp_module_cache_save(module);
-    return SP_OK;
+    return status;
 }
 
 static sp_status check_imports(const sp_module *module, sp_error *err) {
@@ -100,14 +103,6 @@ static sp_status check_exports(sp_module *module, sp_error *err) {
     return status;
 }
 
-static sp_status identify(sp_module *module, const void *bytes, size_t size, sp_error *err) {
-    if (sodium_init() < 0 || crypto_generichash(module->id, sizeof module->id, bytes, size, NULL, 0)) {
-        return sp_fail(err, SP_ERR_NO_MEMORY, "libsodium does not start");
-    }
-    sodium_bin2hex(module->id_text, sizeof module->id_text, module->id, sizeof module->id);
-    return SP_OK;
-}
-
 static sp_status rewrite_and_compile(sp_module *module, const void *bytes, size_t size, sp_error *err) {
     sp_rewritten changed;
     sp_status status = sp_wasm_rewrite(bytes, size, &changed, err);
@@ -132,13 +127,17 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
     if (size < 8 || memcmp(bytes, magic, 4) != 0) {
         return sp_fail(err, SP_ERR_FORMAT, "not a WebAssembly module: it does not begin with \\0asm");
     }
-    sp_module *module = calloc(1, sizeof *module);
+    if (size > INT32_MAX) { /* what is rewritten grows a little, and counts in 32 bits */
+        return sp_fail(err, SP_ERR_LIMIT, "a module of %zu bytes; at most 2 GiB are read", size);
+    }
+    sp_module *module = sodium_init() < 0 ? NULL : calloc(1, sizeof *module);
     if (!module) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     module->host = host;
-    sp_status status = identify(module, bytes, size, err);
-    status = status ? status : rewrite_and_compile(module, bytes, size, err);
+    crypto_generichash(module->id, sizeof module->id, bytes, size, NULL, 0);
+    sodium_bin2hex(module->id_text, sizeof module->id_text, module->id, sizeof module->id);
+    sp_status status = rewrite_and_compile(module, bytes, size, err);
     status = status ? status : sp_wasm_check_types(bytes, size, err);
     if (status == SP_OK) {
         status = check_imports(module, err);
@@ -147,9 +146,9 @@ sp_status sp_module_load(sp_host *host, const void *bytes, size_t size, sp_modul
         status = check_exports(module, err);
     }
     wasmtime_linker_t *linker = module->kind == SP_MODULE_ACTOR ? host->actor_linker : host->linker;
-    wasmtime_error_t *error = status == SP_OK ? wasmtime_linker_instantiate_pre(linker, module->module, &module->pre) : NULL;
-    if (error) {
-        status = take_error(error, SP_ERR_UNSUPPORTED, "the module imports something that this host does not have", err);
+    if (status == SP_OK) {
+        status = sp_abi_take_error(wasmtime_linker_instantiate_pre(linker, module->module, &module->pre), SP_ERR_UNSUPPORTED,
+                                   "the module imports something that this host does not have", err);
     }
     if (status != SP_OK) {
         sp_module_close(module);

@@ -1,7 +1,6 @@
 /* See module_cache.h. A file is the BLAKE2b of what follows, and what Wasmtime's serialisation gave. */
 #include "abi/module_cache.h"
 
-#include <errno.h>
 #include <fcntl.h>
 #include <sodium.h>
 #include <stdio.h>
@@ -9,6 +8,8 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+#include "memory/os.h"
 
 enum { DIGEST = 32 };
 
@@ -25,20 +26,6 @@ static char *cache_path(const sp_module *module) {
     return path;
 }
 
-static bool transfer(int fd, uint8_t *bytes, size_t size, bool out) {
-    for (size_t done = 0; done < size;) {
-        ssize_t n = out ? write(fd, bytes + done, size - done) : read(fd, bytes + done, size - done);
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            return false;
-        }
-        done += (size_t)n;
-    }
-    return true;
-}
-
 /* The whole file, malloc'ed, if it is a plain file that only the user can write and its digest is right. */
 static uint8_t *read_checked(const char *path, size_t *size) {
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
@@ -46,11 +33,10 @@ static uint8_t *read_checked(const char *path, size_t *size) {
     if (fd < 0) {
         return NULL;
     }
-    bool trusted =
-        fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_uid == geteuid() && !(info.st_mode & (S_IWGRP | S_IWOTH)) && info.st_size > DIGEST;
+    bool trusted = fstat(fd, &info) == 0 && sp_host_is_ours_alone(&info, S_IFREG) && info.st_size > DIGEST;
     *size = trusted ? (size_t)info.st_size : 0;
     uint8_t *bytes = trusted ? malloc(*size) : NULL;
-    bool whole = bytes && transfer(fd, bytes, *size, false);
+    bool whole = bytes && sp_os_read_at(fd, bytes, *size, 0) == (int64_t)*size;
     close(fd);
     uint8_t digest[DIGEST];
     if (whole) {
@@ -63,30 +49,36 @@ static uint8_t *read_checked(const char *path, size_t *size) {
     return bytes;
 }
 
+static bool succeeded(wasmtime_error_t *error) {
+    if (error) {
+        wasmtime_error_delete(error);
+    }
+    return !error;
+}
+
 bool sp_module_cache_load(sp_module *module) {
     char *path = cache_path(module);
     size_t size = 0;
     uint8_t *bytes = path ? read_checked(path, &size) : NULL;
     free(path);
-    wasmtime_error_t *error = bytes ? wasmtime_module_deserialize(module->host->engine, bytes + DIGEST, size - DIGEST, &module->module) : NULL;
-    bool loaded = bytes && !error;
-    if (error) {
-        wasmtime_error_delete(error); /* made with other settings: it will be compiled and replaced */
+    if (!bytes) {
+        return false;
     }
+    /* One that was made with other settings will be compiled and replaced. */
+    bool loaded = succeeded(wasmtime_module_deserialize(module->host->engine, bytes + DIGEST, size - DIGEST, &module->module));
     free(bytes);
     return loaded;
 }
 
 static bool write_file(int fd, uint8_t digest[DIGEST], wasm_byte_vec_t *bytes) {
-    bool ok = transfer(fd, digest, DIGEST, true) && transfer(fd, (uint8_t *)bytes->data, bytes->size, true);
+    bool ok = sp_os_write_at(fd, digest, DIGEST, 0) && sp_os_write_at(fd, bytes->data, bytes->size, DIGEST);
     return close(fd) == 0 && ok;
 }
 
 void sp_module_cache_save(const sp_module *module) {
     char *path = cache_path(module), *temporary = path ? malloc(strlen(path) + 8) : NULL;
     wasm_byte_vec_t bytes = {0};
-    wasmtime_error_t *error = temporary ? wasmtime_module_serialize(module->module, &bytes) : NULL;
-    if (temporary && !error) {
+    if (temporary && succeeded(wasmtime_module_serialize(module->module, &bytes))) {
         uint8_t digest[DIGEST];
         crypto_generichash(digest, DIGEST, (const uint8_t *)bytes.data, bytes.size, NULL, 0);
         sprintf(temporary, "%s.XXXXXX", path);
@@ -95,9 +87,6 @@ void sp_module_cache_save(const sp_module *module) {
             unlink(temporary);
         }
         wasm_byte_vec_delete(&bytes);
-    }
-    if (error) {
-        wasmtime_error_delete(error);
     }
     free(temporary);
     free(path);

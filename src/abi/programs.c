@@ -22,7 +22,7 @@ static bool find_weight(void *context, uint32_t model, const char *name, sp_weig
 /* A program that was checked becomes this handle's, with no slot bound. False, and the program is gone: no memory. */
 static bool take_program(sp_loaded *loaded, sp_program *program, sp_error *err) {
     uint32_t n = sp_program_get_header(program)->n_slots;
-    *loaded = (sp_loaded){.program = program, .users = malloc(sizeof *loaded->users), .slots = calloc(n ? n : 1, sizeof *loaded->slots)};
+    *loaded = (sp_loaded){.program = program, .users = malloc(sizeof *loaded->users), .slots = calloc(n + 1, sizeof *loaded->slots)};
     if (!loaded->slots || !loaded->users) {
         free(loaded->slots);
         free(loaded->users);
@@ -150,8 +150,8 @@ static sp_status prepare(sp_actor *actor, sp_loaded *loaded, const uint64_t *sym
     if (status != SP_OK) {
         return status;
     }
-    sp_slot_binding *bindings = calloc(spec->n_slots ? spec->n_slots : 1, sizeof *bindings);
-    sp_device_weights **weights = calloc(actor->n_models ? actor->n_models : 1, sizeof *weights);
+    sp_slot_binding *bindings = calloc(spec->n_slots + 1, sizeof *bindings);
+    sp_device_weights **weights = calloc(actor->n_models + 1, sizeof *weights);
     if (!bindings || !weights) {
         status = sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
@@ -269,9 +269,7 @@ static void mark_range(void *user, uint64_t from, uint64_t to) {
     bool many = m->region->n_ahead >= MOST_SPANS;
     from = from < start || many ? start : from;
     to = to > end || many ? end : to;
-    if (m->status == SP_OK && from < to) {
-        m->status = sp_abi_mark_ahead(m->region, (uint32_t)from, (uint32_t)to, m->err);
-    }
+    m->status = m->status ? m->status : sp_abi_mark_ahead(m->region, (uint32_t)from, (uint32_t)to, m->err);
 }
 
 /* A device with memory of its own is ahead of the guest's pages where the program may have written. Row ids lie in the guest's pages, and the run
@@ -359,9 +357,11 @@ static sp_status check_restored(const sp_actor *actor, uint32_t handle, const sp
 
 sp_status sp_abi_program_restore(sp_actor *actor, uint32_t handle, const void *bytes, uint64_t size, const sp_bound_slot *slots, uint32_t n_slots,
                                  sp_error *err) {
-    if (handle >= actor->limits.programs || size > actor->limits.program_bytes) {
-        return handle >= actor->limits.programs ? sp_limit_reached(&actor->limits, SP_LIMIT_programs, handle + 1, err)
-                                                : sp_limit_reached(&actor->limits, SP_LIMIT_program_bytes, size, err);
+    if (handle >= actor->limits.programs) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_programs, handle + 1, err);
+    }
+    if (size > actor->limits.program_bytes) {
+        return sp_limit_reached(&actor->limits, SP_LIMIT_program_bytes, size, err);
     }
     if (actor->programs[handle].program) {
         return sp_fail(err, SP_ERR_FORMAT, "program %u is there twice", handle);
@@ -390,9 +390,12 @@ sp_status sp_abi_program_share(sp_actor *actor, uint32_t handle, const sp_loaded
         return sp_limit_reached(&actor->limits, SP_LIMIT_programs, handle + 1, err);
     }
     sp_status status = check_restored(actor, handle, from->program, from->slots, n, err);
-    sp_bound_slot *slots = status ? NULL : malloc((n + 1) * sizeof *slots);
+    if (status) {
+        return status;
+    }
+    sp_bound_slot *slots = malloc((n + 1) * sizeof *slots);
     if (!slots) {
-        return status ? status : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     memcpy(slots, from->slots, n * sizeof *slots);
     atomic_fetch_add(from->users, 1);

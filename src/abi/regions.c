@@ -75,20 +75,25 @@ int64_t sp_abi_region_close(sp_actor *actor, int32_t region, sp_error *err) {
 
 /* ---- devices with memory of their own: what they have that the guest's pages don't ---- */
 
-static bool add_span(sp_region *r, uint32_t at, sp_span span) {
-    if (r->n_ahead == r->room) {
-        uint32_t room = r->room ? 2 * r->room : 8;
-        sp_span *spans = realloc(r->ahead, room * sizeof *spans);
-        if (!spans) {
-            return false;
-        }
-        r->ahead = spans;
-        r->room = room;
+/* Room for one more, which is what marking can need: a part that is taken out of a span leaves two. */
+static sp_status make_room(sp_region *r, sp_error *err) {
+    if (r->n_ahead < r->room) {
+        return SP_OK;
     }
+    uint32_t room = 2 * r->room + 8;
+    sp_span *spans = realloc(r->ahead, room * sizeof *spans);
+    if (!spans) {
+        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    }
+    r->ahead = spans;
+    r->room = room;
+    return SP_OK;
+}
+
+static void add_span(sp_region *r, uint32_t at, sp_span span) {
     memmove(r->ahead + at + 1, r->ahead + at, (r->n_ahead - at) * sizeof *r->ahead);
     r->ahead[at] = span;
     r->n_ahead++;
-    return true;
 }
 
 static void remove_span(sp_region *r, uint32_t at) {
@@ -98,6 +103,10 @@ static void remove_span(sp_region *r, uint32_t at) {
 
 sp_status sp_abi_mark_ahead(sp_region *r, uint32_t from, uint32_t to, sp_error *err) {
     uint32_t at = 0;
+    sp_status status = make_room(r, err);
+    if (status) {
+        return status;
+    }
     while (at < r->n_ahead && r->ahead[at].to < from) {
         at++;
     }
@@ -106,11 +115,14 @@ sp_status sp_abi_mark_ahead(sp_region *r, uint32_t from, uint32_t to, sp_error *
         to = r->ahead[at].to > to ? r->ahead[at].to : to;
         remove_span(r, at);
     }
-    return from == to || add_span(r, at, (sp_span){from, to}) ? SP_OK : sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    if (from < to) {
+        add_span(r, at, (sp_span){from, to});
+    }
+    return SP_OK;
 }
 
-/* Bytes [from, to) are the same on both sides now. */
-static bool mark_equal(sp_region *r, uint32_t from, uint32_t to) {
+/* Bytes [from, to) are the same on both sides now. There is room for one more span. */
+static void mark_equal(sp_region *r, uint32_t from, uint32_t to) {
     for (uint32_t i = 0; i < r->n_ahead;) {
         sp_span s = r->ahead[i];
         if (s.to <= from || s.from >= to) {
@@ -118,15 +130,14 @@ static bool mark_equal(sp_region *r, uint32_t from, uint32_t to) {
             continue;
         }
         remove_span(r, i);
-        if (s.to > to && !add_span(r, i, (sp_span){to, s.to})) {
-            return false;
+        if (s.to > to) {
+            add_span(r, i, (sp_span){to, s.to});
         }
-        if (s.from < from && !add_span(r, i, (sp_span){s.from, from})) {
-            return false;
+        if (s.from < from) {
+            add_span(r, i, (sp_span){s.from, from});
         }
         i += (s.from < from) + (s.to > to);
     }
-    return true;
 }
 
 int64_t sp_abi_region_sync(sp_actor *actor, int32_t region, uint32_t offset, uint32_t length, int32_t direction, sp_error *err) {
@@ -138,9 +149,10 @@ int64_t sp_abi_region_sync(sp_actor *actor, int32_t region, uint32_t offset, uin
         return sp_fail(err, SP_ERR_ARGUMENT, "sync goes in direction 0 or 1, not %d", direction);
     }
     sp_status status = sp_abi_region_need(actor, (uint32_t)region, err);
+    status = status ? status : make_room(r, err);
     status = status ? status : sp_device_memory_sync(r->memory, offset, length, (sp_sync_direction)direction, err);
-    if (!status && !mark_equal(r, offset, offset + length)) {
-        return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
+    if (!status) {
+        mark_equal(r, offset, offset + length);
     }
     return status;
 }
@@ -151,8 +163,10 @@ sp_status sp_abi_region_need(sp_actor *actor, uint32_t region, sp_error *err) {
         return SP_OK;
     }
     sp_status status = sp_device_memory_open(actor->device, sp_memory_base(actor->memory) + r->start, r->length, &r->memory, err);
-    if (!status && r->restored) {
-        status = sp_device_memory_sync(r->memory, 0, r->length, SP_SYNC_TO_DEVICE, err);
+    status = status ? status : sp_device_memory_sync(r->memory, 0, r->length, SP_SYNC_TO_DEVICE, err);
+    if (status) {
+        sp_device_memory_close(r->memory); /* half filled, it must not be taken for the region's */
+        r->memory = NULL;
     }
     return status;
 }
@@ -213,6 +227,6 @@ sp_status sp_abi_region_restore(sp_actor *actor, uint32_t handle, uint32_t start
     if (shared > actor->limits.shared_bytes) {
         return sp_limit_reached(&actor->limits, SP_LIMIT_shared_bytes, shared, err);
     }
-    actor->regions[handle] = (sp_region){.open = true, .restored = true, .start = start, .length = length};
+    actor->regions[handle] = (sp_region){.open = true, .start = start, .length = length};
     return SP_OK;
 }

@@ -241,7 +241,7 @@ sp_status sp_wasm_rewrite(const uint8_t *bytes, size_t size, sp_rewritten *out, 
     sp_wasm_cursor c = {bytes, bytes + size, false};
     sp_wasm_skip(&c, 8); /* magic and version */
     read_sections(s, c);
-    sp_status status = out->freezable && out->n_globals && size < UINT32_MAX / 2 ? write_module(s, bytes, size, err) : SP_OK;
+    sp_status status = out->freezable && out->n_globals ? write_module(s, bytes, size, err) : SP_OK;
     free(s);
     return status;
 }

@@ -125,16 +125,16 @@ static void test_imports(void **state) {
 
 static void test_globals(void **state) {
     (void)state;
-    static uint8_t content[5 + 5 * 4097] = {0x81, 0x20}; /* 4,097 of them */
-    for (int i = 0; i < 4097; i++) {
+    static uint8_t content[5 + 5 * 4098] = {0x82, 0x20}; /* 4,098 of them */
+    for (int i = 0; i < 4098; i++) {
         memcpy(content + 2 + 5 * i, (const uint8_t[]){0x7f, 1, 0x41, 0, 0x0b}, 5);
     }
     module m = begin();
-    section(&m, 6, content, 2 + 5 * 4097);
+    section(&m, 6, content, 2 + 5 * 4098);
     section(&m, 7, export_f, sizeof export_f);
     expect_module(&m, "more than 4096 mutable globals");
     m = begin();
-    content[1] = 0x1f; /* 3,969: all are exported */
+    content[0] = 0x81, content[1] = 0x1f; /* 3,969: all are exported */
     section(&m, 6, content, 2 + 5 * 3969);
     section(&m, 7, export_f, sizeof export_f);
     expect_module(&m, NULL);
@@ -158,6 +158,16 @@ static void test_sections(void **state) {
     content[1 + sizeof name] = 3;
     section(&m, 7, content, 3 + sizeof name);
     expect_module(&m, "a name that samepage uses");
+    m = begin(); /* what hinders first is told */
+    uint8_t twice[64] = {2};
+    memcpy(twice + 1, content + 1, 2 + sizeof name);
+    memcpy(twice + 3 + sizeof name, content + 1, 2 + sizeof name);
+    section(&m, 7, twice, 1 + 2 * (2 + sizeof name));
+    expect_module(&m, "export 0 has a name that samepage uses");
+    m = begin();
+    section(&m, 7, export_f, sizeof export_f);
+    SECTION(&m, 10, 2, 5, 0, 0xfc, 9, 0, 0x0b, 5, 0, 0xfc, 9, 0, 0x0b);
+    expect_module(&m, "function 0 drops a segment");
     m = begin();
     SECTION(&m, 7, 1, 1, 'f', 0, 0, 0);
     expect_module(&m, "exports can't be followed");
