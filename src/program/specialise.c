@@ -94,7 +94,8 @@ static uint64_t saturating_add(uint64_t a, uint64_t b) {
 
 static uint64_t saturating_mul(uint64_t a, uint64_t b) {
     uint64_t product;
-    return sp_mul_u64(a, b, &product) ? product : UINT64_MAX;
+    const bool fits = sp_mul_u64(a, b, &product);
+    return product | ((uint64_t)fits - 1);
 }
 
 static uint64_t estimate_flops(const sp_spec *spec, const sp_spec_tensor *t) {
@@ -250,7 +251,7 @@ static sp_status check_limits(const sp_spec *spec, const sp_spec_limits *limits,
 
 static bool is_temporary(const sp_spec *spec, uint32_t t) {
     const sp_spec_tensor *s = &spec->tensors[t];
-    return s->kind == SP_TENSOR_OP && s->alias == t && s->dst == SP_PROGRAM_NONE && sp_rule_get(s->op)->view == V_NONE;
+    return s->kind == SP_TENSOR_OP && s->alias == t && s->dst == SP_PROGRAM_NONE; /* a view's alias is what it is one of */
 }
 
 /* The most bytes of results that are held at once: from where one is made to where it, or a view of it, is read last; to the end, if it never is. */
@@ -259,17 +260,16 @@ static sp_status count_temporaries(const spec_build *b, uint64_t *most, sp_error
     const uint32_t n = spec->n_tensors;
     uint32_t *last = calloc(n, sizeof *last); /* the reader, + 1 */
     uint64_t *ends = calloc(n, sizeof *ends); /* bytes that are read last here */
-    uint64_t total = 0, held = 0;
+    uint64_t held = 0;
     for (uint32_t i = 0; last && ends && i < n; i++) {
         for (int s = 0; spec->tensors[i].kind == SP_TENSOR_OP && s < spec->tensors[i].n_src; s++) {
             if (spec->tensors[i].src[s] != SP_PROGRAM_NONE) {
                 last[spec->tensors[spec->tensors[i].src[s]].alias] = i + 1;
             }
         }
-        total = is_temporary(spec, i) ? saturating_add(total, b->places[i].extent) : total;
     }
-    *most = total == UINT64_MAX ? total : 0;
-    for (uint32_t i = 0; last && ends && total != UINT64_MAX && i < n; i++) {
+    *most = 0;
+    for (uint32_t i = 0; last && ends && i < n; i++) { /* sums of at most 65,536 tensors of at most 2^40 bytes */
         if (is_temporary(spec, i)) {
             held += b->places[i].extent;
             ends[last[i] ? last[i] - 1 : n - 1] += b->places[i].extent;

@@ -8,7 +8,7 @@
 /* Are the rows that set_rows writes those of a plain list of ids in the host's pages? */
 static bool has_plain_ids(const sp_spec *spec, const sp_spec_tensor *t) {
     const sp_spec_tensor *to = &spec->tensors[t->src[0]], *ids = &spec->tensors[t->src[2]];
-    return to->ne[2] == 1 && to->ne[3] == 1 && ids->kind == SP_TENSOR_MEMORY && ids->ne[1] == 1 && ids->ne[2] == 1 && ids->ne[3] == 1;
+    return ids->kind == SP_TENSOR_MEMORY && (to->ne[2] | to->ne[3] | ids->ne[1] | ids->ne[2] | ids->ne[3]) == 1;
 }
 
 /* False: it writes no window. */
@@ -68,15 +68,16 @@ void sp_spec_each_write(const sp_spec_write *w, const void *ids, sp_on_range on_
     }
     uint64_t end = w->offset + w->length;
     for (uint32_t i = 0; i < w->n_ids;) {
-        int64_t first = id_at(w, ids, i), last = first;
-        for (i++; i < w->n_ids && id_at(w, ids, i) == last + 1; i++) {
+        const int64_t first = id_at(w, ids, i);
+        uint64_t last = (uint64_t)first;
+        for (i++; i < w->n_ids && (uint64_t)id_at(w, ids, i) == last + 1; i++) {
             last++;
         }
-        if (first < 0 || (uint64_t)last > w->length / w->row_stride) {
+        if (first < 0 || last > w->length / w->row_stride) {
             on_range(user, w->offset, end); /* can't be, once the ids were checked */
             continue;
         }
-        uint64_t from = w->offset + (uint64_t)first * w->row_stride, to = w->offset + (uint64_t)last * w->row_stride + w->row_bytes;
+        uint64_t from = w->offset + (uint64_t)first * w->row_stride, to = w->offset + last * w->row_stride + w->row_bytes;
         on_range(user, from < end ? from : end, to < end ? to : end);
     }
 }

@@ -187,6 +187,12 @@ static void test_row_ids(void **state_) {
     REFUSED("may hold NaN", sp_tensor w = state(b, SP_TYPE_F32, 8, 3, 1, 1);
             sp_argsort(G, sp_graph_into(G, sp_cont(G, sp_clamp(G, f32(b, 8, 3, 1, 1), 0, 1)), w), 0));
     REFUSED("may hold NaN", sp_argsort(G, sp_cont(G, f32(b, 8, 3, 1, 1)), 0));
+    /* Some of what was sorted, copied: where ids may repeat; not by way of a window, and of nothing else. */
+    ACCEPTED(sp_get_rows(G, f32(b, 4, 8, 1, 1), sp_cont(G, sp_view_1d(G, sorted(b, 8, 1, 1), sp_dim(4), sp_dim(8)))));
+    REFUSED("must be a window of memory", choose_experts(b, sp_cont(G, sorted(b, 8, 3, 1)), 8, 3, 8));
+    REFUSED("must be a window of memory", sp_tensor w = state(b, SP_TYPE_I32, 8, 1, 1, 1);
+            sp_get_rows(G, f32(b, 4, 8, 1, 1), sp_graph_into(G, sp_cont(G, sorted(b, 8, 1, 1)), w)));
+    REFUSED("must be a window of memory", sp_get_rows(G, f32(b, 4, 8, 1, 1), sp_cont(G, ids(b, 8, 1))));
 }
 
 static void test_special_rules(void **state_) {
@@ -194,6 +200,9 @@ static void test_special_rules(void **state_) {
     REFUSED("with b, swapped must be 0", sp_tensor t = sp_swiglu_split(G, f32(b, 64, 4, 1, 1), f32(b, 64, 4, 1, 1)); *sp_graph_param(G, t, 0) = 1);
     REFUSED("at one distance", sp_swiglu(G, sp_transpose(G, f32(b, 4, 64, 1, 1))));
     REFUSED("finite and above 0", sp_rope_ext(G, f32(b, 64, 8, 5, 1), ids(b, 5, 1), SP_NONE, 64, 0, 0, 0, 1, 0, 1, 0, 0));
+    REFUSED(
+        "offset and a.ne0 must be even", sp_tensor t = sp_rope(G, f32(b, 64, 8, 5, 1), ids(b, 5, 1), 32, 0);
+        for (uint32_t i = 9; i < 13; i++) { *sp_graph_param(G, t, i) = 0; } * sp_graph_param(G, t, 13) = 1);
     ACCEPTED(sp_cast(G, typed(b, SP_TYPE_I32, 8, 4, 1, 1), SP_TYPE_F32));
     /* Copies of quantised tensors of one type: as they are, or row by row. */
     ACCEPTED(sp_cont_2d(G, typed(b, SP_TYPE_Q8_0, 64, 4, 1, 1), sp_dim(32), sp_dim(8)));
