@@ -1,6 +1,7 @@
 /*
- * Every allocation and every system call of the project's own code fails once, at each position of four runs: opening a host and loading a module;
- * opening a model and tracing it; generating; and freezing, thawing, forking, exporting. Each time the run must end with an error that says what
+ * Every allocation and every system call of the project's own code fails once, at each position of six runs: opening a host and loading a module;
+ * opening a model and tracing it; generating, on a device that shares pages and on one with memory of its own; freezing, thawing, forking, exporting;
+ * and what files of sessions do with each other. Each time the run must end with an error that says what
  * is wrong, or come to the same result without it (a cache that can't be written); then, in the same process, the same run must succeed and give the
  * same bytes, and the session's file must have every commit that was acknowledged.
  *
@@ -19,6 +20,7 @@
 
 #include "samepage.h"
 #include "samepage/llm.h"
+#include "snapshot/log.h"
 
 /* What a run came to. */
 typedef struct outcome {
@@ -39,7 +41,7 @@ static struct {
     char folder[64];
     bytes llm, counter, pocket;
     sp_host *host;
-    sp_device *device;
+    sp_device *device, *discrete;
     sp_model *model;
     sp_module *module;
 } with;
@@ -112,13 +114,14 @@ static void run_host(outcome *o) {
     if (system(file) != 0) {
         o->status = SP_ERR_IO;
     }
+    setenv("XDG_CACHE_HOME", cache, 1);
     sp_host_options options = {.cache_dir = cache};
-    for (int i = 0; i < 2; i++) { /* compiled; then from the cache */
+    for (int i = 0; i < 3; i++) { /* compiled; then from the cache; then in the folder that is taken where none is named */
         sp_host *host = NULL;
         sp_module *module = NULL;
         sp_actor *actor = NULL;
         sp_step_result result;
-        STEP(o, sp_host_open(&options, &host, &o->err));
+        STEP(o, sp_host_open(i < 2 ? &options : NULL, &host, &o->err));
         STEP(o, sp_module_load(host, with.counter.data, with.counter.size, &module, &o->err));
         sp_actor_options spawn = {.device = with.device, .seed = 7, .inherit_stdout = true};
         STEP(o, sp_actor_spawn(host, module, &spawn, &actor, &o->err));
@@ -143,15 +146,24 @@ static void run_model(outcome *o) {
     sp_model_close(model);
 }
 
-static void run_generate(outcome *o) {
+static void generate_on(outcome *o, sp_device *device) {
     sp_actor *actor = NULL;
     sp_actor_options options = options_of(o, &with.model);
+    options.device = device;
     STEP(o, sp_actor_spawn(with.host, with.module, &options, &actor, &o->err));
     if (o->status == SP_OK) {
         configure(o, actor);
         generate(o, actor, "Once upon a time");
     }
     sp_actor_close(actor);
+}
+
+static void run_generate(outcome *o) {
+    generate_on(o, with.device);
+}
+
+static void run_discrete(outcome *o) {
+    generate_on(o, with.discrete);
 }
 
 static void freeze(outcome *o, sp_actor *actor, sp_session *session) {
@@ -211,6 +223,83 @@ static void run_sessions(outcome *o) {
     sp_session_close(session);
 }
 
+static void commit(outcome *o, sp_session *session, uint64_t parent, uint8_t byte, const char *name) {
+    static uint8_t memory[100 * 4096];
+    memset(memory, 7, sizeof memory);
+    memory[5] = byte;
+    const sp_log_commit_input input = {.parent = parent,
+                                       .base = memory,
+                                       .size = sizeof memory,
+                                       .side = memory,
+                                       .side_size = 4096,
+                                       .meta = &byte,
+                                       .meta_size = 1,
+                                       .name = name,
+                                       .note = "n",
+                                       .note_size = 1};
+    STEP(o, sp_log_commit(session, &input, NULL, &o->err));
+}
+
+/* It is locked: so it must be refused. */
+static void open_locked(outcome *o, const char *path) {
+    sp_session *second = NULL;
+    if (o->status == SP_OK) {
+        const sp_status status = sp_session_open(path, false, &second, &o->err);
+        o->status = status == SP_ERR_BUSY ? SP_OK : status ? status : SP_ERR_STATE;
+    }
+    sp_session_close(second);
+}
+
+static void progress_(void *user, const char *what, double part) {
+    (void)user, (void)what, (void)part;
+}
+
+static void run_store(outcome *o) {
+    static const sp_log_identity identity = {.n_models = 1};
+    static const sp_export_options secret = {.compression = 1, .passphrase = "open sesame"}, plain = {.number = 1};
+    char path[6][100], command[300], elsewhere[120];
+    paths(path);
+    snprintf(elsewhere, sizeof elsewhere, "%s/elsewhere", with.folder);
+    snprintf(command, sizeof command, "rm -rf %s/store %s && mkdir -m 700 %s/store", with.folder, elsewhere, with.folder);
+    if (system(command) != 0) {
+        o->status = SP_ERR_IO;
+    }
+    sp_session *session = NULL, *made = NULL;
+    sp_session_info info;
+    sp_memory *memory = NULL;
+    STEP(o, sp_log_create(path[0], &identity, &session, &o->err));
+    for (uint8_t i = 0; i < 3; i++) {
+        commit(o, session, i, i, i ? "" : "first");
+        o->acknowledged += o->status == SP_OK;
+    }
+    STEP(o, sp_session_set_name(session, 2, "second", &o->err));
+    STEP(o, sp_session_set_head(session, 2, &o->err));
+    open_locked(o, path[0]);
+    STEP(o, sp_session_fork(session, 0, path[1], &o->err));   /* shares pages */
+    STEP(o, sp_session_fork(session, 1, elsewhere, &o->err)); /* copies them */
+    sp_session_close(session);
+    session = NULL;
+    STEP(o, sp_session_open(path[0], true, &session, &o->err));
+    STEP(o, sp_session_open(path[1], false, &made, &o->err));
+    commit(o, made, 1, 9, "forked");
+    if (o->status == SP_OK) {
+        sp_session_set_progress(made, progress_, NULL);
+        sp_session_get_info(made, &info);
+    }
+    STEP(o, sp_session_verify(made, &o->err));
+    STEP(o, sp_memory_create(100 * 4096, 200 * 4096, 65536, &memory, &o->err));
+    STEP(o, sp_log_map(made, 2, memory, 100 * 4096, &o->err));
+    STEP(o, sp_session_compact(made, &o->err));
+    STEP(o, sp_session_export(made, path[3], &secret, &o->err));
+    STEP(o, sp_session_import(path[3], path[4], "open sesame", progress_, NULL, &o->err));
+    STEP(o, sp_session_remove(path[4], &o->err));
+    STEP(o, sp_session_export(session, path[2], &plain, &o->err));
+    STEP(o, sp_session_import(path[2], path[4], NULL, NULL, NULL, &o->err));
+    sp_memory_destroy(memory);
+    sp_session_close(made);
+    sp_session_close(session);
+}
+
 /* After a fault: every commit that was acknowledged is there and whole, or, after a compaction, the head and what it was named. */
 static bool sessions_whole(const outcome *o, char *why, size_t capacity) {
     char path[6][100];
@@ -234,8 +323,9 @@ static const struct run {
     const char *name;
     void (*go)(outcome *o);
     bool sessions;
-} runs[] = {
-    {"host and module", run_host, false}, {"model", run_model, false}, {"generate", run_generate, false}, {"freeze, thaw, fork", run_sessions, true}};
+} runs[] = {{"host and module", run_host, false},       {"model", run_model, false},
+            {"generate", run_generate, false},          {"on discrete", run_discrete, false},
+            {"freeze, thaw, fork", run_sessions, true}, {"sessions' files", run_store, true}};
 enum { N_RUNS = sizeof runs / sizeof runs[0], N_KINDS = 3 };
 static const char *const kinds[N_KINDS] = {"once", "from then on", "in part"};
 
@@ -260,6 +350,7 @@ static bool open_all(void) {
     with.pocket = read_file("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
     sp_status status = sp_host_open(&options, &with.host, &err);
     status = status ? status : sp_device_open("cpu", 1, &with.device, &err);
+    status = status ? status : sp_device_open("discrete", 1, &with.discrete, &err);
     status = status ? status : sp_model_open_bytes(with.host, with.pocket.data, with.pocket.size, NULL, &with.model, &err);
     status = status ? status : sp_module_load(with.host, with.llm.data, with.llm.size, &with.module, &err);
     if (status != SP_OK) {
@@ -271,6 +362,7 @@ static bool open_all(void) {
 static void close_all(void) {
     sp_module_close(with.module);
     sp_model_close(with.model);
+    sp_device_close(with.discrete);
     sp_device_close(with.device);
     sp_host_close(with.host);
     free(with.llm.data);
