@@ -69,8 +69,13 @@ static inline char *pocket_path(void) {
 }
 
 static inline sp_actor_options options_of(session *s) {
-    return (sp_actor_options){
-        .device = s->device, .models = &s->model, .n_models = 1, .on_message = session_hear, .on_message_user = s, .inherit_stderr = true};
+    return (sp_actor_options){.device = s->device,
+                              .models = &s->model,
+                              .n_models = 1,
+                              .on_message = session_hear,
+                              .on_message_user = s,
+                              .inherit_stderr = true,
+                              .limits = {.run_ms = 600000}}; /* lavapipe under ThreadSanitizer */
 }
 
 /* Puts another actor into the session; the one before is closed. */
