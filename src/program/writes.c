@@ -16,7 +16,7 @@ static bool write_of(const sp_spec *spec, uint32_t index, sp_spec_write *out) {
     const sp_spec_tensor *t = &spec->tensors[index];
     bool in_place = t->op == SP_OP_SET_ROWS || t->op == SP_OP_CPY;
     uint32_t window = in_place ? t->alias : t->dst;
-    if (t->kind != SP_TENSOR_OP || window == SP_PROGRAM_NONE || spec->tensors[window].kind != SP_TENSOR_MEMORY || (!in_place && t->alias != index)) {
+    if (t->kind != SP_TENSOR_OP || window == SP_PROGRAM_NONE) { /* else it is a window of memory: the check saw to that */
         return false;
     }
     const sp_spec_tensor *root = &spec->tensors[window];

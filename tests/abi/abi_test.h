@@ -84,8 +84,8 @@ static inline const void *build_neg(sp_graph *g, uint32_t *size) {
     sp_graph_init(g);
     uint32_t in = sp_graph_slot(g, "in", SP_SLOT_READ), out = sp_graph_slot(g, "out", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
     sp_expr n = sp_symbol(g, "n", 1, 64);
-    sp_tensor x = sp_graph_memory_1d(g, "x", in, SP_TYPE_F32, n, sp_dim(0));
-    sp_graph_into(g, sp_neg(g, x), sp_graph_memory_1d(g, "y", out, SP_TYPE_F32, n, sp_dim(0)));
+    sp_tensor x = sp_graph_memory_1d(g, "x", in, SP_TYPE_F32, n, sp_dim(0)), y = sp_graph_memory_1d(g, "y", out, SP_TYPE_F32, n, sp_dim(0));
+    sp_graph_into(g, sp_neg(g, x), y);
     return sp_graph_bytes(g, size);
 }
 

@@ -49,6 +49,8 @@ static void test_ahead(void **state) {
     assert_int_equal(sp_abi_region_sync(a, 0, 200, 900, SP_SYNC_TO_DEVICE, &said), 0);
     assert_true(r->n_ahead == 20 && r->ahead[0].to == 128 && r->ahead[1].from == 1100);
     SAYS(sp_abi_region_sync(a, 0, 65536, 1, SP_SYNC_TO_DEVICE, &said), SP_ERR_RANGE, "");
+    SAYS(sp_abi_mark_ahead(r, 1200, 1300, &said), SP_OK, ""); /* within one */
+    assert_true(r->n_ahead == 20 && r->ahead[1].to == 1536);
     SAYS(sp_abi_bring_back(a, &said), SP_OK, "");
     assert_int_equal(r->n_ahead, 0);
     SAYS(sp_abi_mark_ahead(r, 65536, 65600, &said), SP_OK, ""); /* which can't be: it is an error, and no copy */
@@ -64,6 +66,12 @@ static void test_shared(void **state) {
     SAYS(sp_abi_region_share(same, 0, a, &said), SP_OK, "");
     SAYS(sp_abi_region_share(same, 0, a, &said), SP_ERR_FORMAT, "can't be");
     SAYS(sp_abi_region_need(same, 0, &said), SP_OK, "");
+    sp_actor *third = spawn("cpu");
+    SAYS(sp_abi_region_share(third, 0, other, &said), SP_OK, ""); /* which has no memory of the device's yet */
+    third->regions[0].start = 1;
+    SAYS(sp_abi_region_sync(third, 0, 0, 16, SP_SYNC_TO_DEVICE, &said), SP_ERR_ARGUMENT, "");
+    assert_null(third->regions[0].memory);
+    sp_actor_close(third);
     int64_t program = load_neg(a, 65536);
     bind_all(a, program, 0, 0, 2048, 1024);
     SAYS(sp_abi_program_share(same, 0, &a->programs[program], &said), SP_OK, "");
@@ -171,6 +179,9 @@ static void test_written(void **state) {
     }
     SAYS(sp_abi_program_run(a, 0, put_symbols(a, 4), 1, false, &said), SP_OK, "");
     assert_true(r->ahead[0].from == 4128 && r->ahead[0].to == 4128 + 4096);
+    bind_all(a, program, 0, 0, 8192, 4096);
+    SAYS(sp_abi_program_run(a, 0, put_symbols(a, 4), 1, false, &said), SP_OK, "");
+    assert_true(r->ahead[0].from == 4128 && r->ahead[0].to == 8192 + 4096);
     SAYS(sp_abi_bring_back(a, &said), SP_OK, "");
     sp_actor_close(a);
 }
@@ -190,8 +201,9 @@ static void test_overrun(void **state) {
     sp_graph_init(&g);
     uint32_t in = sp_graph_slot(&g, "in", SP_SLOT_READ), out = sp_graph_slot(&g, "out", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
     sp_tensor x = sp_graph_memory_2d(&g, "x", in, SP_TYPE_F32, sp_dim(SIDE), sp_dim(SIDE), sp_dim(0)),
-              y = sp_graph_memory_2d(&g, "y", in, SP_TYPE_F32, sp_dim(SIDE), sp_dim(SIDE), sp_dim(bytes));
-    sp_graph_into(&g, sp_mul_mat(&g, x, y), sp_graph_memory_2d(&g, "z", out, SP_TYPE_F32, sp_dim(SIDE), sp_dim(SIDE), sp_dim(0)));
+              y = sp_graph_memory_2d(&g, "y", in, SP_TYPE_F32, sp_dim(SIDE), sp_dim(SIDE), sp_dim(bytes)),
+              z = sp_graph_memory_2d(&g, "z", out, SP_TYPE_F32, sp_dim(SIDE), sp_dim(SIDE), sp_dim(0));
+    sp_graph_into(&g, sp_mul_mat(&g, x, y), z);
     const void *program = sp_graph_bytes(&g, &size);
     memcpy(sp_memory_base(a->memory) + 3 * (size_t)bytes, program, size);
     assert_int_equal(sp_abi_program_load(a, 3 * bytes, size, &said), 0);
@@ -231,13 +243,43 @@ static void test_messages(void **state) {
     sp_actor_close(a);
 }
 
+#define TOKENISES                                                                                                                                    \
+    "(module (import \"samepage\" \"tokenize\" (func $t (param i32 i32 i32 i32 i32 i32) (result i32)))"                                              \
+    "(memory (export \"memory\") 64) (func (export \"sp_step\") (result i32)"                                                                        \
+    "  (drop (call $t (i32.const 0) (i32.const 0) (i32.const 2000) (i32.const 0) (i32.const 4096) (i32.const 10)))"                                  \
+    "  i32.const 0))"
+
+/* A model that has no vocabulary. */
+static void test_no_vocabulary(void **state) {
+    (void)state;
+    char *path = in_folder("SOURCE_DIR", "models/pocket/pocket-q8_0.gguf");
+    FILE *file = fopen(path, "rb");
+    assert_non_null(file);
+    char *bytes = malloc(8 << 20);
+    size_t size = fread(bytes, 1, 8 << 20, file), at = 0;
+    fclose(file);
+    free(path);
+    while (memcmp(bytes + at, "tokenizer.ggml.model", 20) != 0) {
+        at++;
+    }
+    assert_memory_equal(bytes + at + 32, "gpt2", 4);
+    memcpy(bytes + at + 32, "none", 4);
+    sp_model *model;
+    if (sp_model_open_bytes(with.host, bytes, size, NULL, &model, &said)) {
+        fail_msg("%s", said.message);
+    }
+    free(bytes);
+    sp_actor *a = new_actor(TOKENISES, "cpu", model);
+    sp_step_result result;
+    SAYS(sp_actor_step(a, &result, &said), SP_OK, "");
+    assert_non_null(strstr(a->last_error.message, "the model has no vocabulary"));
+    sp_actor_close(a);
+    sp_model_close(model);
+}
+
 static void test_texts(void **state) {
     (void)state;
-    sp_actor *a = new_actor("(module (import \"samepage\" \"tokenize\" (func $t (param i32 i32 i32 i32 i32 i32) (result i32)))"
-                            "(memory (export \"memory\") 64) (func (export \"sp_step\") (result i32)"
-                            "  (drop (call $t (i32.const 0) (i32.const 0) (i32.const 2000) (i32.const 0) (i32.const 4096) (i32.const 10)))"
-                            "  i32.const 0))",
-                            "cpu", with.pocket);
+    sp_actor *a = new_actor(TOKENISES, "cpu", with.pocket);
     sp_step_result result;
     a->limits.text_bytes = 1000;
     SAYS(sp_actor_step(a, &result, &said), SP_OK, "");
@@ -249,14 +291,15 @@ static void test_texts(void **state) {
         fail_msg("%s", said.message);
     }
     SAYS(sp_abi_grammar_mask(a, (int32_t)grammar, 4098, 16, &said), SP_ERR_ARGUMENT, "logits lie at multiples of 4");
+    SAYS(sp_abi_grammar_allows(a, (int32_t)grammar, -1, &said), SP_ERR_RANGE, "the vocabulary has");
     sp_actor_close(a);
 }
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_regions),  cmocka_unit_test(test_ahead),     cmocka_unit_test(test_shared),  cmocka_unit_test(test_restored),
-        cmocka_unit_test(test_weights),  cmocka_unit_test(test_submitted), cmocka_unit_test(test_written), cmocka_unit_test(test_overrun),
-        cmocka_unit_test(test_messages), cmocka_unit_test(test_texts),
+        cmocka_unit_test(test_regions),  cmocka_unit_test(test_ahead),     cmocka_unit_test(test_shared),        cmocka_unit_test(test_restored),
+        cmocka_unit_test(test_weights),  cmocka_unit_test(test_submitted), cmocka_unit_test(test_written),       cmocka_unit_test(test_overrun),
+        cmocka_unit_test(test_messages), cmocka_unit_test(test_texts),     cmocka_unit_test(test_no_vocabulary),
     };
     return cmocka_run_group_tests(tests, open_all, close_all);
 }

@@ -70,7 +70,8 @@ static void test_whole(void **state_) {
     sp_set_rows(&b->g, state(b, SP_TYPE_F32, 4, 4, 1, 1), f32(b, 4, 4, 1, 1), sorted);
     sp_set_rows(&b->g, state(b, SP_TYPE_F32, 4, ROWS, 2, 1), f32(b, 4, 5, 2, 1), ids(b, 5, 1));
     sp_cpy(&b->g, f32(b, 4, 1, 1, 1), state(b, SP_TYPE_F32, 4, 1, 1, 1));
-    sp_graph_into(&b->g, sp_neg(&b->g, f32(b, 4, 1, 1, 1)), state(b, SP_TYPE_F32, 4, 1, 1, 1));
+    sp_tensor to = state(b, SP_TYPE_F32, 4, 1, 1, 1);
+    sp_graph_into(&b->g, sp_neg(&b->g, f32(b, 4, 1, 1, 1)), to);
     sp_neg(&b->g, f32(b, 4, 1, 1, 1)); /* writes no window */
     sp_spec_write *w = writes_of(b, &n);
     assert_int_equal(n, 4);

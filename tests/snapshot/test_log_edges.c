@@ -50,6 +50,11 @@ ssize_t pread(int fd, void *bytes, size_t size, off_t offset) {
     return syscall(SYS_pread64, fd, bytes, size, offset);
 }
 
+static bool of_others; /* processes belong to somebody else */
+int kill(pid_t pid, int signal) {
+    errno = EPERM;
+    return of_others ? -1 : (int)syscall(SYS_kill, pid, signal);
+}
 static const char *vanishing; /* before it is opened by this name */
 int openat(int dir, const char *name, int flags, ...) {
     if (vanishing && strcmp(name, vanishing) == 0) {
@@ -148,6 +153,7 @@ static void arguments(void **state) {
     says(sp_session_open(other, true, &log, &said), SP_ERR_NOT_FOUND, "No such file");
     says(sp_session_import(other, third, NULL, NULL, NULL, &said), SP_ERR_NOT_FOUND, "No such file");
     says(sp_session_remove(other, &said), SP_ERR_NOT_FOUND, "No such file");
+    assert_int_equal(sp_session_remove(other, NULL), SP_ERR_NOT_FOUND);
     assert_int_equal(symlink(path, other), 0);
     says(sp_session_open(other, true, &log, &said), SP_ERR_IO, "a symbolic link");
     unlink(other);
@@ -165,6 +171,7 @@ static void without_commits(void **state) {
     says(sp_log_read_blobs(log, 0, &blobs, &said), SP_ERR_NOT_FOUND, "there is no commit yet");
     says(sp_session_set_head(log, 0, &said), SP_ERR_NOT_FOUND, "there is no commit");
     says(sp_session_fork(log, 0, other, &said), SP_ERR_NOT_FOUND, "there is no commit");
+    says(sp_session_fork(log, 0, "/tmp/samepage-none", &said), SP_ERR_NOT_FOUND, "there is no commit yet"); /* in another folder */
     says(sp_session_compact(log, &said), SP_OK, "");
     says(sp_session_export(log, other, NULL, &said), SP_OK, "");
     sp_session_close(log);
@@ -441,7 +448,20 @@ static void compacted_fork(void **state) {
     sp_session_get_info(made, &after); /* what can't be read is not counted */
     assert_int_equal(after.shared_bytes, 0);
     sp_session_close(made);
+    /* The parent is removed, and another fork still uses its pages. */
+    assert_int_equal(sp_session_fork(log, 1, third, &said), SP_OK);
     sp_session_close(log);
+    assert_int_equal(unlink(other), 0);
+    assert_int_equal(sp_session_fork((log = opened(path)), 1, other, &said), SP_OK);
+    sp_session_close(log);
+    assert_int_equal(sp_session_remove(path, &said), SP_OK);
+    made = opened(other);
+    assert_int_equal(sp_session_compact(made, &said), SP_OK);
+    assert_int_equal(made->n_bases, 1);
+    assert_int_equal(unlink(third), 0);
+    assert_int_equal(sp_session_compact(made, &said), SP_OK); /* now it is the only one, and takes them over */
+    assert_int_equal(made->n_bases, 0);
+    sp_session_close(made);
 }
 
 /* A fork of a fork of a fork: each keeps pages of its own, until there are more files than a header has room for; then they are copied. */
@@ -560,6 +580,11 @@ static void strangers(void **state) {
     }
     waitpid(gone, NULL, 0);
     snprintf(name, sizeof name, "%s.new-%d", path, (int)gone);
+    write_file(name, "", 0, 0);
+    of_others = true;
+    sp_log_clear_temporaries(path);
+    of_others = false;
+    assert_int_equal(unlink(name), 0);
     assert_int_equal(mkdir(name, 0700), 0); /* named as a temporary file of a process that is gone */
     sp_log_clear_temporaries(path);
     assert_int_equal(rmdir(name), 0);
@@ -628,6 +653,8 @@ static void damaged_wraps(void **state) {
     const size_t whole[] = {65536, 65536}, hole[] = {65536, 0};
     memset(memory, 7, SIZE);
     encrypt(whole, 1, true, 65536, "");
+    says(sp_session_import(other, third, "open", NULL, NULL, &said), SP_ERR_ARGUMENT, "another passphrase");
+    encrypt(whole, 1, true, 65540, "");
     says(sp_session_import(other, third, "open", NULL, NULL, &said), SP_ERR_ARGUMENT, "another passphrase");
     encrypt(whole, 2, true, 0, "X");
     says(sp_session_import(other, third, "open", NULL, NULL, &said), SP_ERR_FORMAT, "goes on after its end");
