@@ -5,7 +5,7 @@ set -euo pipefail
 for size in 16384 65536; do
     export SAMEPAGE_PAGE_SIZE=$size
     "$BUILD_DIR/tests/test_memory" 2>&1 | grep "page size: $size" >/dev/null || { echo "a page size of $size was not taken" && exit 1; }
-    for program in test_memory test_log test_log_corrupt; do
+    for program in test_memory test_log test_log_edges test_log_corrupt; do
         "$BUILD_DIR/tests/$program" >"$BUILD_DIR/page-size.txt" 2>&1 || { cat "$BUILD_DIR/page-size.txt" && echo "$program fails with pages of $size" && exit 1; }
     done
     for device in cpu discrete; do
