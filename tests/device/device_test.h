@@ -34,6 +34,7 @@ typedef struct filled {
     bool distinct;   /* ids of a row differ */
     float low, high; /* numbers: between */
     float masked;    /* this share is minus infinity */
+    int64_t window;  /* a mask of halves: each row, one further than the row before, sees the last so many up to its own; 0: numbers */
 } filled;
 
 typedef struct graph_case {
@@ -141,6 +142,13 @@ static inline void fill_numbers(uint32_t type, void *to, int64_t ne0, int64_t ro
 
 static inline void fill_window(const filled *w, uint8_t *base) {
     int64_t n = w->ne[0] * w->ne[1] * w->ne[2] * w->ne[3];
+    for (int64_t i = 0; i < n && w->window; i++) {
+        int64_t back = i / w->ne[0] + w->ne[0] - w->ne[1] - i % w->ne[0];
+        ((uint16_t *)(void *)(base + w->offset))[i] = back < 0 || back >= w->window ? 0xfc00 : 0;
+    }
+    if (w->window) {
+        return;
+    }
     if (!w->bound) {
         fill_numbers(w->type, base + w->offset, w->ne[0], w->ne[1] * w->ne[2] * w->ne[3], w->low, w->high, w->masked);
         return;

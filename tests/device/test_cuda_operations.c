@@ -29,6 +29,35 @@ static void test_products(void **state) {
     }
 }
 
+/* Many columns, with what products by tiles take in and share: their right side, made halves once; what comes before it; a residual. */
+static void test_tiles(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_BF16, SP_TYPE_Q4_K, SP_TYPE_IQ4_XS};
+    enum { CASES = 30 };
+    for (int i = 0; i < CASES; i++) {
+        char name[64];
+        uint32_t type = types[i % 6], swapped = 0;
+        snprintf(name, sizeof name, "products by tiles, %s, case %d", sp_type_get(type)->name, i);
+        begin_case(&c, name, 4 * product_tolerance(type)); /* squares have twice the error */
+        int64_t n0 = 256 * random_int(1, i < 6 ? 9 : 3), n1 = random_int(1, 300), columns = random_int(16, i % 2 ? 300 : 70);
+        sp_graph *g = &c.g;
+        sp_tensor x = numbers(&c, SP_TYPE_F32, n0, columns, 1, 1);
+        if (i / 6 == 1) { /* more than halves hold, unless the CPU makes it halves itself */
+            x = sp_scale(g, x, type == SP_TYPE_F16 ? 1e4f : 5e6f);
+        } else if (i / 6 == 2) {
+            x = sp_graph_op2(g, SP_OP_MUL, sp_rms_norm(g, x, 1e-5f), model_weight(&c, SP_TYPE_F32, n0, 1, 1));
+        } else if (i / 6 == 3) {
+            sp_tensor both[2] = {x, numbers(&c, SP_TYPE_F32, n0, columns, 1, 1)};
+            x = sp_graph_op(g, i % 2 ? SP_OP_SWIGLU : SP_OP_GEGLU, 2, both, 1, &swapped);
+        }
+        sp_tensor y = sp_mul_mat(g, model_weight(&c, type, n0, n1, 1), x), z = sp_mul_mat(g, model_weight(&c, type, n0, n1, 1), x);
+        sp_tensor pair[2] = {y, z}, squares = sp_graph_op2(g, SP_OP_MUL, z, z);
+        result(&c, i / 6 == 4 ? sp_graph_op(g, SP_OP_SWIGLU, 2, pair, 1, &swapped) : sp_graph_op2(g, SP_OP_ADD, y, squares), SP_TYPE_F32, n1, columns,
+               1, 1);
+        compare(state, &c);
+    }
+}
+
 static void test_batched_products(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
@@ -217,18 +246,19 @@ static void test_attention(void **state) {
 /* Many tokens at once, as when a prompt is read. */
 static void test_attention_of_many(void **state) {
     graph_case c;
-    for (int i = 0; i < 12; i++) {
+    for (int i = 0; i < 18; i++) {
         char name[64];
         snprintf(name, sizeof name, "flash_attn_ext of many, case %d", i);
         begin_case(&c, name, 1e-4); /* ggml adds up halves in half precision */
         int64_t d = i % 2 ? 128 : 64, kv_heads = random_int(1, 3), heads = kv_heads * random_int(1, 5), n = random_int(16, 70),
-                positions = random_int(1, 400);
+                positions = random_int(i < 12 ? 1 : 100, 400);
         sp_tensor q = numbers(&c, SP_TYPE_F32, d, n, heads, 1), k = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1),
                   v = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1);
         sp_tensor mask = SP_NONE;
         if (i % 3) {
             mask = numbers(&c, SP_TYPE_F16, positions, n, 1, 1);
             c.windows[3].masked = i % 3 == 1 ? 0.5f : 0.99f;
+            c.windows[3].window = i < 12 ? 0 : i % 2 ? 130 : 1000; /* whole pieces of the cache are masked, or nothing of them */
         }
         result(&c, sp_flash_attn_ext(&c.g, q, k, v, mask, 1 / sqrtf((float)d), 0, 0), SP_TYPE_F32, d, heads, n, 1);
         compare(state, &c);
@@ -422,23 +452,15 @@ static void test_writes_in_order(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arithmetic),
-        cmocka_unit_test(test_unary),
-        cmocka_unit_test(test_gated),
-        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_soft_max),
-        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_moving),
-        cmocka_unit_test(test_caches),
-        cmocka_unit_test(test_products),
-        cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_batched_products),
-        cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_attention_of_many),
-        cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_recurrent),
-        cmocka_unit_test(test_rope_sections),
-        cmocka_unit_test(test_writes_in_order),
+        cmocka_unit_test(test_arithmetic),    cmocka_unit_test(test_unary),
+        cmocka_unit_test(test_gated),         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_soft_max),      cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_moving),        cmocka_unit_test(test_caches),
+        cmocka_unit_test(test_products),      cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_tiles),         cmocka_unit_test(test_batched_products),
+        cmocka_unit_test(test_attention),     cmocka_unit_test(test_attention_of_many),
+        cmocka_unit_test(test_layers),        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_rope_sections), cmocka_unit_test(test_writes_in_order),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

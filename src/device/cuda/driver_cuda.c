@@ -305,9 +305,7 @@ static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue, uint64_t st
     card *c = enter(driver);
     void *arguments[] = {&queue, &state, &c->ring};
     cu_result r = cu.cuMemsetD8Async(state, 0, sizeof(k_state), c->work);
-    r = r ? r
-          : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_LAUNCHED, 1, 1, c->ring ? K_SHARED : K_SHARED_LEAST, c->work,
-                                         arguments);
+    r = r ? r : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_LAUNCHED, 1, 1, driver->shared, c->work, arguments);
     return r ? failed(r, "can't start the kernel", err) : SP_OK;
 }
 
@@ -397,7 +395,7 @@ static sp_status load_kernels(card *c, int major, sp_error *err) {
         return sp_fail(err, SP_ERR_DEVICE, "%s does not take the kernels: %s: %.300s", c->base.name, words(r), log);
     }
     r = cu.cuModuleGetFunction(&c->kernel, c->module, "sp_cuda_resident");
-    r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, c->ring ? K_SHARED : K_SHARED_LEAST);
+    r = r ? r : cu.cuFuncSetAttribute(c->kernel, CU_DYNAMIC_SHARED, (int)c->base.shared);
     r = r ? r : cu.cuStreamCreate(&c->work, CU_STREAM_NON_BLOCKING);
     r = r ? r : cu.cuStreamCreate(&c->copies, CU_STREAM_NON_BLOCKING);
     return r ? failed(r, "can't set up the kernel", err) : SP_OK;
@@ -450,6 +448,7 @@ static sp_status start(card *c, int index, sp_error *err) {
                        c->base.name, major, minor, OLDEST_MAJOR);
     }
     c->ring = major >= 9 && shared >= K_SHARED; /* copies by the bulk came with 9.0 */
+    c->base.shared = c->ring ? K_SHARED : K_SHARED_LEAST;
     r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
     if (r) {
         c->context = NULL;

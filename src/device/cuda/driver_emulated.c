@@ -361,6 +361,7 @@ sp_status sp_cuda_emulated_open(sp_cuda_driver **out, sp_error *err) {
     }
     e->base = (sp_cuda_driver){.ops = &emulated_ops,
                                .blocks = BLOCKS,
+                               .shared = K_SHARED_LEAST,
                                .piece = PIECE,
                                .slow = 20000,
                                .name = SP_CUDA_EMULATED_NAME,

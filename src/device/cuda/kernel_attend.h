@@ -3,35 +3,21 @@
  * which come into shared memory some positions at a time, the next while those before are computed with. Scores never leave the registers: the
  * largest so far and the sum are kept by row, and what was summed is shrunk where a larger score comes (FlashAttention-2, Dao 2023).
  *
- * Queries and weights are rounded to halves, as ggml's CPU backend rounds queries; sums are floats. Fragments: the PTX ISA's m16n8k16 for f16; those
- * of results are kernel_tiles.h's.
+ * Queries and weights are rounded to halves, as ggml's CPU backend rounds queries; sums are floats.
  *
- * params: 0 scale.
+ * A mask is looked through once for all heads and layers (K_OP_MASK_MAP): positions that all of 16 tokens have masked aren't looked at, and where
+ * none is masked the mask isn't.
+ *
+ * params: 0 scale. scratch: the mask's map.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTEND_H
 #define SP_DEVICE_CUDA_KERNEL_ATTEND_H
 
+#include "device/cuda/kernel_fragments.h"
 #include "device/cuda/kernel_rows.h"
-#include "device/cuda/kernel_tiles.h"
 
 #ifdef __NVPTX__
 
-typedef struct k_half_a {
-    uint32_t w[4];
-} k_half_a;
-typedef struct k_half_b {
-    uint32_t w[2];
-} k_half_b;
-enum { K_C_ROWS = 2 }; /* rows of a result that a lane has elements of */
-
-K_INLINE uint32_t k_two_halves(float low, float high) {
-    uint32_t both;
-    __asm__("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
-    return both;
-}
-K_INLINE uint32_t k_slot_in_c(uint32_t e) {
-    return e / 2;
-}
 /* 16 rows of 16 elements, from the rows of two lanes' quads. */
 K_INLINE k_half_a k_query_piece(const k_f32 *const *rows, uint32_t at) {
     const k_f32 *one = rows[0] + at + k_lane() % 4 * 2, *two = rows[1] + at + k_lane() % 4 * 2;
@@ -44,41 +30,19 @@ K_INLINE k_half_a k_weights_piece(const k_fragment_c *low, const k_fragment_c *h
 }
 /* Keys of two times 8 positions, 16 elements. */
 K_INLINE void k_keys_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
-    uint32_t m = k_lane() / 8,
-             from = k_address_of((const k_f32 *)(const void *)(tile + (position + m / 2 * 8 + k_lane() % 8) * stride + at + m % 2 * 8));
-    __asm__ volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(b[0].w[0]), "=r"(b[0].w[1]), "=r"(b[1].w[0]), "=r"(b[1].w[1])
-                     : "r"(from)
-                     : "memory");
+    uint32_t m = k_lane() / 8, w[4];
+    k_load_matrices(k_address_of(tile + (position + m / 2 * 8 + k_lane() % 8) * stride + at + m % 2 * 8), w);
+    b[0] = (k_half_b){{w[0], w[1]}}, b[1] = (k_half_b){{w[2], w[3]}};
 }
 /* Values of 16 positions, two times 8 elements. */
 K_INLINE void k_values_piece(const k_u16 *tile, uint32_t stride, uint32_t position, uint32_t at, k_half_b *b) {
-    uint32_t m = k_lane() / 8,
-             from = k_address_of((const k_f32 *)(const void *)(tile + (position + m % 2 * 8 + k_lane() % 8) * stride + at + m / 2 * 8));
-    __asm__ volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
-                     : "=r"(b[0].w[0]), "=r"(b[0].w[1]), "=r"(b[1].w[0]), "=r"(b[1].w[1])
-                     : "r"(from)
-                     : "memory");
-}
-K_INLINE void k_multiply_halves(k_fragment_c *c, const k_half_a *a, const k_half_b *b) {
-    __asm__ volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
-                     : "+f"(c->f[0]), "+f"(c->f[1]), "+f"(c->f[2]), "+f"(c->f[3])
-                     : "r"(a->w[0]), "r"(a->w[1]), "r"(a->w[2]), "r"(a->w[3]), "r"(b->w[0]), "r"(b->w[1]));
+    uint32_t m = k_lane() / 8, w[4];
+    k_load_matrices_turned(k_address_of(tile + (position + m % 2 * 8 + k_lane() % 8) * stride + at + m / 2 * 8), w);
+    b[0] = (k_half_b){{w[0], w[1]}}, b[1] = (k_half_b){{w[2], w[3]}};
 }
 
 #else
 
-typedef struct k_half_a {
-    float x[16][16];
-} k_half_a;
-typedef struct k_half_b {
-    float x[8][16];
-} k_half_b;
-enum { K_C_ROWS = 16 };
-
-K_INLINE uint32_t k_slot_in_c(uint32_t e) {
-    return e / 8;
-}
 K_INLINE k_half_a k_query_piece(const k_f32 *const *rows, uint32_t at) {
     k_half_a a;
     for (uint32_t i = 0; i < 256; i++) {
@@ -103,13 +67,6 @@ K_INLINE void k_values_piece(const k_u16 *tile, uint32_t stride, uint32_t positi
         b[i / 128].x[i / 16 % 8][i % 16] = k_from_half(tile[(position + i % 16) * stride + at + i / 16]);
     }
 }
-K_INLINE void k_multiply_halves(k_fragment_c *c, const k_half_a *a, const k_half_b *b) {
-    for (uint32_t e = 0; e < 128; e++) {
-        for (uint32_t k = 0; k < 16; k++) {
-            c->f[e] += a->x[e / 8][k] * b->x[e % 8][k];
-        }
-    }
-}
 
 #endif
 
@@ -126,10 +83,47 @@ K_INLINE float k_row_sum(float x) {
     return x;
 }
 
+/* ---- the map of a mask: by 16 tokens (all batches' of the mask, one behind the other) and K_MAP_POSITIONS ---- */
+
+enum { K_MAP_NONE = 0, K_MAP_ALL = 1 /* none of them is masked */, K_MAP_SOME = 2 };
+
+K_FN uint32_t k_map_columns(uint32_t positions) {
+    return (positions + K_MAP_POSITIONS - 1) / K_MAP_POSITIONS;
+}
+
+/* A warp takes a field. */
+K_APART void k_do_mask_map(const k_op *op, uint32_t part) {
+    const k_tensor *m = &op->src[0];
+    uint32_t positions = (uint32_t)m->ne[0], tokens = op->params[K_MAP_TOKENS], columns = k_map_columns(positions), rows = (tokens + 15) / 16;
+    uint64_t n = (uint64_t)columns * rows * (uint32_t)m->ne[3], step = (uint64_t)op->n_parts * K_WARPS;
+    for (uint64_t i = (uint64_t)part * K_WARPS + k_warp(); i < n; i += step) {
+        uint64_t rest = i;
+        uint32_t first = k_divide(&rest, columns) * K_MAP_POSITIONS, token = k_divide(&rest, rows) * 16;
+        float masked = 0, open = 0, other = 0;
+        for (uint32_t e = k_lane(); e < 16 * K_MAP_POSITIONS; e += K_LANES) {
+            uint32_t position = first + e % K_MAP_POSITIONS, t = token + e / K_MAP_POSITIONS;
+            if (position < positions && t < tokens) {
+                uint16_t x = ((const k_u16 *)(const void *)k_row(m, t, 0, (uint32_t)rest))[position];
+                masked = x == 0xfc00u ? 1 : masked; /* -infinity */
+                open = (x & 0x7fffu) == 0 ? 1 : open;
+                other = x != 0xfc00u && (x & 0x7fffu) ? 1 : other;
+            }
+        }
+        masked = k_warp_max(masked), open = k_warp_max(open), other = k_warp_max(other);
+        if (k_lane() == 0) {
+            ((uint8_t *)(uintptr_t)op->dst.data)[i] = open + other == 0 ? K_MAP_NONE : masked + other == 0 ? K_MAP_ALL : K_MAP_SOME;
+        }
+    }
+}
+
+/* ---- attention ---- */
+
 /* What a warp computes, and what its block goes along. */
 typedef struct k_attend {
     uint32_t head, kv_head, batch, token, tokens, positions; /* token: the first of 16 */
-    bool idle, masked;                                       /* idle: the block has no work for this warp */
+    const uint8_t *map;                                      /* of its tokens; NULL: nothing is masked */
+    uint32_t from, to;                                       /* positions that some token of the block looks at */
+    bool idle;                                               /* the block has no work for this warp */
 } k_attend;
 
 enum { K_ATTEND_WIDEST = 128, K_ATTEND_MOST = 64 }; /* elements of a head; positions at once */
@@ -171,25 +165,34 @@ K_INLINE k_attend_rows k_rows_of_lane(const k_op *op, const k_attend *t) {
         uint32_t token = t->token + (K_LANES == 1 ? r : k_lane() / 4 + r * 8);
         token = token < t->tokens ? token : t->tokens - 1;
         rows.query[r] = (const k_f32 *)k_row(&op->src[0], token, t->head, t->batch);
-        rows.mask[r] = t->masked ? (const k_u16 *)(const void *)k_row(m, token, 0, t->batch % (uint32_t)m->ne[3]) : NULL;
+        rows.mask[r] = t->map ? (const k_u16 *)(const void *)k_row(m, token, 0, t->batch % (uint32_t)m->ne[3]) : NULL;
     }
     return rows;
 }
 
-/* What is added to the scores of positions [first, ...). False: all of them are masked. */
-K_INLINE bool k_mask_of(const uint32_t wide, const k_attend *t, const k_attend_rows *rows, uint32_t first, k_fragment_c *mask) {
-    float most = -k_infinity();
-    K_UNROLL_ALL
-    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j++) {
-        K_UNROLL_ALL
-        for (uint32_t e = 0; e < K_OF_C; e++) { /* without branches, so that all loads are under way at once */
-            uint32_t position = first + j * 8 + k_column_in_c(e), last = t->positions - 1;
-            float x = t->masked ? k_from_half(rows->mask[k_slot_in_c(e)][position < last ? position : last]) : 0;
-            mask[j].f[e] = position > last ? -k_infinity() : x;
-            most = k_max(most, mask[j].f[e]);
-        }
+/* What the map says of positions [first, ...). */
+K_INLINE uint32_t k_map_at(const uint32_t wide, const k_attend *t, uint32_t first) {
+    uint32_t one = !t->map ? K_MAP_ALL : t->map[first / K_MAP_POSITIONS], two = one;
+    if (K_POSITIONS(wide) > K_MAP_POSITIONS && t->map && first + K_MAP_POSITIONS < t->positions) {
+        two = t->map[first / K_MAP_POSITIONS + 1];
     }
-    return k_warp_max(most) != -k_infinity();
+    bool whole = first + K_POSITIONS(wide) <= t->positions;
+    return one == two && (whole || one == K_MAP_NONE) ? one : K_MAP_SOME;
+}
+
+/* Adds the mask to the scores of positions [first, ...). */
+K_INLINE void k_add_mask(const uint32_t wide, const k_attend *t, const k_attend_rows *rows, uint32_t first, k_fragment_c *scores) {
+    k_fragment_c mask[K_ATTEND_MOST / 8];
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) { /* without branches, so that all loads are under way at once */
+        uint32_t e = i % K_OF_C, position = first + i / K_OF_C * 8 + k_column_in_c(e), last = t->positions - 1;
+        float x = t->map ? k_from_half(rows->mask[k_slot_in_c(e)][position < last ? position : last]) : 0;
+        mask[i / K_OF_C].f[e] = position > last ? -k_infinity() : x;
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+        scores[i / K_OF_C].f[i % K_OF_C] += mask[i / K_OF_C].f[i % K_OF_C];
+    }
 }
 
 /* What a warp has so far: by row the largest score and (each lane its own part of) the sum of weights; the weighted values. */
@@ -233,9 +236,10 @@ K_INLINE void k_weigh(const uint32_t wide, k_fragment_c *scores, k_attended *a) 
 K_INLINE void k_attend_step(const uint32_t wide, const k_op *op, const k_attend *t, const k_attend_rows *rows, const k_half_a *queries,
                             uint32_t first, uint32_t stage, k_attended *a) {
     const k_u16 *keys = k_attend_stage(wide, stage), *values = keys + K_POSITIONS(wide) * (wide + 8);
-    k_fragment_c mask[K_ATTEND_MOST / 8], scores[K_ATTEND_MOST / 8] = {0};
+    k_fragment_c scores[K_ATTEND_MOST / 8] = {0};
     k_half_b b[2];
-    if (!k_mask_of(wide, t, rows, first, mask)) {
+    uint32_t map = k_map_at(wide, t, first);
+    if (map == K_MAP_NONE) {
         return;
     }
     K_UNROLL_ALL
@@ -247,10 +251,13 @@ K_INLINE void k_attend_step(const uint32_t wide, const k_op *op, const k_attend 
             k_multiply_halves(&scores[j + 1], &queries[i], &b[1]);
         }
     }
+    float scale = k_param(op, 0);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
-        k_f32 *s = &scores[i / K_OF_C].f[i % K_OF_C];
-        *s = *s * k_param(op, 0) + mask[i / K_OF_C].f[i % K_OF_C];
+        scores[i / K_OF_C].f[i % K_OF_C] *= scale;
+    }
+    if (map == K_MAP_SOME) {
+        k_add_mask(wide, t, rows, first, scores);
     }
     k_weigh(wide, scores, a);
     K_UNROLL_ALL
@@ -297,9 +304,11 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         queries[i] = k_query_piece(rows.query, i * 16);
     }
     k_block_sync();
-    k_bring_positions(wide, op, t, 0, 0);
-    for (uint32_t first = 0, stage = 0; first < t->positions; first += K_POSITIONS(wide), stage ^= 1) {
-        if (first + K_POSITIONS(wide) < t->positions) {
+    if (t->from < t->to) {
+        k_bring_positions(wide, op, t, t->from, 0);
+    }
+    for (uint32_t first = t->from, stage = 0; first < t->to; first += K_POSITIONS(wide), stage ^= 1) {
+        if (first + K_POSITIONS(wide) < t->to) {
             k_bring_positions(wide, op, t, first + K_POSITIONS(wide), stage ^ 1);
         } else {
             k_copies_end(); /* nothing, so that what came before is waited for, and nothing is under way at the end */
@@ -316,19 +325,41 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
     }
 }
 
+/* The positions that some token of [token, to) looks at, by K_ATTEND_MOST. map: of the first. */
+K_FN void k_positions_of(k_attend *t, const uint8_t *map, uint32_t rows) {
+    uint32_t columns = k_map_columns(t->positions);
+    float first = -(float)columns, last = 0; /* one behind */
+    for (uint32_t i = k_thread(); i < rows * columns; i += K_THREADS) {
+        uint32_t at = i % columns;
+        if (map[i] != K_MAP_NONE) {
+            first = k_max(first, -(float)at);
+            last = k_max(last, (float)(at + 1));
+        }
+    }
+    first = k_block_reduce(first, true), last = k_block_reduce(last, true);
+    t->from = (uint32_t)-first * K_MAP_POSITIONS / K_ATTEND_MOST * K_ATTEND_MOST;
+    t->to = (uint32_t)last * K_MAP_POSITIONS < t->positions ? (uint32_t)last * K_MAP_POSITIONS : t->positions;
+}
+
 /* Warps' work: by batch and heads of the cache, tokens by 16, heads that share keys. A block takes what shares keys. */
 K_APART void k_do_attend(const k_op *op, uint32_t part) {
     const k_tensor *q = &op->src[0], *k = &op->src[1];
-    uint32_t kv_heads = (uint32_t)k->ne[2], shared = (uint32_t)q->ne[2] / kv_heads, tokens = (uint32_t)q->ne[1];
-    uint32_t units = (tokens + 15) / 16 * shared, blocks = (units + K_WARPS - 1) / K_WARPS;
+    uint32_t kv_heads = (uint32_t)k->ne[2], shared = (uint32_t)q->ne[2] / kv_heads, tokens = (uint32_t)q->ne[1], map_rows = (tokens + 15) / 16;
+    uint32_t units = map_rows * shared, blocks = (units + K_WARPS - 1) / K_WARPS;
     uint64_t tasks = (uint64_t)blocks * kv_heads * (uint32_t)q->ne[3];
     for (uint64_t task = part; task < tasks; task += op->n_parts) {
         uint64_t rest = task;
-        uint32_t unit = k_divide(&rest, blocks) * K_WARPS + k_warp();
-        k_attend t = {.tokens = tokens, .positions = (uint32_t)k->ne[1], .idle = unit >= units, .masked = op->src[3].data};
+        uint32_t begin = k_divide(&rest, blocks) * K_WARPS, end = begin + K_WARPS < units ? begin + K_WARPS : units, unit = begin + k_warp();
+        k_attend t = {.tokens = tokens, .positions = (uint32_t)k->ne[1], .to = (uint32_t)k->ne[1], .idle = unit >= units};
         t.kv_head = k_divide(&rest, kv_heads), t.batch = (uint32_t)rest;
-        unit = t.idle ? 0 : unit;
+        unit = t.idle ? begin : unit;
         t.head = t.kv_head * shared + unit % shared, t.token = unit / shared * 16;
+        if (op->src[3].data) {
+            uint32_t columns = k_map_columns(t.positions);
+            const uint8_t *map = (const uint8_t *)(uintptr_t)op->scratch + (uint64_t)(t.batch % (uint32_t)op->src[3].ne[3]) * map_rows * columns;
+            k_positions_of(&t, map + begin / shared * columns, (end - 1) / shared + 1 - begin / shared);
+            t.map = map + unit / shared * columns;
+        }
         if (q->ne[0] == 64) {
             k_attend_along(64, op, &t);
         } else {

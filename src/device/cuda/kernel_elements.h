@@ -147,9 +147,21 @@ K_APART float k_concat(const k_op *op, k_at at) {
 }
 
 /*
- * rope: each element is made from its pair. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the
- * magnitude.
+ * rope. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the magnitude.
  */
+K_FN void k_rope_turn(const k_op *op, uint32_t pair, uint32_t token, float *sin, float *cos) {
+    const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
+    uint32_t row = (uint32_t)table[op->params[0] / 2 + pair];
+    float position = (float)k_id(&op->src[1], token + row * (uint32_t)op->src[0].ne[2], 0, 0), angle = position * table[pair];
+    if (op->src[2].data) {
+        angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
+    }
+    k_sin_cos(angle, sin, cos);
+    *sin *= k_param(op, 3);
+    *cos *= k_param(op, 3);
+}
+
+/* Each element is made from its pair. */
 K_APART float k_rope(const k_op *op, const k_at *at) {
     uint32_t n_dims = op->params[0], offset = op->params[13], i = at->i[0] - offset, pairs = n_dims / 2;
     const k_tensor *a = &op->src[0];
@@ -161,17 +173,49 @@ K_APART float k_rope(const k_op *op, const k_at *at) {
     k_at one = *at, two = *at;
     one.i[0] = offset + (neighbours ? pair * 2 : pair);
     two.i[0] = offset + (neighbours ? pair * 2 + 1 : pair + pairs);
-    const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
-    uint32_t row = (uint32_t)table[pairs + pair];
-    float position = (float)k_id(&op->src[1], at->i[2] + row * (uint32_t)a->ne[2], 0, 0), angle = position * table[pair], sin, cos;
-    if (op->src[2].data) {
-        angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
-    }
-    k_sin_cos(angle, &sin, &cos);
-    sin *= k_param(op, 3);
-    cos *= k_param(op, 3);
-    float x = k_load(a, &one), y = k_load(a, &two);
+    float sin, cos, x = k_load(a, &one), y = k_load(a, &two);
+    k_rope_turn(op, pair, at->i[2], &sin, &cos);
     return at->i[0] == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
+}
+
+enum { K_ROPE_HEADS = 8 }; /* that a thread turns by an angle it worked out */
+
+/* Rows of floats: a thread takes a pair of some heads of a token, or an element that isn't turned. */
+K_APART void k_do_rope(const k_op *op, uint32_t part) {
+    const k_tensor *a = &op->src[0], *d = &op->dst;
+    uint32_t n_dims = op->params[0], offset = op->params[13], pairs = n_dims / 2, heads = (uint32_t)a->ne[1], tokens = (uint32_t)a->ne[2];
+    uint32_t units = pairs + (uint32_t)a->ne[0] - n_dims, groups = (heads + K_ROPE_HEADS - 1) / K_ROPE_HEADS;
+    uint64_t n = (uint64_t)units * groups * tokens * (uint32_t)a->ne[3], step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        uint64_t rest = i;
+        uint32_t unit = k_divide(&rest, units), head = k_divide(&rest, groups) * K_ROPE_HEADS, token = k_divide(&rest, tokens);
+        uint32_t first = offset + (op->params[1] == 0 ? unit * 2 : unit), second = first + (op->params[1] == 0 ? 1 : pairs);
+        float sin = 0, cos = 1, x[K_ROPE_HEADS], y[K_ROPE_HEADS];
+        if (unit < pairs) {
+            k_rope_turn(op, unit, token, &sin, &cos);
+        } else {
+            first = second = unit - pairs < offset ? unit - pairs : unit - pairs + n_dims;
+        }
+        const uint8_t *from = k_row(a, head, token, (uint32_t)rest);
+        uint8_t *to = k_row(d, head, token, (uint32_t)rest);
+        uint32_t some = heads - head < K_ROPE_HEADS ? heads - head : K_ROPE_HEADS;
+        uint64_t from_stride = (uint64_t)a->nb[1], to_stride = (uint64_t)d->nb[1];
+        K_UNROLL_ALL
+        for (uint32_t h = 0; h < K_ROPE_HEADS; h++) {
+            const k_f32 *row = (const k_f32 *)(const void *)(from + (h < some ? h : 0) * from_stride);
+            x[h] = row[first], y[h] = row[second];
+        }
+        K_UNROLL_ALL
+        for (uint32_t h = 0; h < K_ROPE_HEADS; h++) {
+            k_f32 *row = (k_f32 *)(void *)(to + h * to_stride);
+            if (h < some) {
+                row[first] = x[h] * cos - y[h] * sin;
+            }
+            if (h < some && second != first) {
+                row[second] = x[h] * sin + y[h] * cos;
+            }
+        }
+    }
 }
 
 K_FN float k_get_row(const k_op *op, const k_at *at) {
@@ -358,12 +402,23 @@ K_APART void k_do_copy(const k_op *op, uint32_t part) {
  */
 K_APART void k_do_set_rows(const k_op *op, uint32_t part) {
     const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
-    uint32_t unit = k_is_quantised(to->type) ? 32 : 1;
-    uint64_t n = k_count(rows) / unit, step = (uint64_t)op->n_parts * K_THREADS;
+    uint64_t places = rows->data | to->data | (uint64_t)(rows->nb[1] | rows->nb[2] | rows->nb[3] | to->nb[1] | to->nb[2] | to->nb[3]);
+    bool wide =
+        rows->type == SP_TYPE_F32 && to->type == SP_TYPE_F16 && rows->nb[0] == 4 && to->nb[0] == 2 && rows->ne[0] % 8 == 0 && places % 16 == 0;
+    uint32_t unit = k_is_quantised(to->type) ? 32 : wide ? 8 : 1, units = (uint32_t)rows->ne[0] / unit;
+    uint64_t n = k_rows(rows) * units, step = (uint64_t)op->n_parts * K_THREADS;
     for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
-        k_at at = k_place(rows, i * unit);
+        uint64_t rest = i;
+        uint32_t i0 = k_divide(&rest, units) * unit, i1 = k_divide(&rest, (uint32_t)rows->ne[1]), i2 = k_divide(&rest, (uint32_t)rows->ne[2]);
+        const k_at at = {{i0, i1, i2, (uint32_t)rest}};
         int64_t id = k_id(ids, at.i[1], at.i[2] % (uint32_t)ids->ne[1], at.i[3] % (uint32_t)ids->ne[2]);
         uint8_t *row = (uint8_t *)(uintptr_t)(to->data + (uint64_t)(id * to->nb[1] + at.i[2] * to->nb[2] + at.i[3] * to->nb[3]));
+        if (wide) {
+            const k_floats4 *from = (const k_floats4 *)(const void *)k_address(rows, &at), low = from[0], high = from[1];
+            *(k_words4 *)(void *)(row + at.i[0] * 2ull) = (k_words4){{k_two_halves(low.f[0], low.f[1]), k_two_halves(low.f[2], low.f[3]),
+                                                                      k_two_halves(high.f[0], high.f[1]), k_two_halves(high.f[2], high.f[3])}};
+            continue;
+        }
         if (unit == 1) {
             k_put(to->type, row + at.i[0] * to->nb[0], k_load(rows, &at));
             continue;

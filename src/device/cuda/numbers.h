@@ -23,6 +23,16 @@ K_FN uint32_t k_float_bits(float f) {
 K_FN float k_half(const void *at) {
     return k_from_half(*(const k_u16 *)at);
 }
+/* The lower half's bits are the first's. */
+K_INLINE uint32_t k_two_halves(float low, float high) {
+#ifdef __NVPTX__
+    uint32_t both;
+    __asm__("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return k_to_half(low) | (uint32_t)k_to_half(high) << 16;
+#endif
+}
 K_FN float k_infinity(void) {
     return __builtin_inff();
 }

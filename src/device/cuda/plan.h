@@ -39,6 +39,9 @@ typedef struct plan_fusion {
     uint32_t product, second;     /* that end here; PLAN_NONE: none */
     uint32_t end;                 /* where it ended before */
     uint32_t residual, rope;      /* what is added; the rotation */
+    uint32_t tile_rows;           /* of all products by tiles that it is the right side of */
+    uint32_t halves, left_halves; /* the roots in which its rows are as halves, for products' right and left sides; PLAN_NONE: none yet */
+    uint32_t map, map_tokens;     /* likewise its map, as the mask of so many tokens */
 } plan_fusion;
 
 typedef struct plan {
@@ -65,11 +68,31 @@ bool sp_plan_streams(const plan *p, uint32_t t);
 /* Is this operation a gated unit, of one side or two? */
 bool sp_plan_is_gated(uint32_t op);
 
+/* Is it written once at most, before it is read? Then it may be read later. */
+bool sp_plan_is_constant(const plan *p, uint32_t t);
+
+/* Does this product go by tiles over tensor cores? May it do so together with another, whose result it gates? */
+bool sp_plan_tiles(const plan *p, uint32_t t);
+bool sp_plan_tiles_gate(const plan *p, uint32_t t);
+
 /* fuse.c: marks what a product can take in. Work linear in the program's size. */
 void sp_plan_fuse(plan *p);
 
 /* lower.c: turns every operation into entries of p->ops. */
 sp_status sp_plan_lower(plan *p, sp_error *err);
+
+/* Of an entry: a new one; what it writes (a tensor), reads, reads as a source, reads beside its sources; memory that it alone needs. */
+plan_op *sp_plan_new_op(plan *p, uint32_t kind);
+sp_status sp_plan_set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err);
+void sp_plan_reads(const plan *p, plan_op *o, uint32_t t);
+sp_status sp_plan_set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, sp_error *err);
+sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err);
+uint32_t sp_plan_new_root(plan *p, uint64_t bytes);
+/* Room for n numbers in the schedule's own memory, zeros; their address. */
+sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
+
+/* tiles.c: the product, with what is fused before it, that ends in `end` (itself, or the addition of the residual). */
+sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error *err);
 
 /* phases.c: gives every operation its phase and parts and every temporary a
  * place; sorts p->ops by phase. phases: n_phases of them, to be freed. */

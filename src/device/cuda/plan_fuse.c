@@ -1,8 +1,8 @@
 /*
  * Fusing. A product of few columns takes in what comes right before it (rms_norm and its weight, a gated unit of two), since every block reads the
- * whole right side anyway, and the residual that is added to its result. A product of one column, whose weights are streamed, ends also in the gate
- * of a second product, in a rotation by position, or in a row of a cache. What is read later than the program says must be a temporary, a weight, or
- * a window that nothing writes.
+ * whole right side anyway, and the residual that is added to its result; so does a product by tiles, whose right side is made halves in any case. A
+ * product of one column, whose weights are streamed, ends also in the gate of a second product, in a rotation by position, or in a row of a cache.
+ * What is read later than the program says must be a temporary, a weight, or a window that nothing writes.
  */
 #include "device/cuda/plan.h"
 
@@ -14,8 +14,7 @@ static bool is_op(const plan *p, uint32_t t, uint32_t op) {
     return t != SP_PROGRAM_NONE && tensor_of(p, t)->kind == SP_TENSOR_OP && tensor_of(p, t)->op == op;
 }
 
-/* Written once at most, before it is read: may be read later. */
-static bool is_constant(const plan *p, uint32_t t) {
+bool sp_plan_is_constant(const plan *p, uint32_t t) {
     const sp_spec_tensor *root = tensor_of(p, tensor_of(p, t)->alias);
     return root->kind == SP_TENSOR_WEIGHT || (root->kind == SP_TENSOR_OP && root->dst == SP_PROGRAM_NONE) ||
            (root->kind == SP_TENSOR_MEMORY && !(p->spec->slots[root->slot].flags & SP_SLOT_WRITE));
@@ -91,7 +90,8 @@ static bool is_norm(const plan *p, uint32_t t) {
     }
     const sp_spec_tensor *norm = tensor_of(p, mul->src[0]), *weight = tensor_of(p, mul->src[1]);
     bool one_row = weight->ne[0] == mul->ne[0] && elements_of(weight) == mul->ne[0] && weight->type == SP_TYPE_F32;
-    return one_row && norm->dst == SP_PROGRAM_NONE && is_constant(p, norm->src[0]) && is_constant(p, mul->src[1]) && p->uses[mul->src[0]] == 1;
+    return one_row && norm->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, norm->src[0]) && sp_plan_is_constant(p, mul->src[1]) &&
+           p->uses[mul->src[0]] == 1;
 }
 
 bool sp_plan_is_gated(uint32_t op) {
@@ -106,7 +106,7 @@ static bool is_gate(const plan *p, uint32_t t) {
 
 static bool is_gate_before(const plan *p, uint32_t t) {
     const sp_spec_tensor *glu = tensor_of(p, t);
-    return is_gate(p, t) && glu->dst == SP_PROGRAM_NONE && is_constant(p, glu->src[0]) && is_constant(p, glu->src[1]) &&
+    return is_gate(p, t) && glu->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, glu->src[0]) && sp_plan_is_constant(p, glu->src[1]) &&
            p->fusions[t].product == PLAN_NONE;
 }
 
@@ -136,7 +136,7 @@ static void take_in(plan *p, uint32_t product) {
 
 static bool may_end_later(const plan *p, uint32_t product) {
     const sp_spec_tensor *made = tensor_of(p, product);
-    return made->dst == SP_PROGRAM_NONE && is_constant(p, made->src[1]);
+    return made->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, made->src[1]);
 }
 
 /* add(product, residual), either way round. */
@@ -145,8 +145,8 @@ static bool ends_in_add(plan *p, uint32_t t, plan_fusion *f) {
     for (int s = 0; s < 2 && is_op(p, t, SP_OP_ADD); s++) {
         uint32_t product = add->src[s], residual = add->src[1 - s];
         const sp_spec_tensor *other = tensor_of(p, residual), *made = tensor_of(p, product);
-        if (is_small_product(p, product) && product != residual && same_shape(made, other) && is_contiguous_f32(other) && p->uses[product] == 1 &&
-            is_constant(p, residual) && may_end_later(p, product)) {
+        if ((is_small_product(p, product) || sp_plan_tiles(p, product)) && product != residual && same_shape(made, other) &&
+            is_contiguous_f32(other) && p->uses[product] == 1 && sp_plan_is_constant(p, residual) && may_end_later(p, product)) {
             f->product = product, f->residual = residual, f->after = K_AFTER_ADD;
             return true;
         }
@@ -157,7 +157,13 @@ static bool ends_in_add(plan *p, uint32_t t, plan_fusion *f) {
 /* The gate of two products of the same column, of the same shape and type. */
 static bool ends_in_gate(plan *p, uint32_t t, plan_fusion *f) {
     const sp_spec_tensor *glu = tensor_of(p, t);
-    if (!is_gate(p, t) || !sp_plan_streams(p, glu->src[0]) || !sp_plan_streams(p, glu->src[1]) || glu->src[0] == glu->src[1]) {
+    if (!is_gate(p, t) || glu->src[0] == glu->src[1]) {
+        return false;
+    }
+    bool streams = sp_plan_streams(p, glu->src[0]) && sp_plan_streams(p, glu->src[1]);
+    bool tiles = glu->op == SP_OP_SWIGLU && is_op(p, glu->src[0], SP_OP_MUL_MAT) && is_op(p, glu->src[1], SP_OP_MUL_MAT) &&
+                 sp_plan_tiles_gate(p, glu->src[0]) && sp_plan_tiles_gate(p, glu->src[1]);
+    if (!streams && !tiles) {
         return false;
     }
     const sp_spec_tensor *a = tensor_of(p, glu->src[0]), *b = tensor_of(p, glu->src[1]), *left = tensor_of(p, a->src[0]);
@@ -188,8 +194,8 @@ static bool joins(const plan *p, uint32_t t, plan_fusion *f) {
 static bool ends_in_rope(plan *p, uint32_t t, plan_fusion *f) {
     const sp_spec_tensor *rope = tensor_of(p, t);
     if (!is_op(p, t, SP_OP_ROPE_EXT) || rope->params[1] != 0 || rope->params[13] != 0 || rope->ne[0] % 2 || rope->ne[2] != 1 || rope->ne[3] != 1 ||
-        rope->params[0] > rope->ne[0] || !is_constant(p, rope->src[1]) ||
-        (rope->n_src > 2 && rope->src[2] != SP_PROGRAM_NONE && !is_constant(p, rope->src[2]))) {
+        rope->params[0] > rope->ne[0] || !sp_plan_is_constant(p, rope->src[1]) ||
+        (rope->n_src > 2 && rope->src[2] != SP_PROGRAM_NONE && !sp_plan_is_constant(p, rope->src[2]))) {
         return false;
     }
     uint32_t source = only_source(p, rope->src[0], t);
@@ -236,7 +242,10 @@ static void look_over(plan *p) {
                                       .rope = PLAN_NONE,
                                       .norm_weight = PLAN_NONE,
                                       .right = PLAN_NONE,
-                                      .other = PLAN_NONE};
+                                      .other = PLAN_NONE,
+                                      .halves = PLAN_NONE,
+                                      .left_halves = PLAN_NONE,
+                                      .map = PLAN_NONE};
         for (int s = 0; s < t->n_src; s++) {
             if (t->src[s] != SP_PROGRAM_NONE) {
                 p->uses[t->src[s]]++;
@@ -255,7 +264,10 @@ void sp_plan_fuse(plan *p) {
         }
     }
     for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
-        if (is_small_product(p, t)) {
+        if (sp_plan_tiles(p, t)) {
+            p->fusions[tensor_of(p, t)->src[1]].tile_rows += (uint32_t)tensor_of(p, t)->ne[0];
+        }
+        if (is_small_product(p, t) || sp_plan_tiles(p, t)) {
             take_in(p, t);
         }
     }

@@ -85,7 +85,7 @@ static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error
 
 /* ---- entries ---- */
 
-static plan_op *new_op(plan *p, uint32_t kind) {
+plan_op *sp_plan_new_op(plan *p, uint32_t kind) {
     plan_op *o = &p->ops[p->n_ops++];
     memset(o, 0, sizeof *o);
     o->op.op = kind;
@@ -95,7 +95,7 @@ static plan_op *new_op(plan *p, uint32_t kind) {
     return o;
 }
 
-static void reads(const plan *p, plan_op *o, uint32_t t) {
+void sp_plan_reads(const plan *p, plan_op *o, uint32_t t) {
     uint32_t root = tensor_of(p, t)->alias;
     if (tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE) {
         root = tensor_of(p, root)->dst;
@@ -109,7 +109,7 @@ static uint32_t written_root(const plan *p, uint32_t t) {
     return tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE ? tensor_of(p, root)->dst : root;
 }
 
-static sp_status set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
+sp_status sp_plan_set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
     sp_status status = locate(p, t, false, &o->op.dst, err);
     o->writes = written_root(p, t);
     const sp_spec_tensor *s = tensor_of(p, t);
@@ -119,11 +119,11 @@ static sp_status set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
     return status;
 }
 
-static sp_status set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, sp_error *err) {
+sp_status sp_plan_set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, sp_error *err) {
     if (t == SP_PROGRAM_NONE) {
         return SP_OK;
     }
-    reads(p, o, t);
+    sp_plan_reads(p, o, t);
     o->op.n_src = (uint32_t)at + 1;
     return locate(p, t, split, &o->op.src[at], err);
 }
@@ -137,7 +137,7 @@ static uint32_t parts_for(double n, double each) {
     return parts < 1 ? 1 : parts > 65536 ? 65536 : (uint32_t)parts;
 }
 
-static uint32_t new_root(plan *p, uint64_t bytes) {
+uint32_t sp_plan_new_root(plan *p, uint64_t bytes) {
     p->roots[p->n_roots] = (plan_root){.bytes = bytes, .written = -1, .read = -1, .born = -1, .dies = -1};
     return p->n_roots++;
 }
@@ -165,8 +165,7 @@ static int rope_row(const sp_spec_tensor *t, int pair) {
     return at < sections[0] ? 0 : at < sections[0] + sections[1] ? 1 : at < sections[0] + sections[1] + sections[2] ? 2 : 3;
 }
 
-/* Room for n numbers in the schedule's own memory, zeros; their address. */
-static sp_status new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
+sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
     enum { MOST = 1 << 26 };
     if (p->n_tables + n > p->max_tables) {
         uint64_t more = (p->n_tables + n) * 2;
@@ -188,7 +187,7 @@ static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t
     int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
     float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
     uint32_t n = (uint32_t)n_dims / 2, at = p->n_tables;
-    sp_status status = new_table(p, 2ull * n, &op->table, err);
+    sp_status status = sp_plan_new_table(p, 2ull * n, &op->table, err);
     float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
     low = fmaxf(0, low);
     high = fminf((float)n_dims - 1, high);
@@ -236,6 +235,41 @@ static bool attends_by_tiles(const k_op *op, const sp_spec_tensor *t) {
     return plain && q->ne[1] >= K_TILES_FROM && q->ne[0] <= 128 && q->nb[0] == 4 && op->dst.nb[0] == 4 && (!mask->data || mask->nb[0] == 2);
 }
 
+/* Over tensor cores, with a map of the mask, which is made before (and stands before it) unless there is one. */
+static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
+    const k_tensor *q = &o->op.src[0], *k = &o->op.src[1];
+    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]);
+    sp_status status = SP_OK;
+    o->op.op = K_OP_ATTEND;
+    o->most_parts = parts_for(ceil(ceil(q->ne[1] / 16.0) * shared * 32 / K_CARD_THREADS) * (double)k->ne[2] * q->ne[3], 1);
+    o->work = (double)q->ne[1] * q->ne[3] * q->ne[2] * k->ne[1] * q->ne[0] / 64;
+    if (!o->op.src[3].data) {
+        return SP_OK;
+    }
+    plan_fusion *f = &p->fusions[t->src[3]];
+    const k_tensor mask = o->op.src[3];
+    uint32_t map = f->map_tokens == (uint32_t)q->ne[1] ? f->map : PLAN_NONE;
+    if (map == PLAN_NONE) {
+        uint32_t rows = ((uint32_t)q->ne[1] + 15) / 16 * (uint32_t)mask.ne[3],
+                 columns = (uint32_t)(mask.ne[0] + K_MAP_POSITIONS - 1) / K_MAP_POSITIONS;
+        plan_op *attend = sp_plan_new_op(p, K_OP_ATTEND);
+        *attend = *o;
+        *o = (plan_op){.op = {.op = K_OP_MASK_MAP}, .scratch = PLAN_NONE, .most_parts = parts_for((double)rows * columns, 8)};
+        map = sp_plan_new_root(p, (uint64_t)rows * columns);
+        o->op.dst = (k_tensor){.data = PLAN_TEMPORARY | (uint64_t)map << 40, .ne = {(int32_t)columns, (int32_t)rows, 1, 1}};
+        o->op.params[K_MAP_TOKENS] = (uint32_t)attend->op.src[0].ne[1];
+        o->writes = map;
+        o->work = elements(&mask);
+        status = sp_plan_set_src(p, o, 0, t->src[3], false, err);
+        f->map = sp_plan_is_constant(p, t->src[3]) ? map : PLAN_NONE;
+        f->map_tokens = o->op.params[K_MAP_TOKENS];
+        o = attend;
+    }
+    o->op.scratch = PLAN_TEMPORARY | (uint64_t)map << 40;
+    o->reads[o->n_reads++] = map;
+    return status;
+}
+
 /* Pieces of the cache, so that all blocks have some. */
 static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
     k_op *op = &o->op;
@@ -243,10 +277,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = 1, positions = (uint32_t)k->ne[1];
     bool fast = attends_halves(op, t, shared, &heads);
     if (fast && attends_by_tiles(op, t)) {
-        op->op = K_OP_ATTEND;
-        o->most_parts = parts_for(ceil(ceil(q->ne[1] / 16.0) * shared * 32 / K_CARD_THREADS) * (double)k->ne[2] * q->ne[3], 1);
-        o->work = (double)q->ne[1] * q->ne[3] * q->ne[2] * positions * q->ne[0] / 64;
-        return SP_OK;
+        return lower_attend(p, o, t, err);
     }
     heads = fast ? heads : heads_at_once(op, shared);
     double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads, wanted = p->workspace->device->driver->blocks / tasks;
@@ -264,9 +295,9 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
         return SP_OK;
     }
     uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
-    o->scratch = new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
+    o->scratch = sp_plan_new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
     op->scratch = PLAN_TEMPORARY | (uint64_t)o->scratch << 40;
-    return new_table(p, rows / heads, &op->table, err);
+    return sp_plan_new_table(p, rows / heads, &op->table, err);
 }
 
 /* Copies of one type between contiguous tensors are of bytes; into quants, of
@@ -348,59 +379,46 @@ static void move_bits(k_op *op) {
     }
 }
 
-/* Many columns of one matrix: on tensor cores, unless the matrix has the precision of floats, which these have not. */
-static void choose_tiles(k_op *op, plan_op *o) {
-    if (op->op != SP_OP_MUL_MAT || op->src[0].type == SP_TYPE_F32 || op->before || op->after || op->dst.ne[1] < K_TILES_FROM ||
-        op->src[0].ne[0] % 32 || op->dst.nb[0] != 4) {
-        return;
-    }
-    op->op = K_OP_TILES;
-    double tiles = ceil((double)op->dst.ne[0] / K_CARD_TILE_ROWS) * ceil((double)op->dst.ne[1] / K_CARD_TILE_COLUMNS) * op->dst.ne[2] * op->dst.ne[3];
-    o->work = tiles * K_CARD_TILE_ROWS * K_CARD_TILE_COLUMNS * (double)op->src[0].ne[0] / 256;
-    o->most_parts = parts_for(tiles, 1);
-}
-
 /* The product, with what is fused before it, ending in result (itself, or the
  * addition of residual). */
 static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
     const sp_spec_tensor *t = tensor_of(p, product);
     const plan_fusion *f = &p->fusions[product];
-    plan_op *o = new_op(p, t->op);
+    plan_op *o = sp_plan_new_op(p, t->op);
     k_op *op = &o->op;
-    sp_status status = set_dst(p, o, result, err);
-    status = status == SP_OK ? set_src(p, o, 0, t->src[0], true, err) : status;
-    status = status == SP_OK ? set_src(p, o, 1, f->before ? f->right : t->src[1], false, err) : status;
+    sp_status status = sp_plan_set_dst(p, o, result, err);
+    status = status == SP_OK ? sp_plan_set_src(p, o, 0, t->src[0], true, err) : status;
+    status = status == SP_OK ? sp_plan_set_src(p, o, 1, f->before ? f->right : t->src[1], false, err) : status;
     op->before = f->before;
     if (status == SP_OK && t->op == SP_OP_MUL_MAT_ID) {
-        status = set_src(p, o, 2, t->src[2], false, err);
+        status = sp_plan_set_src(p, o, 2, t->src[2], false, err);
     }
     if (status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
         op->params[8] = f->from->params[0];
-        reads(p, o, f->norm_weight);
+        sp_plan_reads(p, o, f->norm_weight);
         status = locate(p, f->norm_weight, false, &op->extra[0], err);
     } else if (status == SP_OK && f->before == K_BEFORE_GLU) {
         op->params[9] = f->from->op;
         op->params[10] = f->from->params[1];
         op->params[11] = f->from->params[2];
-        reads(p, o, f->other);
+        sp_plan_reads(p, o, f->other);
         status = locate(p, f->other, false, &op->extra[1], err);
     }
     if (status == SP_OK && residual != PLAN_NONE) {
         op->after = K_AFTER_ADD;
-        reads(p, o, residual);
+        sp_plan_reads(p, o, residual);
         status = locate(p, residual, false, &op->extra[2], err);
     }
     size_op(o);
-    choose_tiles(op, o);
     return status;
 }
 
 /* Another tensor that an operation reads, if there is one. */
-static sp_status set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err) {
+sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err) {
     if (t == SP_PROGRAM_NONE) {
         return SP_OK;
     }
-    reads(p, o, t);
+    sp_plan_reads(p, o, t);
     return locate(p, t, false, out, err);
 }
 
@@ -409,22 +427,22 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
     k_op *op = &o->op;
     sp_status status = SP_OK;
     if (f->after & K_AFTER_ADD) {
-        status = set_extra(p, o, &op->extra[2], f->residual, err);
+        status = sp_plan_set_extra(p, o, &op->extra[2], f->residual, err);
     }
     if (f->after & K_AFTER_GLU) {
         const sp_spec_tensor *gate = tensor_of(p, end);
         op->params[K_GLU_KIND] = gate->op, op->params[K_GLU_ALPHA] = gate->params[1], op->params[K_GLU_LIMIT] = gate->params[2];
-        status = status == SP_OK ? set_src(p, o, K_SRC_LEFT2, tensor_of(p, f->second)->src[0], true, err) : status;
+        status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT2, tensor_of(p, f->second)->src[0], true, err) : status;
     }
     if (f->after & K_AFTER_ROPE) {
         const sp_spec_tensor *rope = tensor_of(p, f->rope);
         op->params[K_UNIT] = 2, op->params[K_ROPE_DIMS] = rope->params[0], op->params[K_ROPE_HEAD] = (uint32_t)rope->ne[0];
         status = status == SP_OK ? rope_table(p, op, rope, &op->params[K_ROPE_MAGNITUDE], err) : status;
-        status = status == SP_OK ? set_src(p, o, K_SRC_POSITIONS, rope->src[1], false, err) : status;
-        status = status == SP_OK && rope->n_src > 2 ? set_src(p, o, K_SRC_FACTORS, rope->src[2], false, err) : status;
+        status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_POSITIONS, rope->src[1], false, err) : status;
+        status = status == SP_OK && rope->n_src > 2 ? sp_plan_set_src(p, o, K_SRC_FACTORS, rope->src[2], false, err) : status;
     }
     if (status == SP_OK && f->after & K_AFTER_SET_ROW) {
-        status = set_src(p, o, K_SRC_IDS, tensor_of(p, end)->src[2], false, err);
+        status = sp_plan_set_src(p, o, K_SRC_IDS, tensor_of(p, end)->src[2], false, err);
     }
     return status;
 }
@@ -433,7 +451,7 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
 static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
     const sp_spec_tensor *t = tensor_of(p, product), *left = tensor_of(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
-    plan_op *o = new_op(p, K_OP_STREAM);
+    plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
     uint32_t tile_rows = 64;
     while (tile_rows * left->nb[1] > K_SLOT) {
@@ -444,12 +462,12 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     op->params[K_UNIT] = 1;
     op->before = before->before;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
-    sp_status status = set_dst(p, o, end, err);
-    status = status == SP_OK ? set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
-    status = status == SP_OK ? set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
+    sp_status status = sp_plan_set_dst(p, o, end, err);
+    status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
+    status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
     if (status == SP_OK && before->before) {
         op->params[K_EPS] = before->from->params[0];
-        status = set_extra(p, o, &op->extra[0], before->norm_weight, err);
+        status = sp_plan_set_extra(p, o, &op->extra[0], before->norm_weight, err);
     }
     status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
     o->work = (double)left->nb[1] * (double)left->ne[1] * (op->after & K_AFTER_GLU ? 2 : 1);
@@ -463,14 +481,17 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     if (sp_plan_streams(p, product)) {
         return lower_stream(p, product, index, err);
     }
+    if (sp_plan_tiles(p, product)) {
+        return sp_plan_lower_tiles(p, product, index, err);
+    }
     if (tensor_of(p, product)->op == SP_OP_MUL_MAT || tensor_of(p, product)->op == SP_OP_MUL_MAT_ID) {
         return lower_product(p, product, index, p->fusions[index].residual, err);
     }
-    plan_op *o = new_op(p, t->op);
+    plan_op *o = sp_plan_new_op(p, t->op);
     k_op *op = &o->op;
-    sp_status status = set_dst(p, o, index, err);
+    sp_status status = sp_plan_set_dst(p, o, index, err);
     for (int s = 0; status == SP_OK && s < t->n_src && s < K_MAX_SRC; s++) {
-        status = set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
+        status = sp_plan_set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
     }
     memcpy(op->params, t->params, sizeof op->params);
     if (status != SP_OK) {
@@ -479,6 +500,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     size_op(o);
     switch (t->op) {
     case SP_OP_ROPE_EXT:
+        op->op = op->src[0].type == SP_TYPE_F32 && op->src[0].nb[0] == 4 && op->dst.nb[0] == 4 ? K_OP_ROPE : op->op;
         return rope_table(p, op, t, &op->params[3], err);
     case SP_OP_FLASH_ATTN_EXT:
         return lower_attention(p, o, t, err);

@@ -43,7 +43,8 @@ typedef struct k_block {
 /* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
 typedef struct k_control {
     uint64_t schedule; /* 0: leave */
-    uint32_t stop, reserved;
+    uint32_t stop;
+    uint32_t open; /* the ring's memory is the ring's */
     uint64_t full[K_SLOTS], empty[K_SLOTS];
 } k_control;
 
@@ -53,8 +54,8 @@ typedef struct k_control {
 #define K_UNROLL_BY(n) K_PRAGMA(unroll n)
 #define K_PRAGMA(text) _Pragma(#text)
 /* Dynamic shared memory. By its name the compiler knows what it is. */
-extern __attribute__((address_space(3), aligned(128))) uint8_t k_shared_memory[];
-K_FN uint8_t *k_shared(void) {
+extern __attribute__((address_space(3), aligned(1024))) uint8_t k_shared_memory[];
+K_FN uint8_t *k_shared_start(void) {
     return (uint8_t *)k_shared_memory;
 }
 #else
@@ -62,16 +63,20 @@ K_FN uint8_t *k_shared(void) {
 #define K_UNROLL_ALL
 #define K_UNROLL_BY(n)
 extern _Thread_local uint8_t *k_shared_memory;
-K_FN uint8_t *k_shared(void) {
+K_FN uint8_t *k_shared_start(void) {
     return k_shared_memory;
 }
 #endif
 
+/* What operations work in. */
+K_FN uint8_t *k_shared(void) {
+    return k_shared_start() + K_BEFORE_WORK;
+}
 K_FN k_control *k_control_at(void) {
-    return (k_control *)(void *)(k_shared() + K_WORK + K_OPS);
+    return (k_control *)(void *)k_shared_start();
 }
 K_FN uint8_t *k_slot(uint32_t n) {
-    return k_shared() + K_BEFORE_SLOTS + n % K_SLOTS * K_SLOT;
+    return k_shared() + K_WORK + n % K_SLOTS * K_SLOT;
 }
 
 #ifdef __NVPTX__
@@ -208,12 +213,37 @@ K_FN void k_copy_async(void *to, const void *from, bool there) {
     __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(shared) : "l"(to));
     __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)shared), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
+/* Four bytes. */
+K_FN void k_copy_async_word(void *to, const void *from) {
+    uint64_t shared;
+    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(shared) : "l"(to));
+    __asm__ volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((uint32_t)shared), "l"(from) : "memory");
+}
 K_FN void k_copies_end(void) {
     __asm__ volatile("cp.async.commit_group;" ::: "memory");
 }
 /* For all but the last that ended. */
 K_FN void k_copies_wait(void) {
     __asm__ volatile("cp.async.wait_group 1;" ::: "memory");
+}
+/* For all but the last so many. */
+K_FN void k_copies_wait_but(uint32_t n) {
+    switch (n) {
+    case 0:
+        __asm__ volatile("cp.async.wait_group 0;" ::: "memory");
+        break;
+    case 1:
+        __asm__ volatile("cp.async.wait_group 1;" ::: "memory");
+        break;
+    case 2:
+        __asm__ volatile("cp.async.wait_group 2;" ::: "memory");
+        break;
+    case 3:
+        __asm__ volatile("cp.async.wait_group 3;" ::: "memory");
+        break;
+    default:
+        __asm__ volatile("cp.async.wait_group 4;" ::: "memory");
+    }
 }
 
 /* Waits until every block is here. True: the run was stopped, and every block
@@ -292,6 +322,10 @@ K_FN void k_ring_init(void) {
     }
     __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+/* What was written into the ring's memory comes before what the ring brings there. */
+K_FN void k_ring_memory_done(void) {
+    __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
 K_FN const uint8_t *k_await_tile(uint32_t n) {
     while (!k_bar_passed(&k_control_at()->full[n % K_SLOTS], k_round(n))) {
     }
@@ -368,6 +402,9 @@ K_FN float k_reciprocal_root(float x) {
 K_FN uint32_t k_count_up(uint32_t *at) {
     return __atomic_fetch_add(at, 1, __ATOMIC_ACQ_REL);
 }
+K_FN uint32_t k_load_acquire(const uint32_t *at) {
+    return __atomic_load_n(at, __ATOMIC_ACQUIRE);
+}
 K_FN float k_exchange(float x, int mask) {
     (void)mask;
     return x;
@@ -412,9 +449,15 @@ K_FN void k_copy_async(void *to, const void *from, bool there) {
     const k_words4 none = {{0, 0, 0, 0}};
     *(k_words4 *)to = there ? *(const k_words4 *)from : none;
 }
+K_FN void k_copy_async_word(void *to, const void *from) {
+    *(k_u32 *)to = *(const k_u32 *)from;
+}
 K_FN void k_copies_end(void) {
 }
 K_FN void k_copies_wait(void) {
+}
+K_FN void k_copies_wait_but(uint32_t n) {
+    (void)n;
 }
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __atomic_store_n(at, v, __ATOMIC_RELEASE);
@@ -434,6 +477,8 @@ uint32_t k_await_doorbell(k_block *b, uint32_t last);
 /* Where there is no ring, nothing goes through one. */
 #if !defined __NVPTX__ || K_SM < 90
 K_FN void k_ring_init(void) {
+}
+K_FN void k_ring_memory_done(void) {
 }
 K_FN const uint8_t *k_await_tile(uint32_t n) {
     return k_slot(n);

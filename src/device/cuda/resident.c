@@ -8,12 +8,30 @@
 #include "device/cuda/kernel_attend.h"
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_stream.h"
+#include "device/cuda/kernel_tiles.h"
+
+static __attribute__((noinline)) void run_stream_without_ring(const k_op *op, uint32_t part) {
+    k_block b = {.ring = false};
+    k_do_stream(&b, op, part);
+}
 
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
+    case K_OP_STREAM:
+        run_stream_without_ring(op, part);
+        break;
     case K_OP_TILES:
         k_do_tiles(op, part);
+        break;
+    case K_OP_HALVES:
+        k_do_halves(op, part);
+        break;
+    case K_OP_ROPE:
+        k_do_rope(op, part);
+        break;
+    case K_OP_MASK_MAP:
+        k_do_mask_map(op, part);
         break;
     case K_OP_ATTEND:
         k_do_attend(op, part);
@@ -59,11 +77,6 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     }
 }
 
-static __attribute__((noinline)) void run_stream_without_ring(const k_op *op, uint32_t part) {
-    k_block b = {.ring = false};
-    k_do_stream(&b, op, part);
-}
-
 /* The parts that no block does first: a phase has more of them than there are blocks. Their weights don't come through the ring. */
 static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_phase *phase) {
     for (uint32_t part = block + blocks; part < phase->n_parts; part += blocks) {
@@ -72,11 +85,7 @@ static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_p
         while (part >= first + op[at].n_parts) {
             first += op[at++].n_parts;
         }
-        if (op[at].op == K_OP_STREAM) {
-            run_stream_without_ring(&op[at], part - first);
-        } else {
-            run_op(&op[at], part - first);
-        }
+        run_op(&op[at], part - first);
     }
 }
 
@@ -85,7 +94,7 @@ _Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 4 == 0, "two operatio
 enum { OP_WORDS = sizeof(k_op) / 4, OP_WORDS_EACH = (OP_WORDS + K_THREADS - 1) / K_THREADS };
 
 static k_op *op_place(uint32_t phase) {
-    return (k_op *)(void *)(k_shared() + K_WORK + (phase & 1) * (K_OPS / 2));
+    return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
 }
 
 /* Each thread's share of an operation's words: read while the operation before
@@ -122,7 +131,7 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
     const k_op *ops = (const k_op *)(uintptr_t)schedule->ops;
     const k_work *works = (const k_work *)(uintptr_t)schedule->works + b->block;
     const k_work none = {K_NO_WORK, 0};
-    uint32_t n = schedule->n_phases, words[OP_WORDS_EACH];
+    uint32_t n = schedule->n_phases, ring_from = schedule->ring_from, words[OP_WORDS_EACH];
     k_work work = works[0], next = n > 1 ? works[b->blocks] : none;
     read_op(ops, work, words);
     const k_op *op = place_op(0, words);
@@ -133,7 +142,10 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
         uint32_t n_parts = phases[i].n_parts;
         k_work after = i + 2 < n ? works[(uint64_t)(i + 2) * b->blocks] : none;
         read_op(ops, next, words);
-        if (work.op != K_NO_WORK && op->op == K_OP_STREAM) {
+        if (i == ring_from && k_thread() == 0) {
+            *(volatile uint32_t *)&k_control_at()->open = 1;
+        }
+        if (work.op != K_NO_WORK && op->op == K_OP_STREAM && i >= ring_from) {
             k_do_stream(b, op, work.part);
         } else if (work.op != K_NO_WORK) {
             run_op(op, work.part);
@@ -157,6 +169,7 @@ K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule) {
     k_control *control = k_control_at();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
+        control->open = 0;
     }
     k_all_sync();
     bool stopped = run_phases(b, schedule);
@@ -270,6 +283,9 @@ static void fetch(uint32_t block, bool ring) {
             return;
         }
         if (k_lane() == 0 && ring) {
+            const volatile k_control *control = k_control_at();
+            while (s->n_streams && s->ring_from && !control->open && !control->stop) {
+            }
             n = k_fetch_schedule(s, block, n);
         }
         __nvvm_bar_warp_sync(0xffffffffu);

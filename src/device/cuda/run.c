@@ -35,7 +35,7 @@ typedef struct cuda_executable {
     uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
                        device, but for addresses that move */
     uint64_t size, works_at, streams_at, tables_at;
-    uint32_t n_phases, n_ops, n_streams;
+    uint32_t n_phases, n_ops, n_streams, ring_from;
     uint64_t at; /* on the device */
     id_copy *copies;
     id_check *checks;
@@ -155,10 +155,19 @@ static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
     return n;
 }
 
-/* A block's streams over all phases; returns how many. streams may be NULL. */
-static uint32_t streams_of(const plan *p, const k_work *works, uint32_t blocks, uint32_t block, k_stream *streams) {
+/* The phase behind the last whose tiles need the ring's memory. */
+static uint32_t ring_from(const plan *p) {
+    int32_t last = -1;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        last = p->ops[i].op.op == K_OP_TILES && p->ops[i].phase > last ? p->ops[i].phase : last;
+    }
+    return (uint32_t)(last + 1);
+}
+
+/* A block's streams over the phases from ring_from on; returns how many. streams may be NULL. */
+static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *works, uint32_t blocks, uint32_t block, k_stream *streams) {
     uint32_t n = 0;
-    for (int32_t i = 0; i < p->n_phases; i++) {
+    for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
             n += stream_of(&p->ops[work->op].op, work->part, streams ? streams + n : NULL);
@@ -179,8 +188,9 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     deal_works(p, phases, blocks, works);
+    x->ring_from = ring_from(p);
     for (uint32_t b = 0; b < blocks; b++) {
-        uint32_t n = streams_of(p, works, blocks, b, NULL);
+        uint32_t n = streams_of(p, x->ring_from, works, blocks, b, NULL);
         x->n_streams = n > x->n_streams ? n : x->n_streams;
     }
     x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
@@ -198,7 +208,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     }
     memcpy(x->bytes + x->works_at, works, n_works * sizeof *works);
     for (uint32_t b = 0; b < blocks; b++) {
-        streams_of(p, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
+        streams_of(p, x->ring_from, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
     }
     free(works);
     if (p->n_tables) {
@@ -231,7 +241,8 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
                        .streams = x->at + x->streams_at,
                        .n_phases = x->n_phases,
                        .n_ops = x->n_ops,
-                       .n_streams = x->n_streams};
+                       .n_streams = x->n_streams,
+                       .ring_from = x->ring_from};
     memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {
@@ -276,8 +287,8 @@ static sp_status grow(cuda_workspace *w, const cuda_executable *x, sp_error *err
 
 static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     uint32_t n = p->spec->n_tensors;
-    p->roots = calloc((size_t)n * 2 + 1, sizeof *p->roots);
-    p->ops = calloc((size_t)n * 2 + 1, sizeof *p->ops);
+    p->roots = calloc((size_t)n * 4 + 1, sizeof *p->roots); /* products by tiles have both sides as halves, and sums of pieces; attention a map */
+    p->ops = calloc((size_t)n * 3 + 1, sizeof *p->ops);
     p->fusions = calloc((size_t)n + 1, sizeof *p->fusions);
     p->ids = calloc((size_t)n + 1, sizeof *p->ids);
     p->uses = calloc((size_t)n + 1, sizeof *p->uses);

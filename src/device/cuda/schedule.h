@@ -7,6 +7,7 @@
 #ifndef SP_DEVICE_CUDA_SCHEDULE_H
 #define SP_DEVICE_CUDA_SCHEDULE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 enum {
@@ -19,17 +20,17 @@ enum {
     K_ATTENTION_HEADS = 16,  /* heads that share keys and are computed together at most */
 };
 
-/* Shared memory of a block: what operations work in, the operations themselves, the ring's barriers; behind them the ring, or one slot where the card
- * has no room for it or can't fill it by itself. */
+/* Shared memory of a block: the ring's barriers, the operations themselves, what they work in; behind that the ring, or, where the card has no room
+ * for it or can't fill it by itself, one slot and what tiles need. */
 enum {
-    K_WORK = 60 * 1024,
-    K_OPS = 2048,
     K_CONTROL = 1024,
-    K_BEFORE_SLOTS = K_WORK + K_OPS + K_CONTROL,
+    K_OPS = 2048,
+    K_BEFORE_WORK = K_CONTROL + K_OPS,
+    K_WORK = 60 * 1024,
     K_SLOT = 20 * 1024,
     K_SLOTS = 8,
-    K_SHARED = K_BEFORE_SLOTS + K_SLOTS * K_SLOT, /* with a ring; without, one slot: */
-    K_SHARED_LEAST = K_BEFORE_SLOTS + K_SLOT,
+    K_SHARED = K_BEFORE_WORK + K_WORK + K_SLOTS * K_SLOT, /* with a ring; without: */
+    K_SHARED_LEAST = 99 * 1024,
     K_SUMS = 4096,           /* floats of results in the working memory */
     K_UNDER_WAY = 56 * 1024, /* bytes that a block asks for at once: with more, everything else queues behind them */
 };
@@ -38,10 +39,40 @@ enum {
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND };
+enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
 
-/* Products of at least so many columns go by tiles, of this size on a card. */
-enum { K_TILES_FROM = 16, K_CARD_TILE_ROWS = 128, K_CARD_TILE_COLUMNS = 64 };
+/* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
+enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64 };
+
+/* What a tile's left side is: rows of halves, or of quants in their split layouts. */
+enum { K_BY_F16, K_BY_Q4, K_BY_Q8 };
+
+/* params of a K_OP_TILES. extra[0] and extra[1]: what its rows (0: nothing) and columns are multiplied with, after K_OP_HALVES. split: pieces of a
+ * row; scratch and table: their sums, and by tile how many are there. */
+enum { K_TILES_BY = 0, K_TILES_STAGES };
+
+/* Bytes of a stage of shared memory: both sides; of quants also what is on its way, and their scales. */
+static inline uint32_t k_tile_stage_bytes(uint32_t by) {
+    uint32_t quants = by == K_BY_F16 ? 0 : K_TILE_M * K_TILE_K / (by == K_BY_Q4 ? 2 : 1) + 1024;
+    return (K_TILE_M + K_TILE_N) * K_TILE_K * 2 + quants;
+}
+
+/*
+ * K_OP_HALVES puts rows of any type as halves where tiles bring them from; what a row lacks to a multiple of K_TILE_K is zeros. A row is multiplied
+ * with a power of two, so that its largest fits; scratch: the inverse of it, by row. Left sides stay rows. Right sides: K_TILE_K elements of all rows
+ * (padded to 32), then the next of all rows; of these lines each has its pieces of 16 bytes in another order: piece i of row r is at i ^ r % 8, so
+ * that loads out of shared memory meet no bank twice.
+ */
+enum { K_HALVES_TEAM = 0 /* warps of a row */, K_HALVES_EPS, K_HALVES_GLU, K_HALVES_ALPHA, K_HALVES_LIMIT, K_HALVES_LEFT };
+static inline uint32_t k_halves_rows(uint32_t rows) {
+    return (rows + 31) / 32 * 32;
+}
+static inline uint32_t k_halves_steps(uint32_t n) {
+    return (n + K_TILE_K - 1) / K_TILE_K;
+}
+
+/* A K_OP_MASK_MAP says of 16 tokens and so many positions what a mask does there. params: of how many tokens. */
+enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
 
 /* Positions that a lane attends to at once. */
 enum { K_AT_ONCE = 4 };
@@ -94,6 +125,11 @@ static inline uint32_t k_share(uint32_t n, uint32_t part, uint32_t parts) {
     return at >> 32 ? (uint32_t)(at / parts) : (uint32_t)at / parts;
 }
 
+/* Rows of the result that a tile of a K_OP_TILES has: a gated unit's is of two matrices. */
+static inline uint32_t k_tile_rows(const k_op *op) {
+    return op->after == K_AFTER_GLU ? K_TILE_M / 2 : K_TILE_M;
+}
+
 /* The first row of a part of a K_OP_STREAM. */
 static inline uint32_t k_stream_from(const k_op *op, uint32_t part) {
     uint32_t unit = op->params[K_UNIT];
@@ -127,7 +163,8 @@ typedef struct k_stream {
 typedef struct k_schedule {
     uint64_t phases, ops, works; /* device addresses; works: [n_phases][blocks] */
     uint64_t streams;            /* [blocks][n_streams]; an empty one ends a block's */
-    uint32_t n_phases, n_ops, n_streams, reserved;
+    uint32_t n_phases, n_ops, n_streams;
+    uint32_t ring_from; /* the phase behind the last that needs the ring's memory: what is streamed before goes without */
 } k_schedule;
 
 /* Bytes that are copied before the schedule runs, between memory of the host

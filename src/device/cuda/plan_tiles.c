@@ -1,0 +1,190 @@
+/*
+ * Products by tiles: what is made halves before them, by operations of their own that products share; and into how many pieces rows are cut so that
+ * all blocks have work.
+ */
+#include "base/error.h"
+#include "device/cuda/plan.h"
+
+enum {
+    MOST_STAGES = 4,
+    LEAST_STEPS = 4,        /* of a piece */
+    MOST_LEFT = 256u << 20, /* bytes of a left side as halves: what is larger goes another way */
+    KEPT_BY_A_LANE = 32,    /* elements of a row */
+};
+
+static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
+    return &p->spec->tensors[t];
+}
+
+static uint64_t planes_of(const sp_spec_tensor *t) {
+    return (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
+}
+
+/* Bytes of a tensor's rows as halves, without their scales. */
+static uint64_t halves_bytes(const sp_spec_tensor *t) {
+    return planes_of(t) * k_halves_steps((uint32_t)t->ne[0]) * k_halves_rows((uint32_t)t->ne[1]) * K_TILE_K * 2;
+}
+
+/* Weights that tiles read as they are. */
+static bool is_read_directly(const sp_spec_tensor *t) {
+    bool quants = (t->type == SP_TYPE_Q4_0 || t->type == SP_TYPE_Q8_0) && t->ne[0] % 256 == 0;
+    return t->kind == SP_TENSOR_WEIGHT && (t->type == SP_TYPE_F16 || quants);
+}
+
+/* Matrices of floats have a precision that halves have not. */
+bool sp_plan_tiles(const plan *p, uint32_t t) {
+    const sp_spec_tensor *o = tensor_of(p, t);
+    if (o->kind != SP_TENSOR_OP || o->op != SP_OP_MUL_MAT || o->ne[1] < K_TILES_FROM || o->nb[0] != sizeof(float)) {
+        return false;
+    }
+    const sp_spec_tensor *left = tensor_of(p, o->src[0]);
+    return left->type != SP_TYPE_F32 && (is_read_directly(left) || halves_bytes(left) <= MOST_LEFT);
+}
+
+bool sp_plan_tiles_gate(const plan *p, uint32_t t) {
+    const sp_spec_tensor *left = tensor_of(p, tensor_of(p, t)->src[0]);
+    return sp_plan_tiles(p, t) && is_read_directly(left) && left->ne[0] % 8 == 0;
+}
+
+/* ---- halves ---- */
+
+static void take_before(plan *p, plan_op *o, const plan_fusion *f, sp_status *status, sp_error *err) {
+    k_op *op = &o->op;
+    op->before = f->before;
+    if (*status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
+        op->params[K_HALVES_EPS] = f->from->params[0];
+        *status = sp_plan_set_extra(p, o, &op->extra[0], f->norm_weight, err);
+    } else if (*status == SP_OK && f->before == K_BEFORE_GLU) {
+        op->params[K_HALVES_GLU] = f->from->op, op->params[K_HALVES_ALPHA] = f->from->params[1], op->params[K_HALVES_LIMIT] = f->from->params[2];
+        *status = sp_plan_set_extra(p, o, &op->extra[1], f->other, err);
+    }
+}
+
+/* The rows of t as halves, made by an operation of its own unless there are some already. f: the product that has them at its right, with what it
+ * takes in before; NULL: they are at the left. beside: a tensor that must be there too, so that what depends on nothing is not made long before it is
+ * needed. */
+static sp_status make_halves(plan *p, uint32_t t, const plan_fusion *f, uint32_t beside, uint32_t *root, sp_error *err) {
+    const sp_spec_tensor *s = tensor_of(p, t);
+    uint32_t *made = f ? &p->fusions[t].halves : &p->fusions[t].left_halves;
+    if (*made != PLAN_NONE) {
+        *root = *made;
+        return SP_OK;
+    }
+    plan_op *o = sp_plan_new_op(p, K_OP_HALVES);
+    uint64_t bytes = halves_bytes(s), rows = planes_of(s) * k_halves_rows((uint32_t)s->ne[1]);
+    o->op.params[K_HALVES_LEFT] = !f;
+    uint32_t team = 1;
+    while (team < 8 && team * 32 * KEPT_BY_A_LANE < s->ne[0]) {
+        team *= 2;
+    }
+    *root = sp_plan_new_root(p, bytes + rows * sizeof(float));
+    o->writes = *root;
+    o->op.dst = (k_tensor){.data = PLAN_TEMPORARY | (uint64_t)*root << 40};
+    o->op.scratch = o->op.dst.data + bytes;
+    o->op.params[K_HALVES_TEAM] = team;
+    sp_status status = sp_plan_set_src(p, o, 0, f && f->before ? f->right : t, !f, err);
+    if (f) {
+        take_before(p, o, f, &status, err);
+    }
+    if (beside != PLAN_NONE) {
+        sp_plan_reads(p, o, beside);
+    }
+    for (int i = 0; i < 4; i++) {
+        o->op.dst.ne[i] = (int32_t)s->ne[i];
+    }
+    o->work = (double)rows * (double)s->ne[0] * (s->type == SP_TYPE_F32 ? 8 : 64);
+    o->most_parts = rows < 65536 ? (uint32_t)rows : 65536;
+    *made = sp_plan_is_constant(p, t) ? *root : PLAN_NONE;
+    return status;
+}
+
+/* ---- the shape of the work ---- */
+
+/* What tiles read a left side as; false: it must be made halves first. */
+static bool is_readable(const k_tensor *a, uint32_t *by) {
+    uint64_t places = a->data | (uint64_t)(a->nb[1] | a->nb[2] | a->nb[3]);
+    *by = a->type == K_TYPE_Q4_0_SPLIT ? K_BY_Q4 : a->type == K_TYPE_Q8_0_SPLIT ? K_BY_Q8 : K_BY_F16;
+    return *by != K_BY_F16 || (a->type == SP_TYPE_F16 && places % 16 == 0 && a->ne[0] % 8 == 0);
+}
+
+/* How many blocks share a tile. rows: of all products that share the right side, since they run together. In cycles, about: a step, a tile beside its
+ * steps, putting together what several blocks found. */
+static uint32_t choose_split(uint32_t blocks, uint64_t tiles, uint32_t steps) {
+    enum { STEP = 800, TILE = 2500, PIECE = 2500 };
+    uint64_t least = UINT64_MAX;
+    uint32_t best = 1;
+    for (uint32_t split = 1; split <= 8 && (split == 1 || steps / split >= LEAST_STEPS); split *= 2) {
+        uint64_t waves = (tiles * split + blocks - 1) / blocks;
+        uint64_t cost = waves * ((steps + split - 1) / split * STEP + TILE + (split > 1 ? PIECE * (1 + split / 2) : 0));
+        best = cost < least ? split : best;
+        least = cost < least ? cost : least;
+    }
+    return best;
+}
+
+static uint64_t tiles_of(uint64_t rows, uint32_t each, const sp_spec_tensor *t) {
+    return (rows + each - 1) / each * (((uint64_t)t->ne[1] + K_TILE_N - 1) / K_TILE_N) * planes_of(t);
+}
+
+static sp_status set_shape(plan *p, plan_op *o, const sp_spec_tensor *t, uint64_t rows, sp_error *err) {
+    const sp_cuda_driver *driver = p->workspace->device->driver;
+    k_op *op = &o->op;
+    uint64_t tiles = tiles_of((uint64_t)t->ne[0], k_tile_rows(op), t);
+    uint32_t steps = k_halves_steps((uint32_t)op->src[0].ne[0]), by = op->params[K_TILES_BY];
+    uint32_t stages = (driver->shared - K_BEFORE_WORK - 1024) / k_tile_stage_bytes(by);
+    op->params[K_TILES_STAGES] = stages < MOST_STAGES ? stages : MOST_STAGES;
+    op->split = choose_split(driver->blocks, tiles_of(rows, K_TILE_M, t), steps);
+    o->most_parts = tiles * op->split < 65536 ? (uint32_t)(tiles * op->split) : 65536;
+    o->work = (double)tiles * K_TILE_N * K_TILE_M * steps * K_TILE_K / 256;
+    if (op->split == 1) {
+        return SP_OK;
+    }
+    o->scratch = sp_plan_new_root(p, tiles * op->split * K_TILE_N * K_TILE_M * sizeof(float));
+    op->scratch = PLAN_TEMPORARY | (uint64_t)o->scratch << 40;
+    return sp_plan_new_table(p, tiles * 2, &op->table, err);
+}
+
+/* ---- the product ---- */
+
+/* Of what was made halves: a side as tiles read it; *scales: their inverse scales. */
+static k_tensor read_halves(plan_op *o, uint32_t root, const sp_spec_tensor *s, k_tensor *scales) {
+    k_tensor t = {.data = PLAN_TEMPORARY | (uint64_t)root << 40, .type = SP_TYPE_F16};
+    *scales = (k_tensor){.data = t.data + halves_bytes(s)};
+    for (int i = 0; i < 4; i++) {
+        t.ne[i] = (int32_t)s->ne[i];
+    }
+    t.nb[0] = 2;
+    t.nb[1] = (int64_t)k_halves_steps((uint32_t)s->ne[0]) * K_TILE_K * 2;
+    t.nb[2] = t.nb[1] * k_halves_rows((uint32_t)s->ne[1]);
+    t.nb[3] = t.nb[2] * s->ne[2];
+    o->reads[o->n_reads++] = root;
+    return t;
+}
+
+sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error *err) {
+    const sp_spec_tensor *t = tensor_of(p, product);
+    const plan_fusion *f = &p->fusions[product];
+    plan_op o = {.op = {.op = K_OP_TILES}, .scratch = PLAN_NONE};
+    uint32_t left = PLAN_NONE, right = PLAN_NONE, source = f->before ? f->right : t->src[1];
+    sp_status status = sp_plan_set_dst(p, &o, end, err);
+    status = status == SP_OK ? sp_plan_set_src(p, &o, 0, t->src[0], true, err) : status;
+    status = status == SP_OK ? make_halves(p, t->src[1], f, PLAN_NONE, &right, err) : status;
+    if (status == SP_OK && !is_readable(&o.op.src[0], &o.op.params[K_TILES_BY])) {
+        status = make_halves(p, t->src[0], NULL, source, &left, err);
+        o.op.src[0] = read_halves(&o, left, tensor_of(p, t->src[0]), &o.op.extra[0]);
+    }
+    if (status == SP_OK && p->fusions[end].after == K_AFTER_ADD) {
+        o.op.after = K_AFTER_ADD;
+        status = sp_plan_set_extra(p, &o, &o.op.extra[2], p->fusions[end].residual, err);
+    } else if (status == SP_OK && p->fusions[end].after == K_AFTER_GLU) {
+        o.op.after = K_AFTER_GLU;
+        status = sp_plan_set_src(p, &o, 2, tensor_of(p, p->fusions[end].second)->src[0], true, err);
+    }
+    if (status == SP_OK) {
+        o.op.src[1] = read_halves(&o, right, tensor_of(p, t->src[1]), &o.op.extra[1]);
+        o.op.n_src = 2;
+        status = set_shape(p, &o, t, p->fusions[t->src[1]].tile_rows, err);
+    }
+    *sp_plan_new_op(p, K_OP_TILES) = o;
+    return status;
+}
