@@ -7,7 +7,7 @@
 #   make fuzz          each fuzzing target for FUZZ_SECONDS (60), with sanitizers; the figures at the end
 #   make hostile       hostile guests, and what their neighbours notice; HOSTILE_SECONDS=N a measurement
 #   make faults        every allocation and system call of ours fails once, at each position; FAULTS_JOBS=N processes (one a core)
-#   make coverage      lines and branches that the unit tests take, of the code that reads untrusted bytes; COVERAGE_TESTS: which tests
+#   make coverage      lines and branches that the unit tests take, of the code that reads untrusted bytes (20 minutes); COVERAGE_TESTS: which tests
 #   make kill          kill a chat KILLS (10000) times at random moments, KILL_JOBS (2) at once, and look whether every acknowledged turn is there
 #   make check-darwin  compile the project's own C for Apple silicon
 #   make format tidy   format the sources; run clang-tidy over them

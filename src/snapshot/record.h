@@ -164,7 +164,7 @@ sp_status sp_log_check_untouched(const sp_log *log, sp_error *err);
 /* A log under the name path at once, with bases, whose files the new log opens for itself. The folder is not synced. */
 sp_status sp_log_create_on(const char *path, const sp_log_identity *identity, const sp_log_base *bases, uint32_t n_bases, sp_log **out,
                            sp_error *err);
-/* Closes, and removes the file at path. */
+/* Closes, and removes the file at path; NULL does nothing. */
 void sp_log_discard(sp_log *log);
 sp_status sp_log_sync_folder(const char *path, sp_error *err);
 /* Checks a header's bytes. SP_ERR_FORMAT, SP_ERR_UNSUPPORTED. */

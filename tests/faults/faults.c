@@ -225,7 +225,9 @@ static void run_sessions(outcome *o) {
 
 static void commit(outcome *o, sp_session *session, uint64_t parent, uint8_t byte, const char *name) {
     static uint8_t memory[100 * 4096];
-    memset(memory, 7, sizeof memory);
+    for (uint32_t i = 0, x = 1; i < sizeof memory; i++, x = x * 1664525 + 1013904223) { /* what does not compress */
+        memory[i] = (uint8_t)(x >> 24);
+    }
     memory[5] = byte;
     const sp_log_commit_input input = {.parent = parent,
                                        .base = memory,

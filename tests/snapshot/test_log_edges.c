@@ -17,6 +17,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -43,13 +44,26 @@ int flock(int fd, int operation) {
     }
     return (int)syscall(SYS_flock, fd, operation);
 }
+static int fail_read; /* the nth from now on; 0: none */
 ssize_t pread(int fd, void *bytes, size_t size, off_t offset) {
+    if (fail_read && --fail_read == 0) {
+        errno = EIO;
+        return -1;
+    }
     if (before_pread) {
         before_pread(fd, offset);
     }
     return syscall(SYS_pread64, fd, bytes, size, offset);
 }
 
+static bool no_mappings; /* of files */
+void *mmap(void *at, size_t size, int protection, int flags, int fd, off_t offset) {
+    if (no_mappings && fd >= 0) {
+        errno = ENOMEM;
+        return MAP_FAILED;
+    }
+    return (void *)syscall(SYS_mmap, at, size, protection, flags, fd, offset);
+}
 static bool of_others; /* processes belong to somebody else */
 int kill(pid_t pid, int signal) {
     errno = EPERM;
@@ -294,6 +308,31 @@ static void changed_by_others(void **state) {
     assert_int_equal(truncate(path, (off_t)log->commits[0].offset + SP_LOG_PAGE), 0);
     says(sp_log_map(log, 1, m, 0, &said), SP_ERR_FORMAT, "shorter than it was");
     sp_log_remap(log, 2, m); /* of a record that can't be read: nothing changes */
+    sp_memory_destroy(m);
+    sp_session_close(log);
+}
+
+/* Each read of a thaw fails, once where files can be mapped and once where the process has no mapping left. */
+static void failing_reads(void **state) {
+    (void)state;
+    sp_session *log = fresh(path, 2);
+    memory[SIZE - 1] = 1; /* the long run between begins and ends within a larger page */
+    assert_int_equal(commit(log, 2, NULL), SP_OK);
+    sp_memory *m = NULL;
+    for (int i = 0; i < 2; i++) {
+        sp_status status = SP_ERR_IO;
+        for (int nth = 1; status; nth++) {
+            sp_memory_destroy(m);
+            assert_int_equal(sp_memory_create(SIZE, SIZE, 65536, &m, &said), SP_OK);
+            no_mappings = i, fail_read = nth;
+            status = sp_log_map(log, 3, m, 0, &said);
+            no_mappings = false, fail_read = 0;
+            assert_true(!status || (said.message[0] && nth < 100));
+        }
+        assert_memory_equal(sp_memory_base(m), memory, SIZE);
+    }
+    sp_log_remap(log, 3, m); /* pages smaller than the host's stay as they are */
+    assert_memory_equal(sp_memory_base(m), memory, SIZE);
     sp_memory_destroy(m);
     sp_session_close(log);
 }
@@ -704,9 +743,9 @@ static int after_each(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        TEST(arguments),         TEST(without_commits), TEST(anchors),   TEST(heads),         TEST(sizes),         TEST(many_runs),
-        TEST(changed_by_others), TEST(lost_pages),      TEST(locked),    TEST(failing_calls), TEST(without_links), TEST(compacted_fork),
-        TEST(long_chain),        TEST(bad_bases),       TEST(strangers), TEST(wrapped),       TEST(damaged_wraps),
+        TEST(arguments),         TEST(without_commits), TEST(anchors),       TEST(heads),     TEST(sizes),         TEST(many_runs),
+        TEST(changed_by_others), TEST(lost_pages),      TEST(failing_reads), TEST(locked),    TEST(failing_calls), TEST(without_links),
+        TEST(compacted_fork),    TEST(long_chain),      TEST(bad_bases),     TEST(strangers), TEST(wrapped),       TEST(damaged_wraps),
     };
     return cmocka_run_group_tests(tests, start, end);
 }
