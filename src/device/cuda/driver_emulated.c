@@ -53,8 +53,9 @@ uint64_t k_now_ns(void) {
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-bool k_grid_barrier(k_block *b, bool stop) {
+bool k_grid_barrier(k_block *b, uint32_t stop) {
     emulated *e = b->host;
+    b->barriers++;
     pthread_mutex_lock(&e->lock);
     e->stopping |= stop;
     uint32_t generation = e->generation;

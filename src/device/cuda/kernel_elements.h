@@ -149,16 +149,15 @@ K_APART float k_concat(const k_op *op, k_at at) {
 /*
  * rope. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the magnitude.
  */
-K_FN void k_rope_turn(const k_op *op, uint32_t pair, uint32_t token, float *sin, float *cos) {
+K_FN k_turn k_rope_turn(const k_op *op, uint32_t pair, uint32_t token) {
     const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
     uint32_t row = (uint32_t)table[op->params[0] / 2 + pair];
     float position = (float)k_id(&op->src[1], token + row * (uint32_t)op->src[0].ne[2], 0, 0), angle = position * table[pair];
     if (op->src[2].data) {
         angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
     }
-    k_sin_cos(angle, sin, cos);
-    *sin *= k_param(op, 3);
-    *cos *= k_param(op, 3);
+    const k_turn turn = k_sin_cos(angle);
+    return (k_turn){turn.sin * k_param(op, 3), turn.cos * k_param(op, 3)};
 }
 
 /* Each element is made from its pair. */
@@ -173,8 +172,8 @@ K_APART float k_rope(const k_op *op, const k_at *at) {
     k_at one = *at, two = *at;
     one.i[0] = offset + (neighbours ? pair * 2 : pair);
     two.i[0] = offset + (neighbours ? pair * 2 + 1 : pair + pairs);
-    float sin, cos, x = k_load(a, &one), y = k_load(a, &two);
-    k_rope_turn(op, pair, at->i[2], &sin, &cos);
+    const k_turn turn = k_rope_turn(op, pair, at->i[2]);
+    float x = k_load(a, &one), y = k_load(a, &two), sin = turn.sin, cos = turn.cos;
     return at->i[0] == one.i[0] ? x * cos - y * sin : x * sin + y * cos;
 }
 
@@ -190,9 +189,10 @@ K_APART void k_do_rope(const k_op *op, uint32_t part) {
         uint64_t rest = i;
         uint32_t unit = k_divide(&rest, units), head = k_divide(&rest, groups) * K_ROPE_HEADS, token = k_divide(&rest, tokens);
         uint32_t first = offset + (op->params[1] == 0 ? unit * 2 : unit), second = first + (op->params[1] == 0 ? 1 : pairs);
-        float sin = 0, cos = 1, x[K_ROPE_HEADS], y[K_ROPE_HEADS];
+        k_turn turn = {0, 1};
+        float x[K_ROPE_HEADS], y[K_ROPE_HEADS];
         if (unit < pairs) {
-            k_rope_turn(op, unit, token, &sin, &cos);
+            turn = k_rope_turn(op, unit, token);
         } else {
             first = second = unit - pairs < offset ? unit - pairs : unit - pairs + n_dims;
         }
@@ -209,10 +209,10 @@ K_APART void k_do_rope(const k_op *op, uint32_t part) {
         for (uint32_t h = 0; h < K_ROPE_HEADS; h++) {
             k_f32 *row = (k_f32 *)(void *)(to + h * to_stride);
             if (h < some) {
-                row[first] = x[h] * cos - y[h] * sin;
+                row[first] = x[h] * turn.cos - y[h] * turn.sin;
             }
             if (h < some && second != first) {
-                row[second] = x[h] * sin + y[h] * cos;
+                row[second] = x[h] * turn.sin + y[h] * turn.cos;
             }
         }
     }

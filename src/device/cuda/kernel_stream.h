@@ -17,188 +17,258 @@ typedef struct k_column {
     k_f32 *x;           /* for halves: floats */
     uint8_t *bytes;     /* for quants: blocks of 32 signed bytes */
     k_f32 *scale, *sum; /* by block; sum: scale times the bytes' sum */
+    k_f32 *squares;     /* by warp: its part of the sum of squares */
 } k_column;
 
-K_INLINE float k_stream_scale(const k_op *op, const k_f32 *from, uint32_t n) {
-    float sum = 0;
-    if (op->before != K_BEFORE_RMS_NORM) {
-        return 1;
-    }
-    for (uint32_t i = k_thread() * 4; i < n; i += K_THREADS * 4) {
-        k_floats4 v = *(const k_floats4 *)(from + i);
-        sum += v.f[0] * v.f[0] + v.f[1] * v.f[1] + v.f[2] * v.f[2] + v.f[3] * v.f[3];
-    }
-    sum = k_block_reduce(sum, false);
-    return k_reciprocal_root(sum / (float)n + k_param(op, K_EPS));
-}
+/* Four neighbouring elements of each of K_GROUP lanes make a block of 32 bytes; on the host, all of them. */
+enum { K_EACH = 32 / K_GROUP, K_ONCE = 4 /* pieces of a column that a thread has under way */ };
 
-/* K_EACH neighbouring elements, normed. */
-enum { K_EACH = 32 / K_GROUP };
-K_INLINE void k_stream_load(const k_f32 *from, const k_f32 *weight, float scale, uint32_t at, float *x) {
-    K_UNROLL
-    for (uint32_t w = 0; w < K_EACH / 4; w++) {
-        k_floats4 v = *(const k_floats4 *)(from + at + w * 4);
-        k_floats4 by = weight ? *(const k_floats4 *)(weight + at + w * 4) : (k_floats4){{1, 1, 1, 1}};
-        K_UNROLL
-        for (uint32_t j = 0; j < 4; j++) {
-            x[w * 4 + j] = v.f[j] * scale * by.f[j];
-        }
-    }
-}
-
-/* A group of lanes makes a block of 32 bytes. */
-K_INLINE void k_stream_bytes(const k_column *c, uint32_t at, const float *x) {
+K_INLINE void k_stream_bytes(const k_column *c, uint32_t at, const float *x, bool live) {
     float most = 0;
-    K_UNROLL
+    K_UNROLL_ALL
     for (uint32_t j = 0; j < K_EACH; j++) {
         most = k_max(most, __builtin_fabsf(x[j]));
     }
     most = k_group_max(most);
     float d = most * (1.0f / 127.0f), id = d > 0 ? k_reciprocal(d) : 0;
     int32_t sum = 0;
-    K_UNROLL
+    uint32_t words[K_EACH / 4];
+    K_UNROLL_ALL
     for (uint32_t w = 0; w < K_EACH / 4; w++) {
-        uint32_t word = 0;
-        K_UNROLL
+        words[w] = 0;
+        K_UNROLL_ALL
         for (uint32_t j = 0; j < 4; j++) {
-            float v = x[w * 4 + j] * id;
-            int32_t q = (int32_t)(v < 0 ? v - 0.5f : v + 0.5f);
+            int32_t q = k_nearest(x[w * 4 + j] * id);
             sum += q;
-            word |= (uint32_t)(q & 255) << 8 * j;
+            words[w] |= (uint32_t)(q & 255) << 8 * j;
         }
-        ((k_u32 *)(void *)(c->bytes + at))[w] = word;
     }
     sum = k_group_sum(sum);
-    if (at % 32 == 0) {
-        c->scale[at / 32] = d;
-        c->sum[at / 32] = d * (float)sum;
+    if (live) {
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < K_EACH / 4; w++) {
+            ((k_u32 *)(void *)(c->bytes + at))[w] = words[w];
+        }
+        if (at % 32 == 0) {
+            c->scale[at / 32] = d;
+            c->sum[at / 32] = d * (float)sum;
+        }
     }
 }
 
-/* n is a multiple of 32, so that a group of lanes is there as a whole or not at all. */
-K_INLINE k_column k_stream_column(const k_op *op) {
+/* A thread's pieces from `first` on: multiplied by the norm's weight and put where products want them. Returns its part of the sum of squares. */
+K_INLINE float k_stream_pieces(const k_column *c, const k_f32 *from, const k_f32 *weight, uint32_t first, const bool quants) {
+    float x[K_ONCE][K_EACH], by[K_ONCE][K_EACH], squares = 0;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < K_ONCE; p++) { /* all of them asked for before one is used */
+        uint32_t at = first + (p * K_THREADS + k_thread()) * K_EACH, here = at < c->n ? at : 0;
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < K_EACH; w += 4) {
+            const k_floats4 ones = {{1, 1, 1, 1}};
+            *(k_floats4 *)&x[p][w] = *(const k_floats4 *)(const void *)(from + here + w);
+            *(k_floats4 *)&by[p][w] = weight ? *(const k_floats4 *)(const void *)(weight + here + w) : ones;
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < K_ONCE; p++) {
+        uint32_t at = first + (p * K_THREADS + k_thread()) * K_EACH;
+        bool live = at < c->n;
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < K_EACH; j++) {
+            squares += live ? x[p][j] * x[p][j] : 0;
+            x[p][j] *= by[p][j];
+        }
+        if (quants && first + p * K_THREADS * K_EACH < c->n) {
+            k_stream_bytes(c, at, x[p], live);
+        } else if (live && !quants) {
+            K_UNROLL_ALL
+            for (uint32_t w = 0; w < K_EACH; w += 4) {
+                *(k_floats4 *)(void *)(c->x + at + w) = *(const k_floats4 *)&x[p][w];
+            }
+        }
+    }
+    return squares;
+}
+
+/*
+ * n is a multiple of 32, so that a group of lanes is there as a whole or not at all. What the norm divides by is the same for all elements: it is
+ * left to the results (k_stream_scale), so that nobody waits for it here.
+ */
+K_INLINE k_column k_stream_column(const k_op *op, const bool quants) {
     uint32_t n = (uint32_t)op->src[K_SRC_LEFT].ne[0];
-    bool quants = k_takes_bytes(op->src[K_SRC_LEFT].type);
     const k_f32 *from = (const k_f32 *)(uintptr_t)op->src[K_SRC_RIGHT].data, *weight = (const k_f32 *)(uintptr_t)op->extra[0].data;
-    k_column c = {.n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT};
+    k_column c = {
+        .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
     c.scale = (k_f32 *)(void *)(c.bytes + n);
     c.sum = c.scale + n / 32;
-    float scale = k_stream_scale(op, from, n);
-    for (uint32_t first = 0; first < n; first += K_THREADS * K_EACH) {
-        uint32_t at = first + k_thread() * K_EACH;
-        float x[K_EACH];
-        bool live = at < n;
-        k_stream_load(from, weight, scale, live ? at : 0, x);
-        if (quants && live) {
-            k_stream_bytes(&c, at, x);
-        } else if (live) {
-            K_UNROLL
-            for (uint32_t w = 0; w < K_EACH / 4; w++) {
-                ((k_floats4 *)(void *)(c.x + at))[w] = *(const k_floats4 *)&x[w * 4];
-            }
+    float squares = 0;
+    for (uint32_t first = 0; first < n; first += K_ONCE * K_THREADS * K_EACH) {
+        squares += k_stream_pieces(&c, from, weight, first, quants);
+    }
+    if (op->before == K_BEFORE_RMS_NORM) {
+        squares = k_warp_sum(squares);
+        if (k_lane() == 0) {
+            c.squares[k_warp()] = squares;
         }
     }
     k_block_sync();
     return c;
 }
 
+/* What the column was not multiplied with. */
+K_INLINE float k_stream_scale(const k_op *op, const k_column *c) {
+    float sum = 0;
+    if (op->before != K_BEFORE_RMS_NORM) {
+        return 1;
+    }
+    K_UNROLL_ALL
+    for (int w = 0; w < K_WARPS; w++) {
+        sum += c->squares[w];
+    }
+    return k_reciprocal_root(sum / (float)c->n + k_param(op, K_EPS));
+}
+
 /* ---- rows ---- */
 
-K_INLINE float k_piece_q4(const k_column *c, const uint8_t *row, uint32_t i) {
-    k_words4 w = *(const k_words4 *)(row + i * 16), low = *(const k_words4 *)(c->bytes + i * 32), high = *(const k_words4 *)(c->bytes + i * 32 + 16);
+enum { K_BY_BLOCK = 1 /* of q4_0: 32 elements */, K_BY_HALF_BLOCK /* of q8_0: 16 */, K_BY_EIGHT /* halves */ };
+enum { K_MOST_PIECES = K_LANES == 1 ? 8 : 4 };
+
+/* Pieces of a row, of 16 bytes each, that a lane takes at once. */
+K_INLINE uint32_t k_pieces(const int kind) {
+    return kind == K_BY_BLOCK ? K_MOST_PIECES / 2 : K_MOST_PIECES;
+}
+
+/* What a lane holds of the column, for all rows. */
+typedef struct k_held {
+    uint32_t base; /* the first piece; ~0: nothing yet */
+    k_words4 x[K_MOST_PIECES][2];
+    float scale[K_MOST_PIECES], sum[K_MOST_PIECES];
+} k_held;
+
+/* Pieces beyond the end count nothing; in their place the last is read. */
+K_INLINE uint32_t k_piece_at(uint32_t base, uint32_t p, uint32_t end) {
+    uint32_t i = base + p * K_LANES + k_lane();
+    return i < end ? i : end - 1;
+}
+
+K_INLINE void k_hold(const int kind, const k_column *c, uint32_t base, uint32_t end, k_held *h) {
+    h->base = base;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        uint32_t i = k_piece_at(base, p, end);
+        bool live = base + p * K_LANES + k_lane() < end;
+        if (kind == K_BY_HALF_BLOCK) {
+            h->x[p][0] = *(const k_words4 *)(const void *)(c->bytes + i * 16);
+            h->scale[p] = live ? c->scale[i / 2] : 0;
+        } else {
+            const uint8_t *from = kind == K_BY_BLOCK ? c->bytes : (const uint8_t *)c->x;
+            h->x[p][0] = *(const k_words4 *)(const void *)(from + i * 32);
+            h->x[p][1] = *(const k_words4 *)(const void *)(from + i * 32 + 16);
+            h->scale[p] = !live ? 0 : kind == K_BY_BLOCK ? c->scale[i] : 1;
+            h->sum[p] = live && kind == K_BY_BLOCK ? c->sum[i] : 0;
+        }
+    }
+}
+
+/* A piece of a row times the column's. */
+K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_words4 *w, float d) {
     int32_t sum = 0, upper = 0;
-    K_UNROLL
+    float floats[2] = {0, 0};
+    K_UNROLL_ALL
     for (int j = 0; j < 4; j++) {
-        sum = k_dot4(w.w[j] & 0x0f0f0f0fu, low.w[j], sum);
-        upper = k_dot4(w.w[j] >> 4 & 0x0f0f0f0fu, high.w[j], upper);
+        if (kind == K_BY_BLOCK) {
+            sum = k_dot4(w->w[j] & 0x0f0f0f0fu, h->x[p][0].w[j], sum);
+            upper = k_dot4(w->w[j] >> 4 & 0x0f0f0f0fu, h->x[p][1].w[j], upper);
+        } else if (kind == K_BY_HALF_BLOCK) {
+            sum = k_dot4(w->w[j], h->x[p][0].w[j], sum);
+        } else {
+            floats[0] += k_from_half((uint16_t)w->w[j]) * k_bits_float(h->x[p][j / 2].w[j % 2 * 2]);
+            floats[1] += k_from_half((uint16_t)(w->w[j] >> 16)) * k_bits_float(h->x[p][j / 2].w[j % 2 * 2 + 1]);
+        }
     }
-    return k_half(row + c->n / 2 + i * 2) * (c->scale[i] * (float)(sum + upper) - 8.0f * c->sum[i]);
+    return kind == K_BY_BLOCK        ? d * (h->scale[p] * (float)(sum + upper) - 8.0f * h->sum[p])
+           : kind == K_BY_HALF_BLOCK ? d * h->scale[p] * (float)sum
+                                     : h->scale[p] * (floats[0] + floats[1]);
 }
 
-/* Half a block. */
-K_INLINE float k_piece_q8(const k_column *c, const uint8_t *row, uint32_t i) {
-    k_words4 w = *(const k_words4 *)(row + i * 16), x = *(const k_words4 *)(c->bytes + i * 16);
-    int32_t sum = 0;
-    K_UNROLL
-    for (int j = 0; j < 4; j++) {
-        sum = k_dot4(w.w[j], x.w[j], sum);
+/* The lane's part of the sums of n_rows rows, one or two. */
+K_INLINE void k_dot_rows(const int kind, const uint32_t n_rows, const k_column *c, const k_held *h, uint32_t end, const uint8_t *const *rows,
+                         float *sums) {
+    k_words4 w[2][K_MOST_PIECES];
+    float d[2][K_MOST_PIECES];
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        uint32_t i = k_piece_at(h->base, p, end);
+        K_UNROLL_ALL
+        for (uint32_t r = 0; r < n_rows; r++) {
+            w[r][p] = *(const k_words4 *)(const void *)(rows[r] + i * 16);
+            d[r][p] = kind == K_BY_BLOCK ? k_half(rows[r] + c->n / 2 + i * 2) : kind == K_BY_HALF_BLOCK ? k_half(rows[r] + c->n + i / 2 * 2) : 1;
+        }
     }
-    return k_half(row + c->n + i / 2 * 2) * c->scale[i / 2] * (float)sum;
-}
-
-/* Eight halves. */
-K_INLINE float k_piece_f16(const k_column *c, const uint8_t *row, uint32_t i) {
-    k_words4 w = *(const k_words4 *)(row + i * 16);
-    k_floats4 x[2] = {((const k_floats4 *)(void *)c->x)[i * 2], ((const k_floats4 *)(void *)c->x)[i * 2 + 1]};
-    float sum = 0;
-    K_UNROLL
-    for (int j = 0; j < 8; j++) {
-        sum += k_from_half((uint16_t)(w.w[j / 2] >> 16 * (j % 2))) * x[j / 4].f[j % 4];
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        K_UNROLL_ALL
+        for (uint32_t r = 0; r < n_rows; r++) {
+            sums[r] += k_dot_piece(kind, h, p, &w[r][p], d[r][p]);
+        }
     }
-    return sum;
 }
 
-K_INLINE float k_piece(const int kind, const k_column *c, const uint8_t *row, uint32_t i) {
-    return kind == 1 ? k_piece_q4(c, row, i) : kind == 2 ? k_piece_q8(c, row, i) : k_piece_f16(c, row, i);
-}
-
-/* The warp's sums of two rows. */
-K_INLINE void k_put_two(k_f32 *sums, uint32_t at, uint32_t at_other, float one, float other) {
-#ifdef __NVPTX__
-    float sum = k_warp_sums(one, other);
-    if (k_lane() % (K_LANES / 2) == 0) {
-        sums[k_lane() ? at_other : at] = sum;
-    }
-#else
-    sums[at] = one, sums[at_other] = other;
-#endif
-}
-
-/* A warp's share of every tile: rows first, first + step, ...; of each the pieces [from, to). */
+/* A warp's share of every tile: rows first, first + step, ...; of each the pieces [from, to), which are one of so many segments. */
 typedef struct k_warp_share {
-    uint32_t segments, segment, first, step, from, to;
+    uint32_t segments, segment, first, step, from, to; /* segments: as a power of two */
 } k_warp_share;
 
-K_INLINE k_warp_share k_share_of_warp(const k_op *op, uint32_t n) {
-    uint32_t type = op->src[K_SRC_LEFT].type, pieces = n / (type == K_TYPE_Q4_0_SPLIT ? 32 : type == K_TYPE_Q8_0_SPLIT ? 16 : 8);
-    k_warp_share s = {.segments = op->params[K_SEGMENTS] < (uint32_t)K_WARPS ? op->params[K_SEGMENTS] : (uint32_t)K_WARPS};
-    uint32_t each = (pieces + s.segments - 1) / s.segments;
-    s.segment = k_warp() % s.segments, s.first = k_warp() / s.segments, s.step = K_WARPS / s.segments;
+K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n) {
+    uint32_t pieces = kind == K_BY_BLOCK ? n / 32 : kind == K_BY_HALF_BLOCK ? n / 16 : n / 8;
+    k_warp_share s = {.segments = K_LANES == 1 ? 0 : op->params[K_SEGMENTS]};
+    uint32_t each = (pieces + (1u << s.segments) - 1) >> s.segments;
+    s.segment = k_warp() & ((1u << s.segments) - 1), s.first = k_warp() >> s.segments, s.step = K_WARPS >> s.segments;
     s.from = s.segment * each, s.to = s.from + each < pieces ? s.from + each : pieces;
     return s;
 }
 
-/* n rows of a tile; sums: [n][segments]. Two rows at once where a warp has them, since both want the same part of the column. */
-K_INLINE void k_tile_sums(const int kind, const k_column *c, const k_warp_share *share, const uint8_t *tile, uint32_t stride, uint32_t n,
-                          k_f32 *sums) {
-    for (uint32_t r = share->first; r < n; r += 2 * share->step) {
-        const uint8_t *row = tile + r * stride;
-        float one = 0, other = 0;
-        if (r + share->step < n) {
-            const uint8_t *second = row + share->step * stride;
-            K_UNROLL_BY(2)
-            for (uint32_t i = share->from + k_lane(); i < share->to; i += K_LANES) {
-                one += k_piece(kind, c, row, i);
-                other += k_piece(kind, c, second, i);
+/* The warp's sums of a segment of a row and of the row a step behind join what there is of them. */
+K_INLINE void k_put_row_sums(k_f32 *sums, const k_warp_share *s, uint32_t row, uint32_t n, bool more, const float *own) {
+#ifdef __NVPTX__
+    float sum = k_warp_sums(own[0], own[1]);
+    uint32_t mine = row + (k_lane() ? s->step : 0);
+    if (k_lane() % (K_LANES / 2) == 0 && mine < n) {
+        k_f32 *at = &sums[(mine << s->segments) + s->segment];
+        *at = more ? *at + sum : sum;
+    }
+#else
+    for (uint32_t r = 0; r < 2 && row + r < n; r++) {
+        k_f32 *at = &sums[(row + r) << s->segments];
+        *at = more ? *at + own[r] : own[r];
+    }
+#endif
+}
+
+/* n rows of a tile; sums: [n][segments]. */
+K_INLINE void k_tile_sums(const int kind, const k_column *c, const k_warp_share *share, k_held *held, const uint8_t *tile, uint32_t stride,
+                          uint32_t n, k_f32 *sums) {
+    for (uint32_t base = share->from; base < share->to; base += k_pieces(kind) * K_LANES) { /* once, but for long columns */
+        if (held->base != base) {
+            k_hold(kind, c, base, share->to, held);
+        }
+        for (uint32_t r = share->first; r < n; r += 2 * share->step) {
+            const uint8_t *rows[2] = {tile + r * stride, tile + (r + share->step) * stride};
+            float own[2] = {0, 0};
+            if (r + share->step < n) {
+                k_dot_rows(kind, 2, c, held, share->to, rows, own);
+            } else {
+                k_dot_rows(kind, 1, c, held, share->to, rows, own);
             }
-            k_put_two(sums, r * share->segments + share->segment, (r + share->step) * share->segments + share->segment, one, other);
-        } else {
-            K_UNROLL_BY(2)
-            for (uint32_t i = share->from + k_lane(); i < share->to; i += K_LANES) {
-                one += k_piece(kind, c, row, i);
-            }
-            one = k_warp_sum(one);
-            if (k_lane() == 0) {
-                sums[r * share->segments + share->segment] = one;
-            }
+            k_put_row_sums(sums, share, r, n, base > share->from, own);
         }
     }
 }
 
 /* The next tile: out of the ring, or, where there is none, brought here by all threads. */
-K_INLINE const uint8_t *k_take_tile(const k_block *b, const uint8_t *there, uint32_t bytes) {
-    if (b->ring) {
-        return k_await_tile(b->taken);
+K_INLINE const uint8_t *k_take_tile(bool ring, uint32_t taken, const uint8_t *there, uint32_t bytes) {
+    if (ring) {
+        return k_await_tile(taken);
     }
     k_block_sync();
     for (uint32_t i = k_thread(); i < bytes / 16; i += K_THREADS) {
@@ -208,38 +278,36 @@ K_INLINE const uint8_t *k_take_tile(const k_block *b, const uint8_t *there, uint
     return k_slot(0);
 }
 
-K_INLINE void k_give_tile(k_block *b) {
-    if (b->ring) {
-        k_release_tile(b->taken++);
-    }
-}
-
-/* Rows [from, to) of a matrix, as they come. */
-K_INLINE void k_stream_matrix(k_block *b, const int kind, const k_op *op, const k_tensor *a, const k_column *c, const k_warp_share *share,
-                              uint32_t from, uint32_t to, k_f32 *sums) {
+/* Rows [from, to) of a matrix, as they come; returns how many tiles the ring has given by then. */
+K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor *a, const k_column *c, const k_warp_share *share, k_held *held,
+                                  uint32_t from, uint32_t to, k_f32 *sums, bool ring, uint32_t taken) {
     uint32_t tile_rows = op->params[K_TILE_ROWS], stride = (uint32_t)a->nb[1];
     const uint8_t *matrix = (const uint8_t *)(uintptr_t)a->data;
     for (uint32_t row = from; row < to; row += tile_rows) {
         uint32_t n = to - row < tile_rows ? to - row : tile_rows;
-        const uint8_t *tile = k_take_tile(b, matrix + (uint64_t)row * stride, n * stride);
-        k_tile_sums(kind, c, share, tile, stride, n, sums + (row - from) * share->segments);
-        k_give_tile(b);
+        const uint8_t *tile = k_take_tile(ring, taken, matrix + (uint64_t)row * stride, n * stride);
+        k_tile_sums(kind, c, share, held, tile, stride, n, sums + ((row - from) << share->segments));
+        if (ring) {
+            k_release_tile(taken++);
+        }
     }
+    return taken;
 }
 
 /* ---- what follows ---- */
 
+/* `segments` as a power of two. */
 K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t row, uint32_t segments) {
     float sum = 0;
-    for (uint32_t s = 0; s < segments; s++) {
-        sum += sums[row * segments + s];
+    for (uint32_t s = 0; s < 1u << segments; s++) {
+        sum += sums[(row << segments) + s];
     }
     return sum;
 }
 
-/* What a row and its neighbour need of the memory beside their products: asked for before these, since it takes its time. */
+/* What a row and its neighbour need beside their products: asked for before these, since it takes its time. */
 typedef struct k_beside {
-    float residual[2], turn, factor;
+    float residual[2], sin, cos;
 } k_beside;
 
 K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t row) {
@@ -252,41 +320,44 @@ K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t row) {
     if (op->after & K_AFTER_ROPE) {
         uint32_t pair = row % op->params[K_ROPE_HEAD] / 2;
         if (pair * 2 < op->params[K_ROPE_DIMS]) {
-            beside.turn = ((const k_f32 *)(uintptr_t)op->table)[pair];
-            beside.factor = op->src[K_SRC_FACTORS].data ? ((const k_f32 *)(uintptr_t)op->src[K_SRC_FACTORS].data)[pair] : 1;
+            const k_f32 *factors = (const k_f32 *)(uintptr_t)op->src[K_SRC_FACTORS].data;
+            float turn = ((const k_f32 *)(uintptr_t)op->table)[pair], position = (float)k_id(&op->src[K_SRC_POSITIONS], 0, 0, 0);
+            const k_turn by = k_sin_cos(position * turn / (factors ? factors[pair] : 1));
+            beside.sin = by.sin * k_param(op, K_ROPE_MAGNITUDE), beside.cos = by.cos * k_param(op, K_ROPE_MAGNITUDE);
         }
     }
     return beside;
 }
 
 /* A row's result, as far as it needs no neighbour; i: its number among the sums. */
-K_INLINE float k_stream_row(const k_op *op, uint32_t i, uint32_t segments, const k_f32 *sums, const k_f32 *second) {
-    float x = k_stream_sum(sums, i, segments);
+K_INLINE float k_stream_row(const k_op *op, uint32_t i, uint32_t segments, const k_f32 *sums, const k_f32 *second, float scale) {
+    float x = k_stream_sum(sums, i, segments) * scale;
     if (op->after & K_AFTER_GLU) {
-        float gate = k_stream_sum(second, i, segments);
+        float gate = k_stream_sum(second, i, segments) * scale;
         uint32_t kind = op->params[K_GLU_KIND];
         x = kind == SP_OP_SWIGLU ? k_silu(x) * gate : k_glu_value(kind, x, gate, k_param(op, K_GLU_ALPHA), k_param(op, K_GLU_LIMIT));
     }
     return x;
 }
 
-/* n rows from row on: their sums, and those of the gate's other product. first: of the first rows, what they need beside. */
+/* n rows from row on: their sums, and those of the gate's other product. first: of the thread's first rows, what they need beside. */
 K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t n, uint32_t segments, const k_f32 *sums, const k_f32 *second, k_beside first,
-                              float position, int64_t id) {
+                              float scale, int64_t id) {
     uint32_t unit = op->params[K_UNIT];
     uint64_t step = (uint64_t)op->dst.nb[0];
     uint8_t *out = (uint8_t *)(uintptr_t)(op->dst.data + (uint64_t)(id * op->dst.nb[1]));
-    k_beside beside = first;
     for (uint32_t i = k_thread() * unit; i < n; i += K_THREADS * unit) {
-        beside = i < K_THREADS * unit ? beside : k_stream_beside(op, row + i);
-        float x = k_stream_row(op, i, segments, sums, second) + beside.residual[0];
+        k_beside beside = first;
+        if (i >= K_THREADS * unit) {
+            beside = k_stream_beside(op, row + i);
+        }
+        float x = k_stream_row(op, i, segments, sums, second, scale) + beside.residual[0];
         if (unit == 2) {
-            float y = k_stream_row(op, i + 1, segments, sums, second) + beside.residual[1];
+            float y = k_stream_row(op, i + 1, segments, sums, second, scale) + beside.residual[1];
             if (op->after & K_AFTER_ROPE && (row + i) % op->params[K_ROPE_HEAD] < op->params[K_ROPE_DIMS]) {
-                float sin, cos, was = x;
-                k_sin_cos(position * beside.turn / beside.factor, &sin, &cos);
-                x = (was * cos - y * sin) * k_param(op, K_ROPE_MAGNITUDE);
-                y = (was * sin + y * cos) * k_param(op, K_ROPE_MAGNITUDE);
+                float was = x;
+                x = was * beside.cos - y * beside.sin;
+                y = was * beside.sin + y * beside.cos;
             }
             k_put(op->dst.type, out + (row + i + 1) * step, y);
         }
@@ -294,35 +365,53 @@ K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t n, uint32_t
     }
 }
 
-K_INLINE void k_stream_tiles(k_block *b, const k_op *op, const k_tensor *a, const k_column *c, const k_warp_share *share, uint32_t from, uint32_t to,
-                             k_f32 *sums) {
-    if (a->type == K_TYPE_Q4_0_SPLIT) {
-        k_stream_matrix(b, 1, op, a, c, share, from, to, sums);
-    } else if (a->type == K_TYPE_Q8_0_SPLIT) {
-        k_stream_matrix(b, 2, op, a, c, share, from, to, sums);
-    } else {
-        k_stream_matrix(b, 3, op, a, c, share, from, to, sums);
-    }
-}
-
-K_INLINE void k_do_stream(k_block *b, const k_op *op, uint32_t part) {
-    uint32_t unit = op->params[K_UNIT], from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op);
+K_INLINE uint32_t k_stream_by(const int kind, const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    uint32_t unit = op->params[K_UNIT], most = k_stream_most(op), own = from + k_thread() * unit;
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
-    float position = op->after & K_AFTER_ROPE ? (float)k_id(&op->src[K_SRC_POSITIONS], 0, 0, 0) : 0;
     int64_t id = op->after & K_AFTER_SET_ROW ? k_id(&op->src[K_SRC_IDS], 0, 0, 0) : 0;
-    k_beside beside = k_stream_beside(op, from + k_thread() * unit < to ? from + k_thread() * unit : from);
-    k_column c = k_stream_column(op);
-    const k_warp_share share = k_share_of_warp(op, c.n);
+    k_beside beside = {{0, 0}, 0, 1};
+    if (own < to) {
+        beside = k_stream_beside(op, own);
+    }
+    const k_column c = k_stream_column(op, kind != K_BY_EIGHT);
+    const k_warp_share share = k_share_of_warp(kind, op, c.n);
+    k_held held = {.base = ~0u};
     for (uint32_t row = from; row < to; row += most) {
-        beside = row == from ? beside : k_stream_beside(op, row + k_thread() * unit < to ? row + k_thread() * unit : row);
         uint32_t n = to - row < most ? to - row : most, matrices = op->after & K_AFTER_GLU ? 2 : 1;
+        if (row > from) { /* sums are read before others take their place */
+            k_block_sync();
+            if (row + k_thread() * unit < to) {
+                beside = k_stream_beside(op, row + k_thread() * unit);
+            }
+        }
         for (uint32_t m = 0; m < matrices; m++) {
-            k_stream_tiles(b, op, &op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT], &c, &share, row, row + n, sums + m * n * share.segments);
+            const k_tensor *left = &op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT];
+            taken = k_stream_matrix(kind, op, left, &c, &share, &held, row, row + n, sums + (m * n << share.segments), ring, taken);
         }
         k_block_sync();
-        k_stream_finish(op, row, n, share.segments, sums, sums + n * share.segments, beside, position, id);
-        k_block_sync();
+        k_stream_finish(op, row, n, share.segments, sums, sums + (n << share.segments), beside, k_stream_scale(op, &c), id);
     }
+    return taken;
+}
+
+/* Apart, so that each keeps registers to itself. */
+K_APART uint32_t k_stream_q4(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_BLOCK, op, from, to, ring, taken);
+}
+K_APART uint32_t k_stream_q8(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_HALF_BLOCK, op, from, to, ring, taken);
+}
+K_APART uint32_t k_stream_f16(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_EIGHT, op, from, to, ring, taken);
+}
+
+/* Rows [from, to). `taken` tiles came out of the ring before; returns how many have now. What was written is there for others behind a barrier alone.
+ */
+K_INLINE uint32_t k_do_stream(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    uint32_t type = op->src[K_SRC_LEFT].type;
+    return type == K_TYPE_Q4_0_SPLIT   ? k_stream_q4(op, from, to, ring, taken)
+           : type == K_TYPE_Q8_0_SPLIT ? k_stream_q8(op, from, to, ring, taken)
+                                       : k_stream_f16(op, from, to, ring, taken);
 }
 
 #endif

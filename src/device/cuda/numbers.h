@@ -99,7 +99,10 @@ K_APART float k_log(float x) {
 
 /* The angle is brought to a quarter turn in double precision: positions are
  * large. */
-K_APART void k_sin_cos(float angle, float *sin, float *cos) {
+typedef struct k_turn {
+    float sin, cos;
+} k_turn;
+K_APART k_turn k_sin_cos(float angle) {
     double turns = (double)angle * 0.63661977236758134;
     double n = __builtin_floor(turns + 0.5);
     float r = (float)((double)angle - n * 1.5707963267948966), z = r * r;
@@ -108,8 +111,7 @@ K_APART void k_sin_cos(float angle, float *sin, float *cos) {
                              __builtin_fmaf(-0.5f, z, 1.0f));
     int64_t quarter = (int64_t)n & 3;
     float a = quarter & 1 ? c : s, b = quarter & 1 ? s : c;
-    *sin = quarter & 2 ? -a : a;
-    *cos = (quarter + 1) & 2 ? -b : b;
+    return (k_turn){quarter & 2 ? -a : a, (quarter + 1) & 2 ? -b : b};
 }
 
 K_FN float k_sigmoid(float x) {

@@ -38,14 +38,15 @@ void sp_cuda_phases_take(const cuda_device *d, cuda_phases **phases, uint32_t n)
 }
 
 static const char *name_of(const k_op *op) {
-    return op->op == K_OP_STREAM     ? "one column"
-           : op->op == K_OP_TILES    ? "tiles"
-           : op->op == K_OP_HALVES   ? "halves"
-           : op->op == K_OP_ROPE     ? "rope"
-           : op->op == K_OP_MASK_MAP ? "map of a mask"
-           : op->op == K_OP_ATTEND   ? "attention by tiles"
-           : op->op == K_OP_FLAT     ? sp_op_name(op->params[K_FLAT_OP])
-                                     : sp_op_name(op->op);
+    return op->op == K_OP_STREAM          ? "one column"
+           : op->op == K_OP_TILES         ? "tiles"
+           : op->op == K_OP_HALVES        ? "halves"
+           : op->op == K_OP_ROPE          ? "rope"
+           : op->op == K_OP_MASK_MAP      ? "map of a mask"
+           : op->op == K_OP_ATTEND        ? "attention by tiles"
+           : op->op == K_OP_ATTEND_HALVES ? "attention by pieces"
+           : op->op == K_OP_FLAT          ? sp_op_name(op->params[K_FLAT_OP])
+                                          : sp_op_name(op->op);
 }
 
 static void label_phase(const k_phase *phase, const k_op *ops, char *label) {

@@ -204,11 +204,12 @@ static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t
 /* Has attention the faster way (k_attend_halves)? Heads that share keys: a power of two of them at once, in *heads. */
 static bool attends_halves(const k_op *op, const sp_spec_tensor *t, uint32_t shared, uint32_t *heads) {
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2], *mask = &op->src[3];
-    uint64_t strides = k->data | v->data | (uint64_t)(k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
+    uint64_t strides =
+        q->data | k->data | v->data | (uint64_t)(q->nb[1] | q->nb[2] | q->nb[3] | k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
     bool width = q->ne[0] == 64 || q->ne[0] == 128 || q->ne[0] == 256;
     bool masked = t->n_src > 3 && t->src[3] != SP_PROGRAM_NONE;
-    if (k->type != SP_TYPE_F16 || v->type != SP_TYPE_F16 || !width || v->ne[0] != q->ne[0] || k->ne[2] != v->ne[2] || strides % 16 || k->nb[0] != 2 ||
-        v->nb[0] != 2 || (masked && mask->ne[2] != 1)) {
+    if (k->type != SP_TYPE_F16 || v->type != SP_TYPE_F16 || !width || v->ne[0] != q->ne[0] || k->ne[2] != v->ne[2] || strides % 16 || q->nb[0] != 4 ||
+        k->nb[0] != 2 || v->nb[0] != 2 || (masked && mask->ne[2] != 1)) {
         return false;
     }
     *heads = 8;
@@ -287,7 +288,10 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     op->params[3] = t->params[3];
     op->params[4] = chunk;
     op->params[5] = heads;
-    op->params[6] = fast;
+    op->op = fast ? K_OP_ATTEND_HALVES : op->op;
+    op->params[7] = (uint32_t)(q->ne[0] == 64 ? 3 : q->ne[0] == 128 ? 4 : 5);
+    op->params[8] = heads == 8 ? 3 : heads == 4 ? 2 : heads == 2 ? 1 : 0;
+    op->params[9] = shared;
     op->split = (positions + chunk - 1) / chunk;
     o->most_parts = parts_for(tasks * op->split, 1);
     o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;
@@ -447,6 +451,15 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
     return status;
 }
 
+/* Into so many segments, as a power of two, a row is cut: a warp holds its segment of the column in registers (k_held). */
+static uint32_t segments_of(const sp_spec_tensor *left) {
+    uint32_t held = left->type == SP_TYPE_F16 ? 1024 : 2048, segments = 0;
+    while (segments < 3 && left->ne[0] > (int64_t)held << segments) {
+        segments++;
+    }
+    return segments;
+}
+
 /* A product whose weights are streamed; it ends in `end`, itself or another operation. */
 static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
     const sp_spec_tensor *t = tensor_of(p, product), *left = tensor_of(p, t->src[0]);
@@ -458,7 +471,7 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
         tile_rows /= 2;
     }
     op->params[K_TILE_ROWS] = tile_rows;
-    op->params[K_SEGMENTS] = tile_rows >= K_CARD_THREADS / 32 ? 1 : K_CARD_THREADS / 32 / tile_rows;
+    op->params[K_SEGMENTS] = segments_of(left);
     op->params[K_UNIT] = 1;
     op->before = before->before;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;

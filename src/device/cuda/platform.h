@@ -29,7 +29,7 @@ typedef struct k_words4 {
     uint32_t w[4];
 } __attribute__((may_alias, aligned(16))) k_words4;
 
-/* What a block knows of itself. */
+/* What a block knows of itself: in shared memory on a card, since what threads keep in their own is brought anew behind each barrier. */
 typedef struct k_block {
     uint32_t block, blocks;
     k_queue *queue;
@@ -40,13 +40,29 @@ typedef struct k_block {
     void *host;        /* the emulated device's */
 } k_block;
 
+/* The schedule that runs. Of the phases to come, works are brought two ahead, operations one, so that nothing waits for them behind the barrier. */
+typedef struct k_run {
+    k_work works[4]; /* by phase */
+    uint32_t stop[4];
+    const k_phase *phases;
+    const k_op *ops;
+    const k_work *list; /* the block's works: every so many blocks one */
+    volatile uint64_t *marks;
+    uint32_t n, ring_from; /* phases; that from which weights come through the ring */
+    uint32_t before;       /* barriers that the block had passed */
+} __attribute__((aligned(16))) k_run;
+
 /* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
 typedef struct k_control {
     uint64_t schedule; /* 0: leave */
     uint32_t stop;
     uint32_t open; /* the ring's memory is the ring's */
+    uint32_t seen; /* what arrived at the grid's barrier */
     uint64_t full[K_SLOTS], empty[K_SLOTS];
+    k_block block;
+    k_run run;
 } k_control;
+_Static_assert(sizeof(k_control) <= K_CONTROL, "it fits");
 
 #ifdef __NVPTX__
 #define K_UNROLL _Pragma("unroll")
@@ -138,6 +154,12 @@ K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {
     __asm__("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
+/* To the nearest whole number; which of two that are as near, is left open. */
+K_FN int32_t k_nearest(float x) {
+    int32_t n;
+    __asm__("cvt.rni.s32.f32 %0, %1;" : "=r"(n) : "f"(x));
+    return n;
+}
 /* Half precision, by its bits. */
 K_FN float k_from_half(uint16_t h) {
     float x;
@@ -200,9 +222,6 @@ K_FN uint32_t k_load_system(const uint32_t *at) {
     __asm__ volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
     return v;
 }
-K_FN uint32_t k_peek(const uint32_t *at) {
-    return *(const volatile uint32_t *)at;
-}
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
     __asm__ volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
@@ -221,6 +240,14 @@ K_FN void k_copy_async_word(void *to, const void *from) {
 }
 K_FN void k_copies_end(void) {
     __asm__ volatile("cp.async.commit_group;" ::: "memory");
+}
+/* For all. */
+K_FN void k_copies_wait_all(void) {
+    __asm__ volatile("cp.async.wait_all;" ::: "memory");
+}
+/* What is there now is in to[0] when copies were waited for; to: 16 bytes. */
+K_FN void k_peek_async(uint32_t *to, const uint32_t *at) {
+    k_copy_async(to, at, true);
 }
 /* For all but the last that ended. */
 K_FN void k_copies_wait(void) {
@@ -248,21 +275,20 @@ K_FN void k_copies_wait_but(uint32_t n) {
 
 /* Waits until every block is here. True: the run was stopped, and every block
  * leaves. */
-K_FN bool k_grid_barrier(k_block *b, bool stop) {
-    k_block_sync();
+K_FN bool k_grid_barrier(k_block *b, uint32_t stop) {
+    k_control *c = k_control_at();
     uint32_t *arrived = &b->state->arrived;
-    uint32_t target = ++b->barriers * b->blocks, seen = 0;
+    k_block_sync();
     if (k_thread() == 0) {
+        uint32_t target = ++b->barriers * b->blocks, seen = 0;
         k_add_release(arrived, stop ? 0x80000001u : 1u);
         do {
             seen = k_load_acquire(arrived);
         } while ((int32_t)((seen - target) << 1) < 0);
-        *(volatile uint32_t *)(void *)k_shared() = seen;
+        *(volatile uint32_t *)&c->seen = seen;
     }
     k_block_sync();
-    seen = *(volatile uint32_t *)(void *)k_shared();
-    k_block_sync();
-    return seen >> 31;
+    return *(volatile uint32_t *)&c->seen >> 31;
 }
 
 /* Waits for the doorbell to differ from last; returns it, or last after a while
@@ -428,6 +454,9 @@ K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {
     }
     return c;
 }
+K_FN int32_t k_nearest(float x) {
+    return (int32_t)(x < 0 ? x - 0.5f : x + 0.5f);
+}
 K_FN float k_from_half(uint16_t h) {
     union {
         uint16_t u;
@@ -454,6 +483,11 @@ K_FN void k_copy_async_word(void *to, const void *from) {
 }
 K_FN void k_copies_end(void) {
 }
+K_FN void k_copies_wait_all(void) {
+}
+K_FN void k_peek_async(uint32_t *to, const uint32_t *at) {
+    *to = __atomic_load_n(at, __ATOMIC_RELAXED);
+}
 K_FN void k_copies_wait(void) {
 }
 K_FN void k_copies_wait_but(uint32_t n) {
@@ -465,11 +499,8 @@ K_FN void k_store_system(uint32_t *at, uint32_t v) {
 K_FN uint32_t k_load_system(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
-K_FN uint32_t k_peek(const uint32_t *at) {
-    return __atomic_load_n(at, __ATOMIC_RELAXED);
-}
 uint64_t k_now_ns(void);
-bool k_grid_barrier(k_block *b, bool stop);
+bool k_grid_barrier(k_block *b, uint32_t stop);
 uint32_t k_await_doorbell(k_block *b, uint32_t last);
 
 #endif

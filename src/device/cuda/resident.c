@@ -10,16 +10,12 @@
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
 
-static __attribute__((noinline)) void run_stream_without_ring(const k_op *op, uint32_t part) {
-    k_block b = {.ring = false};
-    k_do_stream(&b, op, part);
-}
-
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
     case K_OP_STREAM:
-        run_stream_without_ring(op, part);
+        k_do_stream(op, k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
+        k_block_sync();
         break;
     case K_OP_TILES:
         k_do_tiles(op, part);
@@ -35,6 +31,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         break;
     case K_OP_ATTEND:
         k_do_attend(op, part);
+        break;
+    case K_OP_ATTEND_HALVES:
+        k_do_attend_halves(op, part);
         break;
     case K_OP_FLAT:
         k_do_flat(op, part);
@@ -79,6 +78,7 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
 
 /* The parts that no block does first: a phase has more of them than there are blocks. Their weights don't come through the ring. */
 static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_phase *phase) {
+    k_block_sync();
     for (uint32_t part = block + blocks; part < phase->n_parts; part += blocks) {
         uint32_t at = 0, first = 0;
         const k_op *op = ops + phase->first_op;
@@ -89,77 +89,93 @@ static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_p
     }
 }
 
-_Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 4 == 0, "two operations fit");
-
-enum { OP_WORDS = sizeof(k_op) / 4, OP_WORDS_EACH = (OP_WORDS + K_THREADS - 1) / K_THREADS };
+_Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 16 == 0 && sizeof(k_schedule) % 16 == 0 && sizeof(k_phase) % 16 == 0,
+               "two operations fit, aligned");
 
 static k_op *op_place(uint32_t phase) {
     return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
 }
 
-/* Each thread's share of an operation's words: read while the operation before
- * runs. */
-static void read_op(const k_op *ops, k_work work, uint32_t *words) {
-    for (uint32_t w = 0; w < OP_WORDS_EACH; w++) {
-        uint32_t i = w * K_THREADS + k_thread();
-        words[w] = work.op != K_NO_WORK && i < OP_WORDS ? ((const k_u32 *)(const void *)&ops[work.op])[i] : 0;
+/* The phase's operation, and the work of the one behind it. */
+K_INLINE void bring(const k_block *b, k_run *r, uint32_t phase) {
+    const k_work work = r->works[phase & 3];
+    const uint8_t *from = (const uint8_t *)&r->ops[work.op];
+    for (uint32_t i = k_thread() * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
+        k_copy_async((uint8_t *)op_place(phase) + i, from + i, true);
+    }
+    if (k_thread() == 0 && phase + 1 < r->n) {
+        k_copy_async(&r->works[(phase + 1) & 3], &r->list[(uint64_t)(phase + 1) * b->blocks], true);
     }
 }
 
-/* Puts it into shared memory. */
-static const k_op *place_op(uint32_t phase, const uint32_t *words) {
-    k_op *here = op_place(phase);
-    for (uint32_t w = 0; w < OP_WORDS_EACH; w++) {
-        uint32_t i = w * K_THREADS + k_thread();
-        if (i < OP_WORDS) {
-            ((k_u32 *)(void *)here)[i] = words[w];
+K_INLINE void mark(const k_run *r, uint32_t i) {
+    if (k_thread() == 0 && r->marks && i < K_MARKS) {
+        r->marks[i] = k_now_ns();
+    }
+}
+
+/* A phase ends at a barrier. */
+K_INLINE uint32_t phase_of(volatile const k_block *b, volatile const k_run *r) {
+    return b->barriers - r->before;
+}
+
+K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
+    const k_op *op = op_place(phase_of(b, r));
+    volatile k_work *work = &r->works[phase_of(b, r) & 3];
+    if (work->op == K_NO_WORK) {
+        return;
+    }
+    if (op->op == K_OP_STREAM && phase_of(b, r) >= r->ring_from) {
+        uint32_t taken = k_do_stream(op, work->from, work->to, b->ring, b->taken);
+        if (k_thread() == 0) {
+            b->taken = taken;
         }
+    } else if (op->op == K_OP_ATTEND_HALVES) {
+        k_do_attend_halves(op, work->part & ~K_MORE);
+    } else {
+        run_op(op, work->part & ~K_MORE);
+    }
+    if (r->works[phase_of(b, r) & 3].part & K_MORE) {
+        run_rest(b->block, b->blocks, r->ops, &r->phases[phase_of(b, r)]);
+    }
+}
+
+K_INLINE void begin_run(const k_block *b, k_run *r, const k_schedule *schedule) {
+    if (k_thread() == 0) {
+        r->phases = (const k_phase *)(uintptr_t)schedule->phases;
+        r->ops = (const k_op *)(uintptr_t)schedule->ops;
+        r->list = (const k_work *)(uintptr_t)schedule->works + b->block;
+        r->marks = b->block == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
+        r->n = schedule->n_phases;
+        r->ring_from = schedule->ring_from;
+        r->before = b->barriers;
+        r->works[0] = r->list[0];
     }
     k_block_sync();
-    return here;
+    bring(b, r, 0);
+    k_copies_wait_all();
+    k_block_sync();
+    mark(r, 0);
 }
 
-K_INLINE void mark(volatile uint64_t *marks, uint32_t i) {
-    if (marks && i < K_MARKS) {
-        marks[i] = k_now_ns();
-    }
-}
-
-/* True: stopped. A block knows its work two phases ahead, its operation one, so that nothing waits for them behind the barrier. */
+/* True: stopped. What is needed behind the work of a phase is read again from shared memory: the work needs all registers. */
 K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
-    const k_phase *phases = (const k_phase *)(uintptr_t)schedule->phases;
-    const k_op *ops = (const k_op *)(uintptr_t)schedule->ops;
-    const k_work *works = (const k_work *)(uintptr_t)schedule->works + b->block;
-    const k_work none = {K_NO_WORK, 0};
-    uint32_t n = schedule->n_phases, ring_from = schedule->ring_from, words[OP_WORDS_EACH];
-    k_work work = works[0], next = n > 1 ? works[b->blocks] : none;
-    read_op(ops, work, words);
-    const k_op *op = place_op(0, words);
-    volatile uint64_t *marks = b->block == 0 && k_thread() == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
-    mark(marks, 0);
-    for (uint32_t i = 0; i < n; i++) {
-        bool stop = b->block == 0 && k_thread() == 0 && k_peek(&b->state->stop);
-        uint32_t n_parts = phases[i].n_parts;
-        k_work after = i + 2 < n ? works[(uint64_t)(i + 2) * b->blocks] : none;
-        read_op(ops, next, words);
-        if (i == ring_from && k_thread() == 0) {
+    k_run *r = &k_control_at()->run;
+    begin_run(b, r, schedule);
+    while (phase_of(b, r) < *(volatile uint32_t *)&r->n) {
+        if (k_thread() == 0 && phase_of(b, r) == r->ring_from) {
             *(volatile uint32_t *)&k_control_at()->open = 1;
         }
-        if (work.op != K_NO_WORK && op->op == K_OP_STREAM && i >= ring_from) {
-            k_do_stream(b, op, work.part);
-        } else if (work.op != K_NO_WORK) {
-            run_op(op, work.part);
+        if (b->block == 0 && k_thread() == 0) {
+            k_peek_async(r->stop, &b->state->stop);
         }
-        if (n_parts > b->blocks) {
-            run_rest(b->block, b->blocks, ops, &phases[i]);
-        }
-        work = next;
-        next = after;
-        op = place_op(i + 1, words);
-        if (k_grid_barrier(b, stop)) {
+        bring(b, r, phase_of(b, r) + 1);
+        run_work(b, r);
+        k_copies_wait_all();
+        if (k_grid_barrier(b, b->block == 0 && k_thread() == 0 ? *(volatile uint32_t *)r->stop : 0)) {
             return true;
         }
-        mark(marks, i + 1);
+        mark(r, phase_of(b, r));
     }
     return false;
 }
@@ -221,7 +237,7 @@ K_INLINE bool run_command(k_block *b) {
     uint64_t schedule = b->state->schedule;
     if (b->state->n_copies) {
         run_copies(b);
-        if (k_grid_barrier(b, false)) {
+        if (k_grid_barrier(b, 0)) {
             return true;
         }
     }
@@ -235,7 +251,7 @@ K_INLINE void serve(k_block *b) {
         if (first) {
             take_command(b, last);
         }
-        if (k_grid_barrier(b, false)) {
+        if (k_grid_barrier(b, 0)) {
             break;
         }
         leave = b->state->leave;
@@ -299,8 +315,11 @@ __attribute__((used)) void sp_cuda_resident(k_queue *queue, k_state *state, uint
         fetch(block, ring);
         return;
     }
-    k_block b = {.block = block, .blocks = (uint32_t)__nvvm_read_ptx_sreg_nctaid_x(), .queue = queue, .state = state, .ring = ring};
-    run_block(&b);
+    k_block *b = &k_control_at()->block;
+    if (k_thread() == 0) {
+        *b = (k_block){.block = block, .blocks = (uint32_t)__nvvm_read_ptx_sreg_nctaid_x(), .queue = queue, .state = state, .ring = ring};
+    }
+    run_block(b);
 }
 #else
 void k_resident(k_block *b) {

@@ -134,7 +134,11 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
                 part = 0;
             }
             bool any = op < phases[i].first_op + phases[i].n_ops;
-            works[(uint64_t)i * blocks + b] = any ? (k_work){op, part} : (k_work){K_NO_WORK, 0};
+            k_work *work = &works[(uint64_t)i * blocks + b];
+            *work = any ? (k_work){.op = op, .part = part | (phases[i].n_parts > blocks ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
+            if (any && p->ops[op].op.op == K_OP_STREAM) {
+                work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
+            }
         }
     }
 }
@@ -170,7 +174,7 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *work
     for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
-            n += stream_of(&p->ops[work->op].op, work->part, streams ? streams + n : NULL);
+            n += stream_of(&p->ops[work->op].op, work->part & ~K_MORE, streams ? streams + n : NULL);
         }
     }
     return n;

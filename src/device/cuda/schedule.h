@@ -39,7 +39,7 @@ enum {
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
+enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
 
 /* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
 enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64 };
@@ -91,7 +91,7 @@ enum { K_AFTER_NONE = 0, K_AFTER_ADD = 1, K_AFTER_GLU = 2, K_AFTER_ROPE = 4, K_A
 /* params of a K_OP_STREAM */
 enum {
     K_TILE_ROWS = 0, /* rows of a tile, a power of two */
-    K_SEGMENTS,      /* pieces of a row, a warp each */
+    K_SEGMENTS,      /* pieces of a row, as a power of two: sums of their own */
     K_UNIT,          /* rows that stay together */
     K_EPS,
     K_GLU_KIND,
@@ -117,7 +117,7 @@ typedef struct k_op {
     k_tensor dst, src[K_MAX_SRC];
     k_tensor extra[3]; /* of what is fused before (the norm's weight, the gate)
                           and after (the residual) */
-} k_op;
+} __attribute__((aligned(16))) k_op;
 
 /* Where the part-th of so many shares of n begins. Cards are slow at dividing 64 bits. */
 static inline uint32_t k_share(uint32_t n, uint32_t part, uint32_t parts) {
@@ -136,23 +136,24 @@ static inline uint32_t k_stream_from(const k_op *op, uint32_t part) {
     return k_share((uint32_t)op->src[K_SRC_LEFT].ne[1] / unit, part, op->n_parts) * unit;
 }
 
-/* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. */
+/* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
 static inline uint32_t k_stream_most(const k_op *op) {
-    uint32_t rows = K_SUMS / op->params[K_SEGMENTS] / (op->after & K_AFTER_GLU ? 2 : 1);
-    return rows / op->params[K_TILE_ROWS] * op->params[K_TILE_ROWS];
+    uint32_t rows = K_SUMS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
+    return rows & ~(op->params[K_TILE_ROWS] - 1);
 }
 
 typedef struct k_phase {
     uint32_t first_op, n_ops, n_parts, reserved;
 } k_phase;
 
-/* What a block does first in a phase: this part of this operation. K_NO_WORK:
- * nothing. */
+/* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
+ * K_MORE in `part`: the phase has more parts than there are blocks. */
 typedef struct k_work {
-    uint32_t op, part;
+    uint32_t op, part, from, to;
 } k_work;
 
 enum { K_NO_WORK = 0x7fffffff };
+#define K_MORE 0x80000000u
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them. */
 typedef struct k_stream {
