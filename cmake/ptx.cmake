@@ -8,6 +8,9 @@ if(CMAKE_SCRIPT_MODE_FILE)
   if(IN MATCHES "_90")
     string(REPLACE ".version 7.8" ".version 8.0" text "${text}") # clang 16 knows 7.8 at most; cp.async.bulk.prefetch came with 8.0
   endif()
+  if(IN MATCHES "_90a")
+    string(REPLACE ".target sm_90" ".target sm_90a" text "${text}") # nor does it know what Hopper alone has
+  endif()
   # A phase runs its code once: what is unrolled comes from far away, at a thousand cycles a line. Loops that shall be unrolled say so.
   string(REPLACE ".address_size 64" ".address_size 64\n.pragma \"nounroll\";" text "${text}")
   string(FIND "${text}" ".visible .entry sp_cuda_resident" found)
@@ -24,11 +27,16 @@ function(sp_ptx OUT)
   file(MAKE_DIRECTORY ${folder})
   set(embedded "")
   set(texts "")
-  foreach(generation 80 90)
+  foreach(generation 80 90 90a)
     set(text ${folder}/resident_${generation}.ptx)
+    set(own "")
+    if(generation STREQUAL "90a")
+      set(own -DK_WGMMA)
+    endif()
+    string(REPLACE "a" "" number ${generation})
     add_custom_command(
       OUTPUT ${text}
-      COMMAND ${SAMEPAGE_WASM_CC} --target=nvptx64-nvidia-cuda -march=sm_${generation} -DK_SM=${generation} -Xclang -target-feature -Xclang +ptx78 -std=gnu17
+      COMMAND ${SAMEPAGE_WASM_CC} --target=nvptx64-nvidia-cuda -march=sm_${number} -DK_SM=${number} ${own} -Xclang -target-feature -Xclang +ptx78 -std=gnu17
               -O2 -fno-unroll-loops -ffreestanding -nostdlib -Wall -Wextra -Werror -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}/include
               -I${PROJECT_SOURCE_DIR}/guest/include -MD -MF ${text}.d -MT ${text} -S -o ${text}.raw
               ${PROJECT_SOURCE_DIR}/src/device/cuda/resident.c

@@ -120,7 +120,7 @@ typedef struct card {
 } card;
 
 /* The kernels as text, one for each generation of cards. */
-extern const char sp_cuda_ptx_80[], sp_cuda_ptx_90[];
+extern const char sp_cuda_ptx_80[], sp_cuda_ptx_90[], sp_cuda_ptx_90a[];
 
 static const char *words(cu_result r) {
     const char *text = NULL;
@@ -386,11 +386,12 @@ static const sp_cuda_driver_ops card_ops = {
 };
 
 /* The driver compiles the kernels for this card. */
-static sp_status load_kernels(card *c, int major, sp_error *err) {
+static sp_status load_kernels(card *c, int major, int minor, sp_error *err) {
     static char log[2000];
     int options[] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_SIZE};
     void *values[] = {log, (void *)(uintptr_t)sizeof log};
-    cu_result r = cu.cuModuleLoadDataEx(&c->module, major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options, values);
+    bool hopper = major == 9 && minor == 0 && c->ring; /* its tensor cores have instructions of their own */
+    cu_result r = cu.cuModuleLoadDataEx(&c->module, hopper ? sp_cuda_ptx_90a : major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options, values);
     if (r) {
         return sp_fail(err, SP_ERR_DEVICE, "%s does not take the kernels: %s: %.300s", c->base.name, words(r), log);
     }
@@ -460,7 +461,7 @@ static sp_status start(card *c, int index, sp_error *err) {
     c->base.memory_total = total;
     c->base.blocks = (uint32_t)blocks;
     find_pieces(c);
-    return load_kernels(c, major, err);
+    return load_kernels(c, major, minor, err);
 }
 
 sp_status sp_cuda_driver_open(int index, sp_cuda_driver **out, sp_error *err) {

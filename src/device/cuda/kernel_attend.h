@@ -126,7 +126,8 @@ typedef struct k_attend {
     bool idle;                                               /* the block has no work for this warp */
 } k_attend;
 
-enum { K_ATTEND_WIDEST = 128, K_ATTEND_MOST = 64 }; /* elements of a head; positions at once */
+enum { K_ATTEND_WIDEST = 128, K_ATTEND_MOST = 64, K_ATTEND_STAGES = 3 }; /* elements of a head; positions of a stage; stages */
+enum { K_ATTEND_SCORES = K_MAP_POSITIONS / 8 };                          /* fragments of a warp's scores: those of a field of the map at once */
 
 /* By 64 elements of heads: 64 positions at once; by 128, 32. */
 #define K_POSITIONS(wide) (K_ATTEND_MOST * 64 / (wide))
@@ -136,12 +137,12 @@ K_INLINE k_u16 *k_attend_stage(const uint32_t wide, uint32_t stage) {
     return (k_u16 *)(void *)(k_shared() + 1024) + (uint64_t)stage * 2 * K_POSITIONS(wide) * (wide + 8);
 }
 
-/* Those behind the last are zeros. */
+/* Those behind the last are zeros; nothing, where no token looks. */
 K_INLINE void k_bring_positions(const uint32_t wide, const k_op *op, const k_attend *t, uint32_t first, uint32_t stage) {
     const k_tensor *k = &op->src[1], *v = &op->src[2];
     const uint8_t *keys = k_row(k, 0, t->kv_head, t->batch), *values = k_row(v, 0, t->kv_head, t->batch);
     k_u16 *to = k_attend_stage(wide, stage), *to_values = to + K_POSITIONS(wide) * (wide + 8);
-    for (uint32_t i = k_thread(); i < K_POSITIONS(wide) * wide / 8; i += K_THREADS) {
+    for (uint32_t i = k_thread(); first < t->to && i < K_POSITIONS(wide) * wide / 8; i += K_THREADS) {
         uint32_t row = i / (wide / 8), at = i % (wide / 8), position = first + row;
         bool there = position < t->positions;
         uint64_t from = there ? position : 0;
@@ -170,27 +171,26 @@ K_INLINE k_attend_rows k_rows_of_lane(const k_op *op, const k_attend *t) {
     return rows;
 }
 
-/* What the map says of positions [first, ...). */
-K_INLINE uint32_t k_map_at(const uint32_t wide, const k_attend *t, uint32_t first) {
-    uint32_t one = !t->map ? K_MAP_ALL : t->map[first / K_MAP_POSITIONS], two = one;
-    if (K_POSITIONS(wide) > K_MAP_POSITIONS && t->map && first + K_MAP_POSITIONS < t->positions) {
-        two = t->map[first / K_MAP_POSITIONS + 1];
-    }
-    bool whole = first + K_POSITIONS(wide) <= t->positions;
-    return one == two && (whole || one == K_MAP_NONE) ? one : K_MAP_SOME;
+/* What the map says of K_MAP_POSITIONS positions. */
+K_INLINE uint32_t k_map_at(const k_attend *t, uint32_t first) {
+    uint32_t map = t->map ? t->map[first / K_MAP_POSITIONS] : K_MAP_ALL;
+    return map == K_MAP_ALL && first + K_MAP_POSITIONS > t->positions ? K_MAP_SOME : map;
 }
 
+/* Scores are counted in powers of two. */
+#define K_LOG2_E 1.44269504f
+
 /* Adds the mask to the scores of positions [first, ...). */
-K_INLINE void k_add_mask(const uint32_t wide, const k_attend *t, const k_attend_rows *rows, uint32_t first, k_fragment_c *scores) {
-    k_fragment_c mask[K_ATTEND_MOST / 8];
+K_INLINE void k_add_mask(const k_attend *t, const k_attend_rows *rows, uint32_t first, k_fragment_c *scores) {
+    k_fragment_c mask[K_ATTEND_SCORES];
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) { /* without branches, so that all loads are under way at once */
+    for (uint32_t i = 0; i < K_ATTEND_SCORES * K_OF_C; i++) { /* without branches, so that all loads are under way at once */
         uint32_t e = i % K_OF_C, position = first + i / K_OF_C * 8 + k_column_in_c(e), last = t->positions - 1;
         float x = t->map ? k_from_half(rows->mask[k_slot_in_c(e)][position < last ? position : last]) : 0;
-        mask[i / K_OF_C].f[e] = position > last ? -k_infinity() : x;
+        mask[i / K_OF_C].f[e] = position > last ? -k_infinity() : x * K_LOG2_E;
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+    for (uint32_t i = 0; i < K_ATTEND_SCORES * K_OF_C; i++) {
         scores[i / K_OF_C].f[i % K_OF_C] += mask[i / K_OF_C].f[i % K_OF_C];
     }
 }
@@ -209,22 +209,23 @@ K_INLINE void k_weigh(const uint32_t wide, k_fragment_c *scores, k_attended *a) 
         most[r] = a->most[r];
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+    for (uint32_t i = 0; i < K_ATTEND_SCORES * K_OF_C; i++) {
         uint32_t r = k_slot_in_c(i % K_OF_C);
         most[r] = k_max(most[r], scores[i / K_OF_C].f[i % K_OF_C]);
     }
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
-        most[r] = k_row_max(most[r]);
-        by[r] = a->most[r] == -k_infinity() ? 0 : k_exp_fast(a->most[r] - most[r]);
-        a->most[r] = most[r];
+        float before = a->most[r];
+        a->most[r] = k_row_max(most[r]);
+        most[r] = a->most[r] == -k_infinity() ? 0 : a->most[r]; /* all of them masked, ever: weights of nothing */
+        by[r] = k_exp2_fast(before - most[r]);
         a->sum[r] *= by[r];
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+    for (uint32_t i = 0; i < K_ATTEND_SCORES * K_OF_C; i++) {
         uint32_t r = k_slot_in_c(i % K_OF_C);
         k_f32 *s = &scores[i / K_OF_C].f[i % K_OF_C];
-        *s = *s == -k_infinity() ? 0 : k_exp_fast(*s - most[r]);
+        *s = k_exp2_fast(*s - most[r]);
         a->sum[r] += *s;
     }
     K_UNROLL_ALL
@@ -233,35 +234,36 @@ K_INLINE void k_weigh(const uint32_t wide, k_fragment_c *scores, k_attended *a) 
     }
 }
 
-K_INLINE void k_attend_step(const uint32_t wide, const k_op *op, const k_attend *t, const k_attend_rows *rows, const k_half_a *queries,
-                            uint32_t first, uint32_t stage, k_attended *a) {
-    const k_u16 *keys = k_attend_stage(wide, stage), *values = keys + K_POSITIONS(wide) * (wide + 8);
-    k_fragment_c scores[K_ATTEND_MOST / 8] = {0};
+/* K_MAP_POSITIONS positions from `first` on, which are the at-th of the stage. */
+K_INLINE void k_attend_some_of(const uint32_t wide, const k_op *op, const k_attend *t, const k_attend_rows *rows, const k_half_a *queries,
+                               uint32_t first, const k_u16 *stage, uint32_t at, k_attended *a) {
+    const k_u16 *keys = stage + at * (wide + 8), *values = keys + K_POSITIONS(wide) * (wide + 8);
+    k_fragment_c scores[K_ATTEND_SCORES] = {0};
     k_half_b b[2];
-    uint32_t map = k_map_at(wide, t, first);
+    uint32_t map = k_map_at(t, first);
     if (map == K_MAP_NONE) {
         return;
     }
     K_UNROLL_ALL
-    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j += 2) {
+    for (uint32_t i = 0; i < wide / 16; i++) {
         K_UNROLL_ALL
-        for (uint32_t i = 0; i < wide / 16; i++) {
+        for (uint32_t j = 0; j < K_ATTEND_SCORES; j += 2) {
             k_keys_piece(keys, wide + 8, j * 8, i * 16, b);
             k_multiply_halves(&scores[j], &queries[i], &b[0]);
             k_multiply_halves(&scores[j + 1], &queries[i], &b[1]);
         }
     }
-    float scale = k_param(op, 0);
+    float scale = k_param(op, 0) * K_LOG2_E;
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_POSITIONS(wide) / 8 * K_OF_C; i++) {
+    for (uint32_t i = 0; i < K_ATTEND_SCORES * K_OF_C; i++) {
         scores[i / K_OF_C].f[i % K_OF_C] *= scale;
     }
     if (map == K_MAP_SOME) {
-        k_add_mask(wide, t, rows, first, scores);
+        k_add_mask(t, rows, first, scores);
     }
     k_weigh(wide, scores, a);
     K_UNROLL_ALL
-    for (uint32_t j = 0; j < K_POSITIONS(wide) / 8; j += 2) {
+    for (uint32_t j = 0; j < K_ATTEND_SCORES; j += 2) {
         const k_half_a weights = k_weights_piece(&scores[j], &scores[j + 1]);
         K_UNROLL_ALL
         for (uint32_t i = 0; i < wide / 16; i++) {
@@ -304,22 +306,18 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         queries[i] = k_query_piece(rows.query, i * 16);
     }
     k_block_sync();
-    if (t->from < t->to) {
-        k_bring_positions(wide, op, t, t->from, 0);
+    for (uint32_t i = 0; i < K_ATTEND_STAGES - 1; i++) {
+        k_bring_positions(wide, op, t, t->from + i * K_POSITIONS(wide), i);
     }
-    for (uint32_t first = t->from, stage = 0; first < t->to; first += K_POSITIONS(wide), stage ^= 1) {
-        if (first + K_POSITIONS(wide) < t->to) {
-            k_bring_positions(wide, op, t, first + K_POSITIONS(wide), stage ^ 1);
-        } else {
-            k_copies_end(); /* nothing, so that what came before is waited for, and nothing is under way at the end */
-        }
+    for (uint32_t first = t->from, stage = 0; first < t->to; first += K_POSITIONS(wide), stage = stage + 1 == K_ATTEND_STAGES ? 0 : stage + 1) {
         k_copies_wait();
-        k_block_sync();
-        if (!t->idle) {
-            k_attend_step(wide, op, t, &rows, queries, first, stage, &a);
+        k_block_sync(); /* the stage is there, and the one before it is done with */
+        k_bring_positions(wide, op, t, first + (K_ATTEND_STAGES - 1) * K_POSITIONS(wide), stage == 0 ? K_ATTEND_STAGES - 1 : stage - 1);
+        for (uint32_t at = 0; at < K_POSITIONS(wide) && first + at < t->to && !t->idle; at += K_MAP_POSITIONS) {
+            k_attend_some_of(wide, op, t, &rows, queries, first + at, k_attend_stage(wide, stage), at, &a);
         }
-        k_block_sync();
     }
+    k_copies_wait_but(0);
     if (!t->idle) {
         k_put_attended(wide, op, t, &a);
     }

@@ -150,7 +150,12 @@ K_FN k_tile k_tile_of(const k_op *op, uint64_t task) {
     return t;
 }
 
-K_APART void k_do_tiles(const k_op *op, uint32_t part) {
+#ifdef K_WGMMA /* instructions that are under way may not pass a function's end: in functions that are called they wait for each other */
+K_INLINE
+#else
+K_APART
+#endif
+void k_do_tiles(const k_op *op, uint32_t part) {
     uint32_t each = k_tile_rows(op);
     uint64_t tasks = (uint64_t)(((uint32_t)op->dst.ne[1] + K_TILE_N - 1) / K_TILE_N) * (((uint32_t)op->dst.ne[0] + each - 1) / each) *
                      (uint32_t)op->dst.ne[2] * (uint32_t)op->dst.ne[3] * op->split;

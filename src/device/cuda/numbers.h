@@ -68,12 +68,15 @@ K_FN float k_exp(float x) {
 }
 
 /* For weights of attention: by the card's own instruction, 2 units of the last place of a power of 2. */
-K_FN float k_exp_fast(float x) {
+K_FN float k_exp2_fast(float x) {
 #ifdef __NVPTX__
-    return __nvvm_ex2_approx_ftz_f(x * 1.44269504f);
+    return __nvvm_ex2_approx_ftz_f(x);
 #else
-    return k_exp(x);
+    return k_exp(x * 0.69314718f);
 #endif
+}
+K_FN float k_exp_fast(float x) {
+    return k_exp2_fast(x * 1.44269504f);
 }
 
 /* Natural logarithm of a positive normal number. */

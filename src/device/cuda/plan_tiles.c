@@ -6,7 +6,7 @@
 #include "device/cuda/plan.h"
 
 enum {
-    MOST_STAGES = 4,
+    MOST_STAGES = 5,
     LEAST_STEPS = 4,        /* of a piece */
     MOST_LEFT = 256u << 20, /* bytes of a left side as halves: what is larger goes another way */
     KEPT_BY_A_LANE = 32,    /* elements of a row */

@@ -17,9 +17,6 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         k_do_stream(op, k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
         k_block_sync();
         break;
-    case K_OP_TILES:
-        k_do_tiles(op, part);
-        break;
     case K_OP_HALVES:
         k_do_halves(op, part);
         break;
@@ -76,17 +73,13 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     }
 }
 
-/* The parts that no block does first: a phase has more of them than there are blocks. Their weights don't come through the ring. */
-static void run_rest(uint32_t block, uint32_t blocks, const k_op *ops, const k_phase *phase) {
-    k_block_sync();
-    for (uint32_t part = block + blocks; part < phase->n_parts; part += blocks) {
-        uint32_t at = 0, first = 0;
-        const k_op *op = ops + phase->first_op;
-        while (part >= first + op[at].n_parts) {
-            first += op[at++].n_parts;
-        }
-        run_op(&op[at], part - first);
+/* A part that no block does first: a phase has more of them than there are blocks. */
+static const k_op *find_part(const k_op *ops, const k_phase *phase, uint32_t *part) {
+    const k_op *op = ops + phase->first_op;
+    while (*part >= op->n_parts) {
+        *part -= op++->n_parts;
     }
+    return op;
 }
 
 _Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 16 == 0 && sizeof(k_schedule) % 16 == 0 && sizeof(k_phase) % 16 == 0,
@@ -122,6 +115,7 @@ K_INLINE uint32_t phase_of(volatile const k_block *b, volatile const k_run *r) {
 K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
     const k_op *op = op_place(phase_of(b, r));
     volatile k_work *work = &r->works[phase_of(b, r) & 3];
+    uint32_t part = work->part & ~K_MORE;
     if (work->op == K_NO_WORK) {
         return;
     }
@@ -130,13 +124,25 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
         if (k_thread() == 0) {
             b->taken = taken;
         }
+        part = K_NO_WORK;
     } else if (op->op == K_OP_ATTEND_HALVES) {
-        k_do_attend_halves(op, work->part & ~K_MORE);
-    } else {
-        run_op(op, work->part & ~K_MORE);
+        k_do_attend_halves(op, part);
+        part = K_NO_WORK;
     }
-    if (r->works[phase_of(b, r) & 3].part & K_MORE) {
-        run_rest(b->block, b->blocks, r->ops, &r->phases[phase_of(b, r)]);
+    for (uint32_t next = b->block;;) { /* the rest's weights don't come through the ring */
+        if (part != K_NO_WORK && op->op == K_OP_TILES) {
+            k_do_tiles(op, part);
+        } else if (part != K_NO_WORK) {
+            run_op(op, part);
+        }
+        next += b->blocks;
+        const k_phase *phase = &r->phases[phase_of(b, r)];
+        if (!(r->works[phase_of(b, r) & 3].part & K_MORE) || next >= phase->n_parts) {
+            return;
+        }
+        k_block_sync();
+        part = next;
+        op = find_part(r->ops, phase, &part);
     }
 }
 
