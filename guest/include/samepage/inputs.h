@@ -112,18 +112,59 @@ static inline void sp_inputs_mask_cell(void *out, uint64_t at, uint32_t type, bo
     }
 }
 
-/* A row for each token. With the batch stored, a cell holds the newest position that maps to it. */
+/* The first position that the token at position p sees through the window. */
+static inline uint32_t sp_inputs_first_seen(const sp_inputs *in, uint32_t p) {
+    switch (in->window_kind) {
+    case SP_WINDOW_STANDARD:
+        return p >= in->window ? p - in->window + 1 : 0;
+    case SP_WINDOW_CHUNKED:
+        return p / in->window * in->window;
+    case SP_WINDOW_SYMMETRIC:
+        return p >= in->window / 2 ? p - in->window / 2 : 0;
+    default:
+        return 0;
+    }
+}
+
+/* Cells [from, to) of a row, all seen or none, without distances. */
+static inline void sp_inputs_mask_run(void *out, uint64_t from, uint64_t to, uint32_t type, bool seen) {
+    uint64_t c;
+    for (c = from; type == SP_TYPE_F16 && c < to; c++) {
+        ((uint16_t *)out)[c] = seen ? 0 : 0xfc00;
+    }
+    for (c = from; type != SP_TYPE_F16 && c < to; c++) {
+        ((float *)out)[c] = seen ? 0 : -INFINITY;
+    }
+}
+
+/* Of cells [from, to) of a row, of which cell 0 would hold position q, those that hold positions [first, p] are seen. */
+static inline void sp_inputs_mask_part(const sp_inputs *in, void *out, uint64_t row, uint32_t type, int64_t from, int64_t to, int64_t q,
+                                       int64_t first, int64_t p) {
+    int64_t c;
+    from = first - q > from ? first - q : from;
+    to = p - q + 1 < to ? p - q + 1 : to;
+    if (from < to && !in->alibi) {
+        sp_inputs_mask_run(out, row + (uint64_t)from, row + (uint64_t)to, type, true);
+    }
+    for (c = from; in->alibi && c < to; c++) {
+        sp_inputs_mask_cell(out, row + (uint64_t)c, type, true, (uint32_t)(p - q - c));
+    }
+}
+
+/* A row for each token. With the batch stored, a cell holds the newest position that maps to it: in the first cells that of this lap around the
+ * cache, in those behind, of the lap before. */
 static inline void sp_inputs_mask(const sp_inputs *in, const sp_inputs_batch *b, bool window, uint32_t n_kv, uint32_t type, void *out) {
     const uint32_t cells = window ? in->n_ctx_swa : in->n_ctx, n_held = b->n_past + b->n_tokens;
     const uint32_t lap = (n_held - 1) / cells * cells; /* position of cell 0 */
-    uint32_t i, c;
+    const uint32_t newer = n_held - lap < n_kv ? n_held - lap : n_kv;
+    uint32_t i;
     for (i = 0; i < b->n_tokens; i++) {
-        const uint32_t p = b->n_past + i;
+        const uint32_t p = b->n_past + i, first = window ? sp_inputs_first_seen(in, p) : 0;
         const uint64_t row = (uint64_t)i * n_kv;
-        for (c = 0; c < n_kv; c++) {
-            const uint32_t q = lap + c < n_held ? lap + c : lap ? lap + c - cells : UINT32_MAX;
-            const bool seen = q <= p && (!window || sp_inputs_in_window(in, q, p));
-            sp_inputs_mask_cell(out, row + c, type, seen, seen && in->alibi ? p - q : 0);
+        sp_inputs_mask_run(out, row, row + n_kv, type, false);
+        sp_inputs_mask_part(in, out, row, type, 0, newer, lap, first, p);
+        if (lap) {
+            sp_inputs_mask_part(in, out, row, type, newer, n_kv, (int64_t)lap - cells, first, p);
         }
     }
 }
