@@ -17,6 +17,10 @@
 /* Ranges up to this long are registered; the driver moves longer ones as well, and registered pages can't be shared. */
 #define PIN_LARGEST (16 << 20)
 
+/* What comes from the device is moved by the kernel up to this length: its stores reach the host at less than 5 GB/s, the card's copying engine,
+ * which takes longer to begin, at ten times that. */
+#define STORE_LARGEST (64 << 10)
+
 static cuda_memory *of(sp_device_memory *memory) {
     return (cuda_memory *)(void *)memory;
 }
@@ -347,10 +351,11 @@ static bool move(cuda_memory *m, uint64_t offset, uint64_t length, sp_sync_direc
         }
     }
     const bool part = meets_pin(m, offset, offset + length), again = was_seen(m, offset);
-    if (is_pinned(m, offset, offset + length) || ((part || again) && pin(m, offset, offset + length))) {
+    const bool pinned = is_pinned(m, offset, offset + length) || ((part || again) && pin(m, offset, offset + length));
+    if (pinned && (direction == SP_SYNC_TO_DEVICE || length <= STORE_LARGEST)) {
         return false;
     }
-    if (part) { /* the driver copies no range of which a part is registered */
+    if (part && !pinned) { /* the driver copies no range of which a part is registered */
         unpin_all(m);
     }
     *status = move_by_driver(m, offset, length, direction, err);
