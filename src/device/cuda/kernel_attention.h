@@ -164,8 +164,8 @@ typedef struct k_token {
 
 K_INLINE k_token k_token_of(const k_op *op, const k_attention *t) {
     k_token k = {.wide = op->params[7], .lanes = K_LANES == 1 ? 0 : op->params[7], .held = K_LANES == 1 ? t->dk : 8};
-    uint32_t heads = op->params[8], of_warp = (uint32_t)K_LANES >> k.lanes;
-    k.each = K_WARPS == 1 ? 0 : 3 - heads;
+    uint32_t of_warp = (uint32_t)K_LANES >> k.lanes;
+    k.each = K_WARPS == 1 ? 0 : 3 - op->params[8];
     k.group = (k_warp() & ((1u << k.each) - 1)) * of_warp + (k_lane() >> k.lanes);
     k.step = of_warp << k.each;
     k.d = (k_lane() & ((1u << k.lanes) - 1)) * 8;
