@@ -89,29 +89,6 @@ static inline uint16_t sp_inputs_half(uint32_t distance) {
     return exponent > 15 ? 0xfc00 : (uint16_t)(0x8000 | (exponent + 15) << 10 | mantissa);
 }
 
-/* May the token at position p see the one at position q (at most p) through the window? */
-static inline bool sp_inputs_in_window(const sp_inputs *in, uint32_t q, uint32_t p) {
-    switch (in->window_kind) {
-    case SP_WINDOW_STANDARD:
-        return p - q < in->window;
-    case SP_WINDOW_CHUNKED:
-        return q >= p / in->window * in->window;
-    case SP_WINDOW_SYMMETRIC:
-        return p - q <= in->window / 2;
-    default:
-        return true;
-    }
-}
-
-/* What a token sees of a cell: minus infinity, 0, or its distance. */
-static inline void sp_inputs_mask_cell(void *out, uint64_t at, uint32_t type, bool seen, uint32_t distance) {
-    if (type == SP_TYPE_F16) {
-        ((uint16_t *)out)[at] = !seen ? 0xfc00 : distance ? sp_inputs_half(distance) : 0;
-    } else {
-        ((float *)out)[at] = !seen ? -INFINITY : distance ? -(float)distance : 0;
-    }
-}
-
 /* The first position that the token at position p sees through the window. */
 static inline uint32_t sp_inputs_first_seen(const sp_inputs *in, uint32_t p) {
     switch (in->window_kind) {
@@ -123,6 +100,20 @@ static inline uint32_t sp_inputs_first_seen(const sp_inputs *in, uint32_t p) {
         return p >= in->window / 2 ? p - in->window / 2 : 0;
     default:
         return 0;
+    }
+}
+
+/* May the token at position p see the one at position q (at most p) through the window? */
+static inline bool sp_inputs_in_window(const sp_inputs *in, uint32_t q, uint32_t p) {
+    return q >= sp_inputs_first_seen(in, p);
+}
+
+/* What a token sees of a cell: minus infinity, 0, or its distance. */
+static inline void sp_inputs_mask_cell(void *out, uint64_t at, uint32_t type, bool seen, uint32_t distance) {
+    if (type == SP_TYPE_F16) {
+        ((uint16_t *)out)[at] = !seen ? 0xfc00 : distance ? sp_inputs_half(distance) : 0;
+    } else {
+        ((float *)out)[at] = !seen ? -INFINITY : distance ? -(float)distance : 0;
     }
 }
 
