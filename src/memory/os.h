@@ -8,6 +8,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 /* Bytes. Asked of the system once; tests force a larger one with the environment variable SAMEPAGE_PAGE_SIZE (16384, 65536). */
 uint64_t sp_os_page_size(void);
@@ -34,7 +35,9 @@ int sp_os_anonymous_file(const char *label, uint64_t length);
 
 /* Reads size bytes; fewer only at the file's end. How many, or -1 with errno. */
 int64_t sp_os_read_at(int fd, void *bytes, uint64_t size, uint64_t offset);
-/* Writes all of the bytes. False, with errno. */
+/* Writes all of the bytes. False, with errno. By what does as pwrite, which may write less than it is told; or by pwrite. */
+typedef ssize_t sp_os_write(int fd, const void *bytes, size_t size, off_t offset);
+bool sp_os_write_by(sp_os_write *write_at, int fd, const void *bytes, uint64_t size, uint64_t offset);
 bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset);
 
 /* Makes a file that long, with room on the disk for all of it. */

@@ -19,9 +19,9 @@ int64_t sp_os_read_at(int fd, void *bytes, uint64_t size, uint64_t offset) {
     return (int64_t)done;
 }
 
-bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
+bool sp_os_write_by(sp_os_write *write_at, int fd, const void *bytes, uint64_t size, uint64_t offset) {
     for (uint64_t done = 0; done < size;) {
-        const ssize_t n = pwrite(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
+        const ssize_t n = write_at(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
         if (n < 0 && errno == EINTR) {
             continue;
         }
@@ -32,4 +32,8 @@ bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
         done += (uint64_t)n;
     }
     return true;
+}
+
+bool sp_os_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
+    return sp_os_write_by(pwrite, fd, bytes, size, offset);
 }

@@ -48,18 +48,7 @@ bool sp_log_read_at(int fd, void *bytes, uint64_t size, uint64_t offset) {
 }
 
 bool sp_log_write_at(int fd, const void *bytes, uint64_t size, uint64_t offset) {
-    for (uint64_t done = 0; done < size;) {
-        ssize_t n = sp_snapshot_io.write_at(fd, (const uint8_t *)bytes + done, size - done, (off_t)(offset + done));
-        if (n < 0 && errno == EINTR) {
-            continue;
-        }
-        if (n <= 0) {
-            errno = n ? errno : EIO;
-            return false;
-        }
-        done += (uint64_t)n;
-    }
-    return true;
+    return sp_os_write_by(sp_snapshot_io.write_at, fd, bytes, size, offset);
 }
 
 static bool entries_are_valid(const sp_log *log, sp_log_record *record) {
