@@ -310,7 +310,7 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         k_bring_positions(wide, op, t, t->from + i * K_POSITIONS(wide), i);
     }
     for (uint32_t first = t->from, stage = 0; first < t->to; first += K_POSITIONS(wide), stage = stage + 1 == K_ATTEND_STAGES ? 0 : stage + 1) {
-        k_copies_wait();
+        k_copies_wait_but(1);
         k_block_sync(); /* the stage is there, and the one before it is done with */
         k_bring_positions(wide, op, t, first + (K_ATTEND_STAGES - 1) * K_POSITIONS(wide), stage == 0 ? K_ATTEND_STAGES - 1 : stage - 1);
         for (uint32_t at = 0; at < K_POSITIONS(wide) && first + at < t->to && !t->idle; at += K_MAP_POSITIONS) {

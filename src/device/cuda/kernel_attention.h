@@ -347,7 +347,7 @@ K_INLINE void k_attend_piece(const k_op *op, const k_attention *t, const k_token
         uint32_t next = first + n, n_next = t->n - next < room ? t->n - next : room;
         k_bring_cache(op, t, s, next, n_next, stage ^ 1); /* at the end nothing, so that what came before is waited for */
         k_take_masks(op, t, next, n_next, masks);
-        k_copies_wait();
+        k_copies_wait_but(1);
         k_block_sync();
         for (uint32_t p = 0; p < n; p += s->step * K_AT_ONCE) { /* together: lanes exchange */
             k_attend_some(s, q, slope, stage, p + s->group, n, a);

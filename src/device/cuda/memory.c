@@ -56,10 +56,14 @@ static bool is_pinned(const cuda_memory *m, uint64_t from, uint64_t to) {
     return false;
 }
 
+static bool meet(const cuda_pin *pin, uint64_t from, uint64_t to) {
+    return pin->from < to && from < pin->to;
+}
+
 /* Are some of the range's pages registered? */
 static bool meets_pin(const cuda_memory *m, uint64_t from, uint64_t to) {
     for (uint32_t i = 0; i < m->n_pins; i++) {
-        if (m->pins[i].from < to && from < m->pins[i].to) {
+        if (meet(&m->pins[i], from, to)) {
             return true;
         }
     }
@@ -87,7 +91,7 @@ static bool pin(cuda_memory *m, uint64_t from, uint64_t to) {
         return false;
     }
     for (uint32_t i = m->n_pins; i-- > 0;) {
-        if (m->pins[i].from < to && from < m->pins[i].to) {
+        if (meet(&m->pins[i], from, to)) {
             from = m->pins[i].from < from ? m->pins[i].from : from;
             to = m->pins[i].to > to ? m->pins[i].to : to;
             unpin(m, i);

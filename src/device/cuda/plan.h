@@ -52,7 +52,7 @@ typedef struct plan {
     plan_root *roots; /* the program's tensors, then what operations need beside */
     uint32_t n_roots;
     plan_op *ops;
-    uint32_t n_ops, max_ops;
+    uint32_t n_ops;
     plan_fusion *fusions;     /* by tensor */
     uint32_t *uses, *used_by; /* by tensor: how often it is read; the last that does */
     uint64_t *ids;            /* by tensor: row ids: offset among the temporaries, + 1 */
@@ -64,6 +64,14 @@ typedef struct plan {
 
 /* Is this a product of weights that are streamed and one column? */
 bool sp_plan_streams(const plan *p, uint32_t t);
+
+static inline const sp_spec_tensor *plan_tensor(const plan *p, uint32_t t) {
+    return &p->spec->tensors[t];
+}
+/* Where a root's bytes will be, until it has a place. */
+static inline uint64_t plan_at_root(uint32_t root) {
+    return PLAN_TEMPORARY | (uint64_t)root << 40;
+}
 
 /* Is this operation a gated unit, of one side or two? */
 bool sp_plan_is_gated(uint32_t op);
@@ -87,6 +95,8 @@ sp_status sp_plan_set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err);
 void sp_plan_reads(const plan *p, plan_op *o, uint32_t t);
 sp_status sp_plan_set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, sp_error *err);
 sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err);
+/* What a product takes in before it (op->before, extra); into params from `at` on: a norm's epsilon, a gate's kind, alpha and limit. */
+sp_status sp_plan_take_before(plan *p, plan_op *o, const plan_fusion *f, int at, sp_error *err);
 uint32_t sp_plan_new_root(plan *p, uint64_t bytes);
 /* Room for n numbers in the schedule's own memory, zeros; their address. */
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);

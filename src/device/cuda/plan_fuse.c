@@ -6,16 +6,12 @@
  */
 #include "device/cuda/plan.h"
 
-static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
-    return &p->spec->tensors[t];
-}
-
 static bool is_op(const plan *p, uint32_t t, uint32_t op) {
-    return t != SP_PROGRAM_NONE && tensor_of(p, t)->kind == SP_TENSOR_OP && tensor_of(p, t)->op == op;
+    return t != SP_PROGRAM_NONE && plan_tensor(p, t)->kind == SP_TENSOR_OP && plan_tensor(p, t)->op == op;
 }
 
 bool sp_plan_is_constant(const plan *p, uint32_t t) {
-    const sp_spec_tensor *root = tensor_of(p, tensor_of(p, t)->alias);
+    const sp_spec_tensor *root = plan_tensor(p, plan_tensor(p, t)->alias);
     return root->kind == SP_TENSOR_WEIGHT || (root->kind == SP_TENSOR_OP && root->dst == SP_PROGRAM_NONE) ||
            (root->kind == SP_TENSOR_MEMORY && !(p->spec->slots[root->slot].flags & SP_SLOT_WRITE));
 }
@@ -41,20 +37,20 @@ static bool same_shape(const sp_spec_tensor *a, const sp_spec_tensor *b) {
 
 /* A product of a weight and few columns. */
 static bool is_small_product(const plan *p, uint32_t t) {
-    const sp_spec_tensor *o = tensor_of(p, t);
-    return is_op(p, t, SP_OP_MUL_MAT) && o->ne[1] * o->ne[2] * o->ne[3] <= K_COLUMNS && tensor_of(p, o->src[0])->kind == SP_TENSOR_WEIGHT;
+    const sp_spec_tensor *o = plan_tensor(p, t);
+    return is_op(p, t, SP_OP_MUL_MAT) && o->ne[1] * o->ne[2] * o->ne[3] <= K_COLUMNS && plan_tensor(p, o->src[0])->kind == SP_TENSOR_WEIGHT;
 }
 
 /* Floats that lie together, from a multiple of 16 bytes on. */
 static bool is_column(const plan *p, uint32_t t) {
-    return is_contiguous_f32(tensor_of(p, t)) && tensor_of(p, t)->start % 16 == 0;
+    return is_contiguous_f32(plan_tensor(p, t)) && plan_tensor(p, t)->start % 16 == 0;
 }
 
 bool sp_plan_streams(const plan *p, uint32_t t) {
     if (!is_small_product(p, t)) {
         return false;
     }
-    const sp_spec_tensor *o = tensor_of(p, t), *a = tensor_of(p, o->src[0]), *b = tensor_of(p, o->src[1]);
+    const sp_spec_tensor *o = plan_tensor(p, t), *a = plan_tensor(p, o->src[0]), *b = plan_tensor(p, o->src[1]);
     bool type = a->type == SP_TYPE_Q4_0 || a->type == SP_TYPE_Q8_0 || a->type == SP_TYPE_F16;
     return type && a->ne[0] % 256 == 0 && a->ne[2] * a->ne[3] == 1 && a->nb[1] <= K_SLOT && o->ne[1] * o->ne[2] * o->ne[3] == 1 &&
            is_column(p, o->src[1]) && is_contiguous_f32(o) && b->ne[0] == a->ne[0];
@@ -62,9 +58,9 @@ bool sp_plan_streams(const plan *p, uint32_t t) {
 
 /* The one operation that reads t, through views that keep its elements in order; SP_PROGRAM_NONE: there is not exactly one. */
 static uint32_t only_user(const plan *p, uint32_t t) {
-    int64_t n = elements_of(tensor_of(p, t));
+    int64_t n = elements_of(plan_tensor(p, t));
     while (p->uses[t] == 1) {
-        const sp_spec_tensor *user = tensor_of(p, p->used_by[t]);
+        const sp_spec_tensor *user = plan_tensor(p, p->used_by[t]);
         bool view = user->op == SP_OP_RESHAPE || (user->op == SP_OP_VIEW && user->offset == 0);
         if (!view || !is_contiguous_f32(user) || elements_of(user) != n) {
             return user->op == SP_OP_VIEW || user->op == SP_OP_PERMUTE || user->op == SP_OP_TRANSPOSE ? SP_PROGRAM_NONE : p->used_by[t];
@@ -76,19 +72,19 @@ static uint32_t only_user(const plan *p, uint32_t t) {
 
 /* The product that t is a view of, if nothing else reads it. */
 static uint32_t only_source(const plan *p, uint32_t t, uint32_t user) {
-    uint32_t root = tensor_of(p, t)->alias;
-    return root != SP_PROGRAM_NONE && tensor_of(p, root)->dst == SP_PROGRAM_NONE && only_user(p, root) == user ? root : SP_PROGRAM_NONE;
+    uint32_t root = plan_tensor(p, t)->alias;
+    return root != SP_PROGRAM_NONE && plan_tensor(p, root)->dst == SP_PROGRAM_NONE && only_user(p, root) == user ? root : SP_PROGRAM_NONE;
 }
 
 /* ---- before ---- */
 
 /* mul(rms_norm(x), weight): what the norm reads and is multiplied with may be read later. */
 static bool is_norm(const plan *p, uint32_t t) {
-    const sp_spec_tensor *mul = tensor_of(p, t);
+    const sp_spec_tensor *mul = plan_tensor(p, t);
     if (!is_op(p, t, SP_OP_MUL) || mul->dst != SP_PROGRAM_NONE || !is_op(p, mul->src[0], SP_OP_RMS_NORM)) {
         return false;
     }
-    const sp_spec_tensor *norm = tensor_of(p, mul->src[0]), *weight = tensor_of(p, mul->src[1]);
+    const sp_spec_tensor *norm = plan_tensor(p, mul->src[0]), *weight = plan_tensor(p, mul->src[1]);
     bool one_row = weight->ne[0] == mul->ne[0] && elements_of(weight) == mul->ne[0] && weight->type == SP_TYPE_F32;
     return one_row && norm->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, norm->src[0]) && sp_plan_is_constant(p, mul->src[1]) &&
            p->uses[mul->src[0]] == 1;
@@ -100,12 +96,12 @@ bool sp_plan_is_gated(uint32_t op) {
 }
 
 static bool is_gate(const plan *p, uint32_t t) {
-    const sp_spec_tensor *glu = tensor_of(p, t);
+    const sp_spec_tensor *glu = plan_tensor(p, t);
     return glu->kind == SP_TENSOR_OP && sp_plan_is_gated(glu->op) && glu->n_src >= 2 && glu->src[1] != SP_PROGRAM_NONE && glu->type == SP_TYPE_F32;
 }
 
 static bool is_gate_before(const plan *p, uint32_t t) {
-    const sp_spec_tensor *glu = tensor_of(p, t);
+    const sp_spec_tensor *glu = plan_tensor(p, t);
     return is_gate(p, t) && glu->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, glu->src[0]) && sp_plan_is_constant(p, glu->src[1]) &&
            p->fusions[t].product == PLAN_NONE;
 }
@@ -113,13 +109,13 @@ static bool is_gate_before(const plan *p, uint32_t t) {
 /* Every product whose right side is t takes it in; t itself is left out if nothing else reads it. */
 static void take_in(plan *p, uint32_t product) {
     plan_fusion *f = &p->fusions[product];
-    uint32_t t = tensor_of(p, product)->src[1];
-    if (is_norm(p, t) && (!sp_plan_streams(p, product) ||
-                          (is_column(p, tensor_of(p, tensor_of(p, t)->src[0])->src[0]) && tensor_of(p, tensor_of(p, t)->src[1])->start % 16 == 0))) {
-        const sp_spec_tensor *mul = tensor_of(p, t), *norm = tensor_of(p, mul->src[0]);
+    uint32_t t = plan_tensor(p, product)->src[1];
+    if (is_norm(p, t) && (!sp_plan_streams(p, product) || (is_column(p, plan_tensor(p, plan_tensor(p, t)->src[0])->src[0]) &&
+                                                           plan_tensor(p, plan_tensor(p, t)->src[1])->start % 16 == 0))) {
+        const sp_spec_tensor *mul = plan_tensor(p, t), *norm = plan_tensor(p, mul->src[0]);
         f->before = K_BEFORE_RMS_NORM, f->right = norm->src[0], f->norm_weight = mul->src[1], f->from = norm;
     } else if (is_gate_before(p, t) && !sp_plan_streams(p, product)) {
-        const sp_spec_tensor *glu = tensor_of(p, t);
+        const sp_spec_tensor *glu = plan_tensor(p, t);
         f->before = K_BEFORE_GLU, f->right = glu->src[0], f->other = glu->src[1], f->from = glu;
     } else {
         return;
@@ -127,7 +123,7 @@ static void take_in(plan *p, uint32_t product) {
     if (--p->uses[t] == 0) {
         p->fusions[t].skip = true;
         if (f->before == K_BEFORE_RMS_NORM) {
-            p->fusions[tensor_of(p, t)->src[0]].skip = true;
+            p->fusions[plan_tensor(p, t)->src[0]].skip = true;
         }
     }
 }
@@ -135,16 +131,16 @@ static void take_in(plan *p, uint32_t product) {
 /* ---- after ---- */
 
 static bool may_end_later(const plan *p, uint32_t product) {
-    const sp_spec_tensor *made = tensor_of(p, product);
+    const sp_spec_tensor *made = plan_tensor(p, product);
     return made->dst == SP_PROGRAM_NONE && sp_plan_is_constant(p, made->src[1]);
 }
 
 /* add(product, residual), either way round. */
 static bool ends_in_add(plan *p, uint32_t t, plan_fusion *f) {
-    const sp_spec_tensor *add = tensor_of(p, t);
+    const sp_spec_tensor *add = plan_tensor(p, t);
     for (int s = 0; s < 2 && is_op(p, t, SP_OP_ADD); s++) {
         uint32_t product = add->src[s], residual = add->src[1 - s];
-        const sp_spec_tensor *other = tensor_of(p, residual), *made = tensor_of(p, product);
+        const sp_spec_tensor *other = plan_tensor(p, residual), *made = plan_tensor(p, product);
         if ((is_small_product(p, product) || sp_plan_tiles(p, product)) && product != residual && same_shape(made, other) &&
             is_contiguous_f32(other) && p->uses[product] == 1 && sp_plan_is_constant(p, residual) && may_end_later(p, product)) {
             f->product = product, f->residual = residual, f->after = K_AFTER_ADD;
@@ -156,7 +152,7 @@ static bool ends_in_add(plan *p, uint32_t t, plan_fusion *f) {
 
 /* The gate of two products of the same column, of the same shape and type. */
 static bool ends_in_gate(plan *p, uint32_t t, plan_fusion *f) {
-    const sp_spec_tensor *glu = tensor_of(p, t);
+    const sp_spec_tensor *glu = plan_tensor(p, t);
     if (!is_gate(p, t) || glu->src[0] == glu->src[1]) {
         return false;
     }
@@ -166,8 +162,8 @@ static bool ends_in_gate(plan *p, uint32_t t, plan_fusion *f) {
     if (!streams && !tiles) {
         return false;
     }
-    const sp_spec_tensor *a = tensor_of(p, glu->src[0]), *b = tensor_of(p, glu->src[1]), *left = tensor_of(p, a->src[0]);
-    const sp_spec_tensor *other = tensor_of(p, b->src[0]);
+    const sp_spec_tensor *a = plan_tensor(p, glu->src[0]), *b = plan_tensor(p, glu->src[1]), *left = plan_tensor(p, a->src[0]);
+    const sp_spec_tensor *other = plan_tensor(p, b->src[0]);
     bool alike = a->src[1] == b->src[1] && left->type == other->type && same_shape(left, other);
     if (!alike || p->uses[glu->src[0]] != 1 || p->uses[glu->src[1]] != 1 || !may_end_later(p, glu->src[0]) || !may_end_later(p, glu->src[1])) {
         return false;
@@ -192,7 +188,7 @@ static bool joins(const plan *p, uint32_t t, plan_fusion *f) {
 
 /* rope of neighbours, at one position. */
 static bool ends_in_rope(plan *p, uint32_t t, plan_fusion *f) {
-    const sp_spec_tensor *rope = tensor_of(p, t);
+    const sp_spec_tensor *rope = plan_tensor(p, t);
     if (!is_op(p, t, SP_OP_ROPE_EXT) || rope->params[1] != 0 || rope->params[13] != 0 || rope->ne[0] % 2 || rope->ne[2] != 1 || rope->ne[3] != 1 ||
         rope->params[0] > rope->ne[0] || !sp_plan_is_constant(p, rope->src[1]) ||
         (rope->n_src > 2 && rope->src[2] != SP_PROGRAM_NONE && !sp_plan_is_constant(p, rope->src[2]))) {
@@ -203,16 +199,16 @@ static bool ends_in_rope(plan *p, uint32_t t, plan_fusion *f) {
         return false;
     }
     f->after |= K_AFTER_ROPE, f->rope = t;
-    return is_contiguous_f32(tensor_of(p, rope->src[0])) && is_contiguous_f32(rope);
+    return is_contiguous_f32(plan_tensor(p, rope->src[0])) && is_contiguous_f32(rope);
 }
 
 /* One row of a cache of floats or halves. */
 static bool ends_in_set_row(plan *p, uint32_t t, plan_fusion *f) {
-    const sp_spec_tensor *set = tensor_of(p, t);
+    const sp_spec_tensor *set = plan_tensor(p, t);
     if (!is_op(p, t, SP_OP_SET_ROWS) || (set->type != SP_TYPE_F16 && set->type != SP_TYPE_F32) || set->ne[2] * set->ne[3] != 1) {
         return false;
     }
-    const sp_spec_tensor *rows = tensor_of(p, set->src[1]), *ids = tensor_of(p, set->src[2]);
+    const sp_spec_tensor *rows = plan_tensor(p, set->src[1]), *ids = plan_tensor(p, set->src[2]);
     return elements_of(rows) == rows->ne[0] && elements_of(ids) == 1 && is_contiguous_f32(rows) && joins(p, only_source(p, set->src[1], t), f) &&
            (f->after |= K_AFTER_SET_ROW);
 }
@@ -234,7 +230,7 @@ static void end_in(plan *p, uint32_t t, const plan_fusion *f) {
 /* Nothing is fused yet; uses. */
 static void look_over(plan *p) {
     for (uint32_t i = 0; i < p->spec->n_tensors; i++) {
-        const sp_spec_tensor *t = tensor_of(p, i);
+        const sp_spec_tensor *t = plan_tensor(p, i);
         p->fusions[i] = (plan_fusion){.product = PLAN_NONE,
                                       .second = PLAN_NONE,
                                       .end = PLAN_NONE,
@@ -265,7 +261,7 @@ void sp_plan_fuse(plan *p) {
     }
     for (uint32_t t = 0; t < p->spec->n_tensors; t++) {
         if (sp_plan_tiles(p, t)) {
-            p->fusions[tensor_of(p, t)->src[1]].tile_rows += (uint32_t)tensor_of(p, t)->ne[0];
+            p->fusions[plan_tensor(p, t)->src[1]].tile_rows += (uint32_t)plan_tensor(p, t)->ne[0];
         }
         if (is_small_product(p, t) || sp_plan_tiles(p, t)) {
             take_in(p, t);

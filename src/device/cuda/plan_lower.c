@@ -19,10 +19,6 @@ static uint32_t as_word(float value) {
     return word;
 }
 
-static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
-    return &p->spec->tensors[t];
-}
-
 static k_tensor shape_of(const sp_spec_tensor *t, uint64_t data) {
     k_tensor k = {.data = data, .type = t->type};
     for (int i = 0; i < 4; i++) {
@@ -38,7 +34,7 @@ static bool is_view(const sp_spec_tensor *t) {
 
 /* Where a window lies; row ids have a copy among the temporaries. */
 static sp_status window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err) {
-    const sp_spec_tensor *w = tensor_of(p, t);
+    const sp_spec_tensor *w = plan_tensor(p, t);
     if (w->index) {
         *out = PLAN_TEMPORARY | (p->ids[t] - 1);
         return SP_OK;
@@ -59,7 +55,7 @@ static sp_status window_address(const plan *p, uint32_t t, uint64_t *out, sp_err
 /* A tensor as kernels see it. split: weights may come in the layout for
  * products. */
 static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error *err) {
-    const sp_spec_tensor *s = tensor_of(p, t);
+    const sp_spec_tensor *s = plan_tensor(p, t);
     if (s->kind == SP_TENSOR_WEIGHT) {
         return sp_cuda_weight(p->weights[s->slot], s->weight, split, out, err);
     }
@@ -71,7 +67,7 @@ static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error
     }
     if (s->alias == t) {
         sp_status status = s->dst == SP_PROGRAM_NONE ? SP_OK : window_address(p, s->dst, &address, err);
-        *out = shape_of(s, s->dst == SP_PROGRAM_NONE ? PLAN_TEMPORARY | (uint64_t)t << 40 : address);
+        *out = shape_of(s, s->dst == SP_PROGRAM_NONE ? plan_at_root(t) : address);
         return status;
     }
     sp_status status = locate(p, s->alias, false, out, err);
@@ -96,23 +92,23 @@ plan_op *sp_plan_new_op(plan *p, uint32_t kind) {
 }
 
 void sp_plan_reads(const plan *p, plan_op *o, uint32_t t) {
-    uint32_t root = tensor_of(p, t)->alias;
-    if (tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE) {
-        root = tensor_of(p, root)->dst;
+    uint32_t root = plan_tensor(p, t)->alias;
+    if (plan_tensor(p, root)->kind == SP_TENSOR_OP && plan_tensor(p, root)->dst != SP_PROGRAM_NONE) {
+        root = plan_tensor(p, root)->dst;
     }
     o->reads[o->n_reads++] = root;
 }
 
 static uint32_t written_root(const plan *p, uint32_t t) {
-    const sp_spec_tensor *s = tensor_of(p, t);
+    const sp_spec_tensor *s = plan_tensor(p, t);
     uint32_t root = s->alias;
-    return tensor_of(p, root)->kind == SP_TENSOR_OP && tensor_of(p, root)->dst != SP_PROGRAM_NONE ? tensor_of(p, root)->dst : root;
+    return plan_tensor(p, root)->kind == SP_TENSOR_OP && plan_tensor(p, root)->dst != SP_PROGRAM_NONE ? plan_tensor(p, root)->dst : root;
 }
 
 sp_status sp_plan_set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
     sp_status status = locate(p, t, false, &o->op.dst, err);
     o->writes = written_root(p, t);
-    const sp_spec_tensor *s = tensor_of(p, t);
+    const sp_spec_tensor *s = plan_tensor(p, t);
     if (s->alias == t && s->dst == SP_PROGRAM_NONE) {
         p->roots[t].bytes = s->nb[3] * (uint64_t)s->ne[3];
     }
@@ -257,7 +253,7 @@ static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_e
         *attend = *o;
         *o = (plan_op){.op = {.op = K_OP_MASK_MAP}, .scratch = PLAN_NONE, .most_parts = parts_for((double)rows * columns, 8)};
         map = sp_plan_new_root(p, (uint64_t)rows * columns);
-        o->op.dst = (k_tensor){.data = PLAN_TEMPORARY | (uint64_t)map << 40, .ne = {(int32_t)columns, (int32_t)rows, 1, 1}};
+        o->op.dst = (k_tensor){.data = plan_at_root(map), .ne = {(int32_t)columns, (int32_t)rows, 1, 1}};
         o->op.params[K_MAP_TOKENS] = (uint32_t)attend->op.src[0].ne[1];
         o->writes = map;
         o->work = elements(&mask);
@@ -266,7 +262,7 @@ static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_e
         f->map_tokens = o->op.params[K_MAP_TOKENS];
         o = attend;
     }
-    o->op.scratch = PLAN_TEMPORARY | (uint64_t)map << 40;
+    o->op.scratch = plan_at_root(map);
     o->reads[o->n_reads++] = map;
     return status;
 }
@@ -288,10 +284,12 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     op->params[3] = t->params[3];
     op->params[4] = chunk;
     op->params[5] = heads;
-    op->op = fast ? K_OP_ATTEND_HALVES : op->op;
-    op->params[7] = (uint32_t)(q->ne[0] == 64 ? 3 : q->ne[0] == 128 ? 4 : 5);
-    op->params[8] = heads == 8 ? 3 : heads == 4 ? 2 : heads == 2 ? 1 : 0;
-    op->params[9] = shared;
+    if (fast) { /* powers of two, of which the kernel wants the exponents */
+        op->op = K_OP_ATTEND_HALVES;
+        op->params[7] = (uint32_t)__builtin_ctz((uint32_t)q->ne[0] / 8);
+        op->params[8] = (uint32_t)__builtin_ctz(heads);
+        op->params[9] = shared;
+    }
     op->split = (positions + chunk - 1) / chunk;
     o->most_parts = parts_for(tasks * op->split, 1);
     o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;
@@ -300,7 +298,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     }
     uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
     o->scratch = sp_plan_new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
-    op->scratch = PLAN_TEMPORARY | (uint64_t)o->scratch << 40;
+    op->scratch = plan_at_root(o->scratch);
     return sp_plan_new_table(p, rows / heads, &op->table, err);
 }
 
@@ -383,40 +381,6 @@ static void move_bits(k_op *op) {
     }
 }
 
-/* The product, with what is fused before it, ending in result (itself, or the
- * addition of residual). */
-static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
-    const sp_spec_tensor *t = tensor_of(p, product);
-    const plan_fusion *f = &p->fusions[product];
-    plan_op *o = sp_plan_new_op(p, t->op);
-    k_op *op = &o->op;
-    sp_status status = sp_plan_set_dst(p, o, result, err);
-    status = status == SP_OK ? sp_plan_set_src(p, o, 0, t->src[0], true, err) : status;
-    status = status == SP_OK ? sp_plan_set_src(p, o, 1, f->before ? f->right : t->src[1], false, err) : status;
-    op->before = f->before;
-    if (status == SP_OK && t->op == SP_OP_MUL_MAT_ID) {
-        status = sp_plan_set_src(p, o, 2, t->src[2], false, err);
-    }
-    if (status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
-        op->params[8] = f->from->params[0];
-        sp_plan_reads(p, o, f->norm_weight);
-        status = locate(p, f->norm_weight, false, &op->extra[0], err);
-    } else if (status == SP_OK && f->before == K_BEFORE_GLU) {
-        op->params[9] = f->from->op;
-        op->params[10] = f->from->params[1];
-        op->params[11] = f->from->params[2];
-        sp_plan_reads(p, o, f->other);
-        status = locate(p, f->other, false, &op->extra[1], err);
-    }
-    if (status == SP_OK && residual != PLAN_NONE) {
-        op->after = K_AFTER_ADD;
-        sp_plan_reads(p, o, residual);
-        status = locate(p, residual, false, &op->extra[2], err);
-    }
-    size_op(o);
-    return status;
-}
-
 /* Another tensor that an operation reads, if there is one. */
 sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_error *err) {
     if (t == SP_PROGRAM_NONE) {
@@ -424,6 +388,42 @@ sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_e
     }
     sp_plan_reads(p, o, t);
     return locate(p, t, false, out, err);
+}
+
+sp_status sp_plan_take_before(plan *p, plan_op *o, const plan_fusion *f, int at, sp_error *err) {
+    uint32_t *params = o->op.params + at;
+    o->op.before = f->before;
+    if (f->before == K_BEFORE_RMS_NORM) {
+        params[0] = f->from->params[0];
+        return sp_plan_set_extra(p, o, &o->op.extra[0], f->norm_weight, err);
+    }
+    if (f->before == K_BEFORE_GLU) {
+        params[1] = f->from->op, params[2] = f->from->params[1], params[3] = f->from->params[2];
+        return sp_plan_set_extra(p, o, &o->op.extra[1], f->other, err);
+    }
+    return SP_OK;
+}
+
+/* The product, with what is fused before it, ending in result (itself, or the
+ * addition of residual). */
+static sp_status lower_product(plan *p, uint32_t product, uint32_t result, uint32_t residual, sp_error *err) {
+    const sp_spec_tensor *t = plan_tensor(p, product);
+    const plan_fusion *f = &p->fusions[product];
+    plan_op *o = sp_plan_new_op(p, t->op);
+    k_op *op = &o->op;
+    sp_status status = sp_plan_set_dst(p, o, result, err);
+    status = status == SP_OK ? sp_plan_set_src(p, o, 0, t->src[0], true, err) : status;
+    status = status == SP_OK ? sp_plan_set_src(p, o, 1, f->before ? f->right : t->src[1], false, err) : status;
+    if (status == SP_OK && t->op == SP_OP_MUL_MAT_ID) {
+        status = sp_plan_set_src(p, o, 2, t->src[2], false, err);
+    }
+    status = status == SP_OK ? sp_plan_take_before(p, o, f, 8, err) : status;
+    if (status == SP_OK && residual != PLAN_NONE) {
+        op->after = K_AFTER_ADD;
+        status = sp_plan_set_extra(p, o, &op->extra[2], residual, err);
+    }
+    size_op(o);
+    return status;
 }
 
 /* What a streamed product ends in. */
@@ -434,19 +434,19 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
         status = sp_plan_set_extra(p, o, &op->extra[2], f->residual, err);
     }
     if (f->after & K_AFTER_GLU) {
-        const sp_spec_tensor *gate = tensor_of(p, end);
+        const sp_spec_tensor *gate = plan_tensor(p, end);
         op->params[K_GLU_KIND] = gate->op, op->params[K_GLU_ALPHA] = gate->params[1], op->params[K_GLU_LIMIT] = gate->params[2];
-        status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT2, tensor_of(p, f->second)->src[0], true, err) : status;
+        status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT2, plan_tensor(p, f->second)->src[0], true, err) : status;
     }
     if (f->after & K_AFTER_ROPE) {
-        const sp_spec_tensor *rope = tensor_of(p, f->rope);
+        const sp_spec_tensor *rope = plan_tensor(p, f->rope);
         op->params[K_UNIT] = 2, op->params[K_ROPE_DIMS] = rope->params[0], op->params[K_ROPE_HEAD] = (uint32_t)rope->ne[0];
         status = status == SP_OK ? rope_table(p, op, rope, &op->params[K_ROPE_MAGNITUDE], err) : status;
         status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_POSITIONS, rope->src[1], false, err) : status;
         status = status == SP_OK && rope->n_src > 2 ? sp_plan_set_src(p, o, K_SRC_FACTORS, rope->src[2], false, err) : status;
     }
     if (status == SP_OK && f->after & K_AFTER_SET_ROW) {
-        status = sp_plan_set_src(p, o, K_SRC_IDS, tensor_of(p, end)->src[2], false, err);
+        status = sp_plan_set_src(p, o, K_SRC_IDS, plan_tensor(p, end)->src[2], false, err);
     }
     return status;
 }
@@ -462,7 +462,7 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
 
 /* A product whose weights are streamed; it ends in `end`, itself or another operation. */
 static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
-    const sp_spec_tensor *t = tensor_of(p, product), *left = tensor_of(p, t->src[0]);
+    const sp_spec_tensor *t = plan_tensor(p, product), *left = plan_tensor(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
     plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
@@ -473,15 +473,11 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     op->params[K_TILE_ROWS] = tile_rows;
     op->params[K_SEGMENTS] = segments_of(left);
     op->params[K_UNIT] = 1;
-    op->before = before->before;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
     sp_status status = sp_plan_set_dst(p, o, end, err);
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
-    if (status == SP_OK && before->before) {
-        op->params[K_EPS] = before->from->params[0];
-        status = sp_plan_set_extra(p, o, &op->extra[0], before->norm_weight, err);
-    }
+    status = status == SP_OK ? sp_plan_take_before(p, o, before, K_EPS, err) : status;
     status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
     o->work = (double)left->nb[1] * (double)left->ne[1] * (op->after & K_AFTER_GLU ? 2 : 1);
     o->most_parts = parts_for((double)left->ne[1] / op->params[K_UNIT], 4);
@@ -489,7 +485,7 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
 }
 
 static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
-    const sp_spec_tensor *t = tensor_of(p, index);
+    const sp_spec_tensor *t = plan_tensor(p, index);
     uint32_t product = p->fusions[index].product != PLAN_NONE ? p->fusions[index].product : index;
     if (sp_plan_streams(p, product)) {
         return lower_stream(p, product, index, err);
@@ -497,7 +493,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     if (sp_plan_tiles(p, product)) {
         return sp_plan_lower_tiles(p, product, index, err);
     }
-    if (tensor_of(p, product)->op == SP_OP_MUL_MAT || tensor_of(p, product)->op == SP_OP_MUL_MAT_ID) {
+    if (plan_tensor(p, product)->op == SP_OP_MUL_MAT || plan_tensor(p, product)->op == SP_OP_MUL_MAT_ID) {
         return lower_product(p, product, index, p->fusions[index].residual, err);
     }
     plan_op *o = sp_plan_new_op(p, t->op);
@@ -520,7 +516,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     case SP_OP_CPY:
     case SP_OP_CAST:
     case SP_OP_CONT:
-        lower_copy(o, tensor_of(p, t->src[0]), t);
+        lower_copy(o, plan_tensor(p, t->src[0]), t);
         return SP_OK;
     case SP_OP_SET_ROWS:
         op->params[15] = sp_type_get(t->type)->size;
@@ -561,7 +557,7 @@ sp_status sp_plan_lower(plan *p, sp_error *err) {
     const char *device = p->workspace->device->info.name;
     sp_status status = SP_OK;
     for (uint32_t i = 0; status == SP_OK && i < p->spec->n_tensors; i++) {
-        const sp_spec_tensor *t = tensor_of(p, i);
+        const sp_spec_tensor *t = plan_tensor(p, i);
         if (!is_readable(t)) {
             status =
                 sp_fail(err, SP_ERR_UNSUPPORTED, "tensor %u: %s reads %s of a model alone, not of memory", i, device, sp_type_get(t->type)->name);

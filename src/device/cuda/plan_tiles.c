@@ -12,10 +12,6 @@ enum {
     KEPT_BY_A_LANE = 32,    /* elements of a row */
 };
 
-static const sp_spec_tensor *tensor_of(const plan *p, uint32_t t) {
-    return &p->spec->tensors[t];
-}
-
 static uint64_t planes_of(const sp_spec_tensor *t) {
     return (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
 }
@@ -33,38 +29,26 @@ static bool is_read_directly(const sp_spec_tensor *t) {
 
 /* Matrices of floats have a precision that halves have not. */
 bool sp_plan_tiles(const plan *p, uint32_t t) {
-    const sp_spec_tensor *o = tensor_of(p, t);
+    const sp_spec_tensor *o = plan_tensor(p, t);
     if (o->kind != SP_TENSOR_OP || o->op != SP_OP_MUL_MAT || o->ne[1] < K_TILES_FROM || o->nb[0] != sizeof(float)) {
         return false;
     }
-    const sp_spec_tensor *left = tensor_of(p, o->src[0]);
+    const sp_spec_tensor *left = plan_tensor(p, o->src[0]);
     return left->type != SP_TYPE_F32 && (is_read_directly(left) || halves_bytes(left) <= MOST_LEFT);
 }
 
 bool sp_plan_tiles_gate(const plan *p, uint32_t t) {
-    const sp_spec_tensor *left = tensor_of(p, tensor_of(p, t)->src[0]);
+    const sp_spec_tensor *left = plan_tensor(p, plan_tensor(p, t)->src[0]);
     return sp_plan_tiles(p, t) && is_read_directly(left) && left->ne[0] % 8 == 0;
 }
 
 /* ---- halves ---- */
 
-static void take_before(plan *p, plan_op *o, const plan_fusion *f, sp_status *status, sp_error *err) {
-    k_op *op = &o->op;
-    op->before = f->before;
-    if (*status == SP_OK && f->before == K_BEFORE_RMS_NORM) {
-        op->params[K_HALVES_EPS] = f->from->params[0];
-        *status = sp_plan_set_extra(p, o, &op->extra[0], f->norm_weight, err);
-    } else if (*status == SP_OK && f->before == K_BEFORE_GLU) {
-        op->params[K_HALVES_GLU] = f->from->op, op->params[K_HALVES_ALPHA] = f->from->params[1], op->params[K_HALVES_LIMIT] = f->from->params[2];
-        *status = sp_plan_set_extra(p, o, &op->extra[1], f->other, err);
-    }
-}
-
 /* The rows of t as halves, made by an operation of its own unless there are some already. f: the product that has them at its right, with what it
  * takes in before; NULL: they are at the left. beside: a tensor that must be there too, so that what depends on nothing is not made long before it is
  * needed. */
 static sp_status make_halves(plan *p, uint32_t t, const plan_fusion *f, uint32_t beside, uint32_t *root, sp_error *err) {
-    const sp_spec_tensor *s = tensor_of(p, t);
+    const sp_spec_tensor *s = plan_tensor(p, t);
     uint32_t *made = f ? &p->fusions[t].halves : &p->fusions[t].left_halves;
     if (*made != PLAN_NONE) {
         *root = *made;
@@ -79,12 +63,12 @@ static sp_status make_halves(plan *p, uint32_t t, const plan_fusion *f, uint32_t
     }
     *root = sp_plan_new_root(p, bytes + rows * sizeof(float));
     o->writes = *root;
-    o->op.dst = (k_tensor){.data = PLAN_TEMPORARY | (uint64_t)*root << 40};
+    o->op.dst = (k_tensor){.data = plan_at_root(*root)};
     o->op.scratch = o->op.dst.data + bytes;
     o->op.params[K_HALVES_TEAM] = team;
     sp_status status = sp_plan_set_src(p, o, 0, f && f->before ? f->right : t, !f, err);
-    if (f) {
-        take_before(p, o, f, &status, err);
+    if (status == SP_OK && f) {
+        status = sp_plan_take_before(p, o, f, K_HALVES_EPS, err);
     }
     if (beside != PLAN_NONE) {
         sp_plan_reads(p, o, beside);
@@ -140,7 +124,7 @@ static sp_status set_shape(plan *p, plan_op *o, const sp_spec_tensor *t, uint64_
         return SP_OK;
     }
     o->scratch = sp_plan_new_root(p, tiles * op->split * K_TILE_N * K_TILE_M * sizeof(float));
-    op->scratch = PLAN_TEMPORARY | (uint64_t)o->scratch << 40;
+    op->scratch = plan_at_root(o->scratch);
     return sp_plan_new_table(p, tiles * 2, &op->table, err);
 }
 
@@ -148,7 +132,7 @@ static sp_status set_shape(plan *p, plan_op *o, const sp_spec_tensor *t, uint64_
 
 /* Of what was made halves: a side as tiles read it; *scales: their inverse scales. */
 static k_tensor read_halves(plan_op *o, uint32_t root, const sp_spec_tensor *s, k_tensor *scales) {
-    k_tensor t = {.data = PLAN_TEMPORARY | (uint64_t)root << 40, .type = SP_TYPE_F16};
+    k_tensor t = {.data = plan_at_root(root), .type = SP_TYPE_F16};
     *scales = (k_tensor){.data = t.data + halves_bytes(s)};
     for (int i = 0; i < 4; i++) {
         t.ne[i] = (int32_t)s->ne[i];
@@ -162,7 +146,7 @@ static k_tensor read_halves(plan_op *o, uint32_t root, const sp_spec_tensor *s, 
 }
 
 sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error *err) {
-    const sp_spec_tensor *t = tensor_of(p, product);
+    const sp_spec_tensor *t = plan_tensor(p, product);
     const plan_fusion *f = &p->fusions[product];
     plan_op o = {.op = {.op = K_OP_TILES}, .scratch = PLAN_NONE};
     uint32_t left = PLAN_NONE, right = PLAN_NONE, source = f->before ? f->right : t->src[1];
@@ -171,17 +155,17 @@ sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error 
     status = status == SP_OK ? make_halves(p, t->src[1], f, PLAN_NONE, &right, err) : status;
     if (status == SP_OK && !is_readable(&o.op.src[0], &o.op.params[K_TILES_BY])) {
         status = make_halves(p, t->src[0], NULL, source, &left, err);
-        o.op.src[0] = read_halves(&o, left, tensor_of(p, t->src[0]), &o.op.extra[0]);
+        o.op.src[0] = read_halves(&o, left, plan_tensor(p, t->src[0]), &o.op.extra[0]);
     }
     if (status == SP_OK && p->fusions[end].after == K_AFTER_ADD) {
         o.op.after = K_AFTER_ADD;
         status = sp_plan_set_extra(p, &o, &o.op.extra[2], p->fusions[end].residual, err);
     } else if (status == SP_OK && p->fusions[end].after == K_AFTER_GLU) {
         o.op.after = K_AFTER_GLU;
-        status = sp_plan_set_src(p, &o, 2, tensor_of(p, p->fusions[end].second)->src[0], true, err);
+        status = sp_plan_set_src(p, &o, 2, plan_tensor(p, p->fusions[end].second)->src[0], true, err);
     }
     if (status == SP_OK) {
-        o.op.src[1] = read_halves(&o, right, tensor_of(p, t->src[1]), &o.op.extra[1]);
+        o.op.src[1] = read_halves(&o, right, plan_tensor(p, t->src[1]), &o.op.extra[1]);
         o.op.n_src = 2;
         status = set_shape(p, &o, t, p->fusions[t->src[1]].tile_rows, err);
     }

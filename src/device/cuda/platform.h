@@ -241,7 +241,7 @@ K_FN void k_copy_async_word(void *to, const void *from) {
 K_FN void k_copies_end(void) {
     __asm__ volatile("cp.async.commit_group;" ::: "memory");
 }
-/* For all. */
+/* For all, those too that no end followed. */
 K_FN void k_copies_wait_all(void) {
     __asm__ volatile("cp.async.wait_all;" ::: "memory");
 }
@@ -249,11 +249,7 @@ K_FN void k_copies_wait_all(void) {
 K_FN void k_peek_async(uint32_t *to, const uint32_t *at) {
     k_copy_async(to, at, true);
 }
-/* For all but the last that ended. */
-K_FN void k_copies_wait(void) {
-    __asm__ volatile("cp.async.wait_group 1;" ::: "memory");
-}
-/* For all but the last so many. */
+/* For all but the last so many that ended. */
 K_FN void k_copies_wait_but(uint32_t n) {
     switch (n) {
     case 0:
@@ -487,8 +483,6 @@ K_FN void k_copies_wait_all(void) {
 }
 K_FN void k_peek_async(uint32_t *to, const uint32_t *at) {
     *to = __atomic_load_n(at, __ATOMIC_RELAXED);
-}
-K_FN void k_copies_wait(void) {
 }
 K_FN void k_copies_wait_but(uint32_t n) {
     (void)n;
