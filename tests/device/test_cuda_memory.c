@@ -205,6 +205,84 @@ static void test_runs(void **state) {
     sp_program_free(program);
 }
 
+enum { VOCABULARY = 20011, N_ROWS = 3, ANSWER_AT = 4096 }; /* a row goes over several blocks */
+
+/* By row, which number is the largest: a small output. */
+static sp_spec *make_argmax(sp_program **program) {
+    sp_graph g;
+    sp_error err = {0};
+    uint32_t size;
+    sp_graph_init(&g);
+    uint32_t in = sp_graph_slot(&g, "in", SP_SLOT_READ), out = sp_graph_slot(&g, "out", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
+    sp_tensor rows = sp_graph_memory_2d(&g, "rows", in, SP_TYPE_F32, sp_dim(VOCABULARY), sp_dim(N_ROWS), sp_dim(0));
+    sp_tensor largest = sp_graph_memory_1d(&g, "largest", out, SP_TYPE_I32, sp_dim(N_ROWS), sp_dim(0));
+    sp_graph_into(&g, sp_argmax(&g, rows), largest);
+    const void *bytes = sp_graph_bytes(&g, &size);
+    sp_spec *spec = NULL;
+    ok(sp_program_load(bytes, size, NULL, program, &err), &err);
+    ok(sp_program_specialise(*program, NULL, 0, NULL, &spec, &err), &err);
+    sp_graph_free(&g);
+    return spec;
+}
+
+static void expect_largest(const place *out, int32_t first, int32_t second, int32_t third) {
+    const int32_t wanted[N_ROWS] = {first, second, third};
+    sp_error err = {0};
+    memset(out->pages + ANSWER_AT, 0xee, sizeof wanted);
+    ok(sp_device_memory_sync(out->memory, ANSWER_AT + 4, sizeof wanted - 4, SP_SYNC_FROM_DEVICE, &err), &err);
+    ok(sp_device_memory_sync(out->memory, ANSWER_AT, 4, SP_SYNC_FROM_DEVICE, &err), &err);
+    const int32_t *got = (const int32_t *)(const void *)(out->pages + ANSWER_AT);
+    for (int i = 0; i < N_ROWS; i++) {
+        assert_int_equal(got[i], wanted[i]);
+    }
+}
+
+/* A small output comes back with the run, and is no longer what is there when something else was written. Of equal numbers the first is found. */
+static void test_answer(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    sp_error err = {0};
+    sp_program *program = NULL;
+    sp_spec *spec = make_argmax(&program);
+    place in = open_place(device, 0), out = open_place(device, 0);
+    float *rows = (float *)(void *)in.pages, *second = rows + VOCABULARY, *third = second + VOCABULARY;
+    sp_workspace *workspace = NULL;
+    sp_executable *x = NULL;
+    const sp_slot_binding bindings[2] = {{in.memory, 0, region_bytes()}, {out.memory, ANSWER_AT, 64}};
+    ok(sp_workspace_open(device, 1ull << 30, &workspace, &err), &err);
+    ok(sp_device_prepare(workspace, spec, bindings, NULL, 0, &x, &err), &err);
+    for (int i = 0; i < VOCABULARY; i++) {
+        rows[i] = -1;
+        second[i] = i % 3 ? (float)-i : NAN;
+        third[i] = i % 2 ? -INFINITY : NAN;
+    }
+    rows[777] = rows[778] = rows[VOCABULARY - 1] = 5;
+    for (int round = 0; round < 3; round++) {
+        second[VOCABULARY - 2 - round] = 1e30f;
+        ok(sp_device_memory_sync(in.memory, 0, region_bytes(), SP_SYNC_TO_DEVICE, &err), &err);
+        put(&out, 0, 2 * ANSWER_AT, 9);
+        ok(sp_device_execute(x, &err), &err);
+        expect_largest(&out, 777, VOCABULARY - 2 - round, 0);
+        expect(&out, ANSWER_AT + 12, 100, 9);
+        put(&out, ANSWER_AT + 4, 4, 9);
+        expect_largest(&out, 777, 0x09090909, 0);
+        ok(sp_device_execute(x, &err), &err);
+        ok(sp_device_execute(x, &err), &err);
+        expect_largest(&out, 777, VOCABULARY - 2 - round, 0);
+    }
+    for (int i = 0; i < VOCABULARY; i++) {
+        rows[i] = i % 2 ? -0.0f : 0.0f;
+    }
+    ok(sp_device_memory_sync(in.memory, 0, region_bytes(), SP_SYNC_TO_DEVICE, &err), &err);
+    ok(sp_device_execute(x, &err), &err);
+    expect_largest(&out, 0, VOCABULARY - 4, 0);
+    sp_executable_close(x);
+    sp_workspace_close(workspace);
+    close_place(&in);
+    close_place(&out);
+    sp_spec_free(spec);
+    sp_program_free(program);
+}
+
 /* What is moved again and again is registered; other pages mapped in its place are found, once the device was told. */
 static void test_pages_replaced(void **state) {
     sp_device *device = ((const devices *)*state)->tested;
@@ -260,7 +338,7 @@ static void test_threads(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_forks_share),    cmocka_unit_test(test_small),   cmocka_unit_test(test_runs),
-        cmocka_unit_test(test_pages_replaced), cmocka_unit_test(test_threads),
+        cmocka_unit_test(test_pages_replaced), cmocka_unit_test(test_threads), cmocka_unit_test(test_answer),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

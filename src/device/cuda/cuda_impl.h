@@ -18,12 +18,13 @@ typedef struct cuda_device {
     uint32_t number;   /* of the last command */
     bool lost;
     uint64_t limit_ns; /* a run may always take this long */
-    /* Small writes to the device wait here for the next command, which makes them first. */
+    /* Small writes to the device wait in the packet for the next command, which makes them first. */
     k_copy pending[K_MAX_COPIES];
     uint32_t n_pending;
-    uint64_t pending_bytes;
-    uint8_t *pending_data; /* PENDING_BYTES of host memory that the device reads */
-    uint64_t *marks;       /* K_MARKS, in memory of the host that the device writes; NULL: nobody asked what phases cost */
+    bool for_all; /* some copy in it is for all blocks */
+    uint64_t packet_bytes;
+    uint8_t *packet; /* K_PACKET of host memory that the device reads: k_entry and bytes */
+    uint64_t *marks; /* K_MARKS, in memory of the host that the device writes; NULL: nobody asked what phases cost */
     char why[200];
     pthread_mutex_t lock; /* one command at a time */
 } cuda_device;
@@ -55,6 +56,9 @@ typedef struct cuda_memory {
     uint64_t seen[CUDA_MAX_SEEN]; /* where ranges began that were moved lately, + 1: what is moved again is worth registering */
     uint32_t n_pins, next_seen;
     bool cant_pin; /* the driver does not take them */
+    /* Bytes [echo_from, echo_to) as the last run left them, which came back with it, until they are written again. */
+    uint64_t echo_from, echo_to;
+    uint8_t echo[K_ANSWER];
 } cuda_memory;
 
 typedef struct cuda_workspace {
@@ -71,13 +75,22 @@ typedef struct cuda_workspace {
 /* Opens a device over a driver, which it owns from then on. */
 sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out, sp_error *err);
 
+/* What the kernel is to do: copies, then a schedule. */
+typedef struct cuda_command {
+    const k_copy *copies;
+    uint32_t n_copies;
+    bool take;         /* all copies are from the host's memory: small ones may go along with the command */
+    bool alone;        /* one block can run the schedule */
+    uint64_t schedule; /* a device address, or 0 */
+    uint64_t work;     /* floating-point operations, for the limit */
+    void *answer;      /* where the schedule's answer goes, answer_bytes of it */
+    uint32_t answer_bytes;
+} cuda_command;
+
 /*
- * Copies, then runs the schedule (a device address, or 0), and waits. work:
- * floating-point operations, for the limit. SP_ERR_LIMIT: stopped, it took too
- * long. SP_ERR_DEVICE: the device has failed, and every later call says so.
- * Thread-safe.
+ * Does it, and waits. SP_ERR_LIMIT: stopped, it took too long. SP_ERR_DEVICE: the device has failed, and every later call says so. Thread-safe.
  */
-sp_status sp_cuda_command(cuda_device *device, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err);
+sp_status sp_cuda_command(cuda_device *device, const cuda_command *command, sp_error *err);
 
 /* Device memory; the kernel leaves first. Thread-safe. */
 sp_status sp_cuda_alloc(cuda_device *device, uint64_t size, uint64_t *out, sp_error *err);

@@ -10,9 +10,8 @@
 #include "device/cuda/cuda_impl.h"
 #include "memory/os.h"
 
-/* Host memory for small writes that wait; what is larger goes at once. */
-#define PENDING_BYTES (64 * 1024)
-#define PENDING_LARGEST 4096
+/* Writes up to this long are taken as they are and wait for the next command: the mask of a token at 8,192 positions is one. */
+#define TAKEN_LARGEST (16 * 1024)
 
 /* The kernel leaves the card alone after this long without work. */
 #define IDLE_NS 2000000
@@ -89,26 +88,33 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
     return SP_OK;
 }
 
-static sp_status command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, bool leave, uint64_t allowed_ns, sp_error *err) {
+/* flags: K_*; packet: bytes of it that go along. */
+static sp_status command(cuda_device *d, uint64_t schedule, uint32_t flags, uint64_t packet, uint64_t allowed_ns, sp_error *err) {
     if (d->lost) {
         return sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name, d->why);
     }
-    memcpy(d->queue->copies, copies, n_copies * sizeof *copies);
-    d->queue->n_copies = n_copies;
-    d->queue->schedule = schedule;
-    d->queue->leave = leave;
+    const uint32_t words[K_COMMAND] = {(uint32_t)schedule | flags, (uint32_t)(schedule >> 32), (uint32_t)packet};
     d->number = d->number == UINT32_MAX ? 1 : d->number + 1;
-    __atomic_store_n(&d->queue->doorbell, d->number, __ATOMIC_RELEASE);
+    for (int i = 0; i < K_COMMAND; i++) {
+        __atomic_store_n(&d->queue->command[i], (uint64_t)d->number << 32 | words[i], __ATOMIC_RELEASE);
+    }
     d->driver->ops->ring(d->driver);
     sp_status status = start_kernel(d, err);
     return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
 }
 
-sp_status sp_cuda_flush(cuda_device *d, sp_error *err) {
-    uint32_t n = d->n_pending;
+/* What waits goes along with a schedule, or with none. alone: one block can run it. */
+static sp_status command_with_packet(cuda_device *d, uint64_t schedule, bool alone, uint64_t allowed_ns, sp_error *err) {
+    uint32_t flags = d->for_all ? K_ALL : alone || !schedule ? K_ALONE : 0;
+    uint64_t bytes = d->packet_bytes;
     d->n_pending = 0;
-    d->pending_bytes = 0;
-    return n ? command(d, d->pending, n, 0, false, d->limit_ns, err) : SP_OK;
+    d->packet_bytes = 0;
+    d->for_all = false;
+    return command(d, schedule, flags, bytes, allowed_ns, err);
+}
+
+sp_status sp_cuda_flush(cuda_device *d, sp_error *err) {
+    return d->n_pending ? command_with_packet(d, 0, true, d->limit_ns, err) : SP_OK;
 }
 
 static bool touch(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) {
@@ -126,57 +132,55 @@ static bool meets_pending(const cuda_device *d, const k_copy *copy) {
     return false;
 }
 
+/* Puts a copy into the packet, of bytes as they are now (take) or when it is made. Where there is no room, what waits goes first. */
+static sp_status add_copy(cuda_device *d, const k_copy *copy, bool take, sp_error *err) {
+    uint64_t bytes = sizeof(k_entry) + (take ? (copy->bytes + 15) / 16 * 16 : 0);
+    sp_status status = SP_OK;
+    if (d->n_pending == K_MAX_COPIES || d->packet_bytes + bytes > K_PACKET || meets_pending(d, copy)) {
+        status = sp_cuda_flush(d, err);
+    }
+    const k_entry entry = {.to = copy->to, .from = take ? 0 : copy->from, .bytes = copy->bytes};
+    memcpy(d->packet + d->packet_bytes, &entry, sizeof entry);
+    if (take) {
+        memcpy(d->packet + d->packet_bytes + sizeof entry, (const void *)(uintptr_t)copy->from, copy->bytes);
+    }
+    d->pending[d->n_pending++] = *copy;
+    d->packet_bytes += bytes;
+    d->for_all |= !take && copy->bytes > K_COPY_ALONE;
+    return status;
+}
+
 bool sp_cuda_put_off(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_status *status, sp_error *err) {
-    if (size > PENDING_LARGEST) {
+    const k_copy copy = {to, (uint64_t)(uintptr_t)from, size};
+    if (size > TAKEN_LARGEST) {
         return false;
     }
-    const k_copy copy = {to, (uint64_t)(uintptr_t)from, size};
-    if (d->n_pending == K_MAX_COPIES || d->pending_bytes + size > PENDING_BYTES || meets_pending(d, &copy)) {
-        *status = sp_cuda_flush(d, err);
-    }
-    uint8_t *at = d->pending_data + d->pending_bytes;
-    memcpy(at, from, size);
-    d->pending[d->n_pending++] = (k_copy){to, (uint64_t)(uintptr_t)at, size};
-    d->pending_bytes += (size + 15) / 16 * 16;
+    *status = add_copy(d, &copy, true, err);
     return true;
 }
 
-sp_status sp_cuda_command(cuda_device *d, const k_copy *copies, uint32_t n_copies, uint64_t schedule, uint64_t work, sp_error *err) {
-    static const k_copy none;
+sp_status sp_cuda_command(cuda_device *d, const cuda_command *c, sp_error *err) {
     sp_status status = SP_OK;
     /* A card does at least 10 thousand operations in a microsecond, whatever they
      * are. */
-    uint64_t allowed = d->limit_ns + work / 10 * (d->driver->slow ? d->driver->slow : 1);
+    uint64_t allowed = d->limit_ns + c->work / 10 * (d->driver->slow ? d->driver->slow : 1);
     pthread_mutex_lock(&d->lock);
-    bool apart = d->n_pending + n_copies > K_MAX_COPIES;
-    for (uint32_t i = 0; i < n_copies && !apart; i++) {
-        apart = meets_pending(d, &copies[i]);
+    for (uint32_t i = 0; i < c->n_copies && status == SP_OK; i++) {
+        status = add_copy(d, &c->copies[i], c->take && c->copies[i].bytes <= TAKEN_LARGEST, err);
     }
-    status = apart ? sp_cuda_flush(d, err) : status;
-    while (status == SP_OK && n_copies > K_MAX_COPIES) {
-        status = command(d, copies, K_MAX_COPIES, 0, false, allowed, err);
-        copies += K_MAX_COPIES;
-        n_copies -= K_MAX_COPIES;
-    }
-    if (status == SP_OK) { /* what waits goes along */
-        k_copy all[K_MAX_COPIES];
-        uint32_t n = d->n_pending;
-        memcpy(all, d->pending, n * sizeof *all);
-        memcpy(all + n, copies ? copies : &none, n_copies * sizeof *all);
-        d->n_pending = 0;
-        d->pending_bytes = 0;
-        status = command(d, all, n + n_copies, schedule, false, allowed, err);
+    status = status == SP_OK ? command_with_packet(d, c->schedule, c->alone, allowed, err) : status;
+    if (status == SP_OK && c->answer_bytes) {
+        memcpy(c->answer, d->queue->answer, c->answer_bytes);
     }
     pthread_mutex_unlock(&d->lock);
     return status;
 }
 
 sp_status sp_cuda_quiet(cuda_device *d, sp_error *err) {
-    static const k_copy none;
     if (d->lost || !kernel_runs(d)) {
         return SP_OK;
     }
-    sp_status status = command(d, &none, 0, 0, true, 1000000000, err);
+    sp_status status = command(d, 0, K_LEAVE, 0, 1000000000, err);
     return status == SP_OK ? d->driver->ops->join(d->driver, err) : status;
 }
 
@@ -264,8 +268,8 @@ static void device_close(sp_device *device) {
         if (d->state) {
             d->driver->ops->release(d->driver, d->state);
         }
-        if (d->pending_data) {
-            d->driver->ops->host_release(d->driver, d->pending_data);
+        if (d->packet) {
+            d->driver->ops->host_release(d->driver, d->packet);
         }
         if (d->marks) {
             d->driver->ops->host_release(d->driver, d->marks);
@@ -337,7 +341,7 @@ sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out
     snprintf(d->info.name, sizeof d->info.name, "%s", name);
     snprintf(d->info.description, sizeof d->info.description, "%.120s", driver->name);
     pthread_mutex_init(&d->lock, NULL);
-    void *queue = NULL, *pending = NULL;
+    void *queue = NULL, *packet = NULL;
     sp_status status = driver->ops->host_alloc(driver, sizeof(k_queue), &queue, err);
     d->queue = queue;
     if (status == SP_OK) {
@@ -345,8 +349,9 @@ sp_status sp_cuda_open(sp_cuda_driver *driver, const char *name, sp_device **out
         status = driver->ops->alloc(driver, sizeof(k_state), &d->state, err);
     }
     if (status == SP_OK) {
-        status = driver->ops->host_alloc(driver, PENDING_BYTES, &pending, err);
-        d->pending_data = pending;
+        status = driver->ops->host_alloc(driver, K_PACKET, &packet, err);
+        d->packet = packet;
+        d->queue->packet = (uint64_t)(uintptr_t)packet;
     }
     status = status == SP_OK ? sp_cuda_phases_open(d, err) : status;
     if (status != SP_OK) {

@@ -56,6 +56,9 @@ uint64_t k_now_ns(void) {
 bool k_grid_barrier(k_block *b, uint32_t stop) {
     emulated *e = b->host;
     b->barriers++;
+    if (b->alone) {
+        return stop;
+    }
     pthread_mutex_lock(&e->lock);
     e->stopping |= stop;
     uint32_t generation = e->generation;
@@ -80,19 +83,53 @@ static void in_ns(uint64_t ns, struct timespec *out) {
     out->tv_nsec = (long)(ns % 1000000000);
 }
 
-uint32_t k_await_doorbell(k_block *b, uint32_t last) {
+static bool take_command(const k_queue *queue, volatile k_command *c) {
+    uint64_t words[K_COMMAND];
+    bool whole = true;
+    for (int i = 0; i < K_COMMAND; i++) {
+        words[i] = __atomic_load_n(&queue->command[i], __ATOMIC_ACQUIRE);
+        whole &= words[i] >> 32 == words[0] >> 32;
+    }
+    if (!whole || words[0] >> 32 == c->number) {
+        return false;
+    }
+    for (int i = 0; i < K_COMMAND; i++) {
+        c->words[i] = (uint32_t)words[i];
+    }
+    c->number = (uint32_t)(words[0] >> 32);
+    return true;
+}
+
+void k_await_command(const k_block *b, volatile k_command *c) {
     emulated *e = b->host;
     struct timespec until;
     in_ns(b->queue->idle_ns, &until);
     pthread_mutex_lock(&e->lock);
     pthread_cond_broadcast(&e->changed); /* done was written */
     int timed_out = 0;
-    uint32_t bell;
-    while ((bell = k_load_system(&b->queue->doorbell)) == last && !timed_out) {
+    while (!take_command(b->queue, c) && !timed_out) {
         timed_out = pthread_cond_timedwait(&e->changed, &e->lock, &until);
     }
     pthread_mutex_unlock(&e->lock);
-    return bell;
+}
+
+void k_tell(k_block *b, uint64_t go) {
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    b->state->go = go;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+}
+
+uint64_t k_await_told(k_block *b, uint64_t turn) {
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    while ((b->state->go & K_TURN) == turn) {
+        pthread_cond_wait(&e->changed, &e->lock);
+    }
+    uint64_t go = b->state->go;
+    pthread_mutex_unlock(&e->lock);
+    return go;
 }
 
 _Thread_local uint8_t *k_shared_memory;

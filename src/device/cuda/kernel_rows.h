@@ -81,20 +81,54 @@ K_FN void k_soft_max_row(const k_op *op, uint64_t row) {
     }
 }
 
-/* The first of the largest, as ggml: NaN never are. */
-K_FN void k_argmax_row(const k_f32 *x, k_i32 *y, uint32_t n) {
+/* The larger of two keys has the larger number; of equal ones, that which comes first. 0: there is none above minus infinity. */
+K_FN uint64_t k_argmax_key(float x, uint32_t i) {
+    union {
+        float f;
+        uint32_t u;
+    } v = {.f = x == 0 ? 0 : x};
+    uint32_t ordered = v.u >> 31 ? ~v.u : v.u | 0x80000000u;
+    return x > -k_infinity() ? (uint64_t)ordered << 32 | ~i : 0;
+}
+
+/* The key of the block's part of a row. */
+K_FN uint64_t k_argmax_part(const k_f32 *x, uint32_t from, uint32_t to) {
     float most = -k_infinity();
-    for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
-        most = k_max(x[i], most);
+    uint32_t at = from;
+    for (uint32_t i = from + k_thread(); i < to; i += K_THREADS) {
+        float v = x[i];
+        at = v > most ? i : at;
+        most = k_max(v, most);
     }
-    most = k_block_reduce(most, true);
-    float first = -(float)n;
-    for (uint32_t i = k_thread(); i < n; i += K_THREADS) {
-        first = x[i] == most ? k_max(first, -(float)i) : first;
-    }
-    first = k_block_reduce(first, true);
-    if (k_thread() == 0) {
-        *y = -first < (float)n ? (int32_t)-first : 0;
+    float all = k_block_reduce(most, true);
+    float first = k_block_reduce(most == all ? -(float)(at - from) : -(float)(to - from), true);
+    return k_argmax_key(all, from + (uint32_t)-first);
+}
+
+/* The first of the largest; NaN never are; 0 where nothing is above minus infinity. A row may be of several pieces: the last to arrive knows the
+ * largest of all. table: by row the largest key so far, then by row how many arrived. */
+K_FN void k_do_argmax(const k_op *op, uint32_t part) {
+    const k_tensor *a = &op->src[0];
+    uint32_t rows = (uint32_t)a->ne[1], n = (uint32_t)a->ne[0];
+    uint64_t *keys = (uint64_t *)(uintptr_t)op->table;
+    for (uint64_t task = part; task < (uint64_t)rows * op->split; task += op->n_parts) {
+        uint64_t row = task;
+        uint32_t piece = k_divide(&row, op->split);
+        uint64_t key = k_argmax_part((const k_f32 *)k_row_of(a, row), k_share(n, piece, op->split), k_share(n, piece + 1, op->split));
+        if (k_thread() != 0) {
+            continue;
+        }
+        if (op->split > 1) {
+            uint32_t *arrived = (uint32_t *)(void *)(keys + rows) + row;
+            k_largest64(&keys[row], key);
+            if (k_count_up(arrived) + 1 < op->split) {
+                continue;
+            }
+            key = *(volatile uint64_t *)&keys[row];
+            keys[row] = 0;
+            *arrived = 0;
+        }
+        ((k_i32 *)(uintptr_t)op->dst.data)[row] = key ? (int32_t) ~(uint32_t)key : 0;
     }
 }
 
@@ -105,8 +139,6 @@ K_FN void k_do_rows(const k_op *op, uint32_t part) {
         const k_f32 *x = (const k_f32 *)k_row_of(a, row);
         if (op->op == SP_OP_SOFT_MAX_EXT) {
             k_soft_max_row(op, row);
-        } else if (op->op == SP_OP_ARGMAX) {
-            k_argmax_row(x, (k_i32 *)(uintptr_t)op->dst.data + row, (uint32_t)a->ne[0]);
         } else if (op->op == SP_OP_SUM_ROWS) {
             float sum = 0;
             for (uint32_t i = k_thread(); i < (uint32_t)a->ne[0]; i += K_THREADS) {

@@ -347,7 +347,12 @@ static sp_status move_by_driver(cuda_memory *m, uint64_t offset, uint64_t length
 
 /* With the lock held. True: done, with *status; false: the pages are registered, and the kernel is to move them. */
 static bool move(cuda_memory *m, uint64_t offset, uint64_t length, sp_sync_direction direction, sp_status *status, sp_error *err) {
+    if (direction == SP_SYNC_FROM_DEVICE && m->echo_from <= offset && offset + length <= m->echo_to) {
+        memcpy(m->base + offset, m->echo + (offset - m->echo_from), length);
+        return true;
+    }
     if (direction == SP_SYNC_TO_DEVICE) {
+        m->echo_from = m->echo_to = 0;
         sp_cuda_wants(m, offset, offset + length);
         *status = sp_cuda_own(m, err);
         if (*status != SP_OK || sp_cuda_put_off(m->device, m->beside + offset, m->base + offset, length, status, err)) {
@@ -384,5 +389,5 @@ sp_status sp_cuda_memory_sync(sp_device_memory *memory, uint64_t offset, uint64_
     }
     uint64_t host = (uint64_t)(uintptr_t)m->base + offset, device = m->beside + offset;
     k_copy copy = direction == SP_SYNC_TO_DEVICE ? (k_copy){device, host, length} : (k_copy){host, device, length};
-    return sp_cuda_command(m->device, &copy, 1, 0, length, err);
+    return sp_cuda_command(m->device, &(cuda_command){.copies = &copy, .n_copies = 1, .work = length}, err);
 }

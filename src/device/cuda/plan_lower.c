@@ -228,8 +228,7 @@ static uint32_t heads_at_once(const k_op *op, uint32_t shared) {
 /* Can attention of many tokens to halves go over tensor cores (k_do_attend)? */
 static bool attends_by_tiles(const k_op *op, const sp_spec_tensor *t) {
     const k_tensor *q = &op->src[0], *mask = &op->src[3];
-    bool plain =
-        as_float(t->params[0]) > 0 && as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
+    bool plain = as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
     return plain && q->ne[1] >= K_TILES_FROM && q->ne[0] <= 128 && q->nb[0] == 4 && op->dst.nb[0] == 4 && (!mask->data || mask->nb[0] == 2);
 }
 
@@ -326,7 +325,7 @@ static void lower_copy(plan_op *o, const sp_spec_tensor *from, const sp_spec_ten
 }
 
 static bool is_reduction(uint32_t op) {
-    return op == SP_OP_NORM || op == SP_OP_RMS_NORM || op == SP_OP_L2_NORM || op == SP_OP_SUM_ROWS || op == SP_OP_SOFT_MAX_EXT || op == SP_OP_ARGMAX;
+    return op == SP_OP_NORM || op == SP_OP_RMS_NORM || op == SP_OP_L2_NORM || op == SP_OP_SUM_ROWS || op == SP_OP_SOFT_MAX_EXT;
 }
 
 static void size_op(plan_op *o) {
@@ -348,6 +347,23 @@ static void size_op(plan_op *o) {
         o->work = elements(t) * 8;
         o->most_parts = parts_for(elements(t), 256);
     }
+}
+
+/* Long rows are cut into pieces, so that all blocks have some. */
+static sp_status lower_argmax(plan *p, plan_op *o, sp_error *err) {
+    enum { PIECE = 512, KEY = sizeof(uint64_t) / sizeof(float) };
+    k_op *op = &o->op;
+    uint32_t rows = (uint32_t)op->src[0].ne[1], blocks = p->workspace->device->driver->blocks;
+    op->split = parts_for(op->src[0].ne[0], PIECE);
+    op->split = op->split < blocks ? op->split : blocks;
+    o->work = elements(&op->src[0]) * 16;
+    o->most_parts = parts_for((double)rows * op->split, 1);
+    if (op->split == 1) {
+        return SP_OK;
+    }
+    sp_status status = sp_plan_new_table(p, p->n_tables % KEY + (uint64_t)rows * (KEY + 1), &op->table, err);
+    op->table = (op->table + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
+    return status;
 }
 
 /* Floats, one behind the other. */
@@ -514,6 +530,8 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
         return rope_table(p, op, t, &op->params[3], err);
     case SP_OP_FLASH_ATTN_EXT:
         return lower_attention(p, o, t, err);
+    case SP_OP_ARGMAX:
+        return lower_argmax(p, o, err);
     case SP_OP_CPY:
     case SP_OP_CAST:
     case SP_OP_CONT:

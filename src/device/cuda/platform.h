@@ -36,6 +36,7 @@ typedef struct k_block {
     k_state *state;
     uint32_t barriers; /* passed since the launch */
     bool ring;         /* weights come through it */
+    bool alone;        /* it runs something that the others know nothing of */
     uint32_t taken;    /* tiles out of it, ever */
     void *host;        /* the emulated device's */
 } k_block;
@@ -48,15 +49,17 @@ typedef struct k_run {
     const k_op *ops;
     const k_work *list; /* the block's works: every so many blocks one */
     volatile uint64_t *marks;
+    uint64_t answer;
+    uint32_t answer_bytes;
     uint32_t n, ring_from; /* phases; that from which weights come through the ring */
     uint32_t before;       /* barriers that the block had passed */
 } __attribute__((aligned(16))) k_run;
 
-/* What the fetching warp shall bring: a part of a K_OP_TILES; positions [from, to) of head `part` and batch `plane` of a K_OP_ATTEND. */
-typedef struct k_job {
-    uint64_t op;
-    uint32_t part, plane, from, to;
-} k_job;
+/* The last command: its number, its words (block 0), and what the block was told. */
+typedef struct k_command {
+    uint32_t number, words[K_COMMAND];
+    uint64_t go;
+} k_command;
 
 /* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
 typedef struct k_control {
@@ -65,12 +68,9 @@ typedef struct k_control {
     uint32_t open; /* the ring's memory is the ring's */
     uint32_t seen; /* what arrived at the grid's barrier */
     uint64_t full[K_SLOTS], empty[K_SLOTS];
-    /* The same for stages (kernel_stages_hopper.h): what it was asked for; where those that compute are. */
-    k_job job;
-    uint64_t asked, stage_full[K_TILE_STAGES], stage_empty[K_TILE_STAGES];
-    uint32_t stage, round;
     k_block block;
     k_run run;
+    k_command command;
 } k_control;
 _Static_assert(sizeof(k_control) <= K_CONTROL, "it fits");
 
@@ -201,6 +201,10 @@ K_FN uint32_t k_count_up(uint32_t *at) {
     __asm__ volatile("atom.acq_rel.gpu.global.add.u32 %0, [%1], 1;" : "=r"(old) : "l"(at) : "memory");
     return old;
 }
+/* What is there becomes the larger of it and v. */
+K_FN void k_largest64(uint64_t *at, uint64_t v) {
+    __asm__ volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
 /* The sums of x and of y: in the lower half of the lanes x's, in the upper y's. */
 K_FN float k_warp_sums(float x, float y) {
     bool upper = k_lane() >= K_LANES / 2;
@@ -233,7 +237,7 @@ K_FN uint32_t k_load_system(const uint32_t *at) {
     return v;
 }
 K_FN void k_store_system(uint32_t *at, uint32_t v) {
-    __asm__ volatile("fence.acq_rel.sys; st.release.sys.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+    __asm__ volatile("st.release.sys.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
 
 /* 16 bytes on their way into shared memory; zeros instead, where there are none. What was asked for before an end belongs together. */
@@ -286,28 +290,55 @@ K_FN bool k_grid_barrier(k_block *b, uint32_t stop) {
     uint32_t *arrived = &b->state->arrived;
     k_block_sync();
     if (k_thread() == 0) {
-        uint32_t target = ++b->barriers * b->blocks, seen = 0;
-        k_add_release(arrived, stop ? 0x80000001u : 1u);
-        do {
-            seen = k_load_acquire(arrived);
-        } while ((int32_t)((seen - target) << 1) < 0);
+        uint32_t target = ++b->barriers * b->blocks, seen = stop ? 0x80000000u : 0;
+        if (!b->alone) {
+            k_add_release(arrived, stop ? 0x80000001u : 1u);
+            do {
+                seen = k_load_acquire(arrived);
+            } while ((int32_t)((seen - target) << 1) < 0);
+        }
         *(volatile uint32_t *)&c->seen = seen;
     }
     k_block_sync();
     return *(volatile uint32_t *)&c->seen >> 31;
 }
 
-/* Waits for the doorbell to differ from last; returns it, or last after a while
- * without work. One thread calls this. */
-K_FN uint32_t k_await_doorbell(k_block *b, uint32_t last) {
+/* Waits for a command: c->number changes, unless there is none for a while. One warp calls this, a lane for each word. */
+K_FN void k_await_command(const k_block *b, volatile k_command *c) {
+    uint32_t last = c->number, lane = k_lane() < K_COMMAND ? k_lane() : 0, polls = 0;
     uint64_t since = k_now_ns();
-    uint32_t bell, polls = 0;
-    while ((bell = k_load_system(&b->queue->doorbell)) == last) {
-        if (++polls % 64 == 0 && k_now_ns() - since > b->queue->idle_ns) {
-            break;
+    for (;;) {
+        uint64_t word;
+        __asm__ volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(word) : "l"(&b->queue->command[lane]) : "memory");
+        uint32_t number = (uint32_t)(word >> 32), first = (uint32_t)__nvvm_shfl_sync_idx_i32(0xffffffffu, (int)number, 0, 31);
+        if (__nvvm_vote_all_sync(0xffffffffu, number == first && number != last)) {
+            c->words[lane] = (uint32_t)word;
+            c->number = number;
+            return;
+        }
+        if (++polls % 64 == 0 && __nvvm_vote_any_sync(0xffffffffu, k_now_ns() - since > b->queue->idle_ns)) {
+            return;
         }
     }
-    return bell;
+}
+
+/* Block 0 tells the others, and they wait for it. One thread calls these. */
+K_FN void k_tell(k_block *b, uint64_t go) {
+    __asm__ volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(&b->state->go), "l"(go) : "memory");
+}
+K_FN uint64_t k_await_told(k_block *b, uint64_t turn) {
+    uint64_t go;
+    do {
+        __asm__ volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(go) : "l"(&b->state->go) : "memory");
+    } while ((go & K_TURN) == turn);
+    return go;
+}
+
+/* 16 bytes of the host's memory, past all caches. */
+K_FN k_words4 k_host16(const void *at) {
+    k_words4 v;
+    __asm__ volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
+    return v;
 }
 
 /* ---- the ring: tiles of weights on their way into shared memory, over the barriers of the grid ---- */
@@ -352,12 +383,6 @@ K_FN void k_ring_init(void) {
         k_bar_init(&c->full[i], 1);
         k_bar_init(&c->empty[i], K_WARPS);
     }
-    for (uint32_t i = 0; i < K_TILE_STAGES; i++) {
-        k_bar_init(&c->stage_full[i], 1);
-        k_bar_init(&c->stage_empty[i], K_WARPS);
-    }
-    k_bar_init(&c->asked, 1);
-    c->stage = c->round = 0;
     __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 /* What was written into the ring's memory comes before what the ring brings there. */
@@ -440,6 +465,11 @@ K_FN float k_reciprocal_root(float x) {
 K_FN uint32_t k_count_up(uint32_t *at) {
     return __atomic_fetch_add(at, 1, __ATOMIC_ACQ_REL);
 }
+K_FN void k_largest64(uint64_t *at, uint64_t v) {
+    uint64_t there = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (there < v && !__atomic_compare_exchange_n(at, &there, v, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+}
 K_FN uint32_t k_load_acquire(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
@@ -510,8 +540,13 @@ K_FN uint32_t k_load_system(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 uint64_t k_now_ns(void);
+K_FN k_words4 k_host16(const void *at) {
+    return *(const k_words4 *)at;
+}
 bool k_grid_barrier(k_block *b, uint32_t stop);
-uint32_t k_await_doorbell(k_block *b, uint32_t last);
+void k_await_command(const k_block *b, volatile k_command *c);
+void k_tell(k_block *b, uint64_t go);
+uint64_t k_await_told(k_block *b, uint64_t turn);
 
 #endif
 

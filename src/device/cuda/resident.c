@@ -9,9 +9,6 @@
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
-#ifdef K_WGMMA
-#include "device/cuda/kernel_fetch_hopper.h"
-#endif
 
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
@@ -29,6 +26,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     case K_OP_MASK_MAP:
         k_do_mask_map(op, part);
         break;
+    case K_OP_ATTEND:
+        k_do_attend(op, part);
+        break;
     case K_OP_ATTEND_HALVES:
         k_do_attend_halves(op, part);
         break;
@@ -44,8 +44,10 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     case SP_OP_L2_NORM:
     case SP_OP_SUM_ROWS:
     case SP_OP_SOFT_MAX_EXT:
-    case SP_OP_ARGMAX:
         k_do_rows(op, part);
+        break;
+    case SP_OP_ARGMAX:
+        k_do_argmax(op, part);
         break;
     case SP_OP_FLASH_ATTN_EXT:
         k_do_attention(op, part);
@@ -132,8 +134,6 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
     for (uint32_t next = b->block;;) { /* the rest's weights don't come through the ring */
         if (part != K_NO_WORK && op->op == K_OP_TILES) {
             k_do_tiles(op, part);
-        } else if (part != K_NO_WORK && op->op == K_OP_ATTEND) {
-            k_do_attend(op, part);
         } else if (part != K_NO_WORK) {
             run_op(op, part);
         }
@@ -150,14 +150,17 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
 
 K_INLINE void begin_run(const k_block *b, k_run *r, const k_schedule *schedule) {
     if (k_thread() == 0) {
-        r->phases = (const k_phase *)(uintptr_t)schedule->phases;
-        r->ops = (const k_op *)(uintptr_t)schedule->ops;
-        r->list = (const k_work *)(uintptr_t)schedule->works + b->block;
-        r->marks = b->block == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
-        r->n = schedule->n_phases;
-        r->ring_from = schedule->ring_from;
+        const k_work *list = (const k_work *)(const void *)(schedule + 1) + b->block, work = *list;
+        const k_schedule s = *schedule; /* all at once: each read takes as long as all */
+        r->works[0] = work;
+        r->phases = (const k_phase *)(uintptr_t)s.phases;
+        r->ops = (const k_op *)(uintptr_t)s.ops;
+        r->list = list;
+        r->n = s.n_phases;
+        r->ring_from = s.ring_from;
         r->before = b->barriers;
-        r->works[0] = r->list[0];
+        r->answer = s.answer;
+        r->answer_bytes = s.answer_bytes;
     }
     k_block_sync();
     bring(b, r, 0);
@@ -189,105 +192,182 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
 }
 
 /* True: stopped. The fetching warp begins and ends with the others. */
-K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule) {
+K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone) {
     k_control *control = k_control_at();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
         control->open = 0;
+        b->alone = alone;
     }
     k_all_sync();
     bool stopped = run_phases(b, schedule);
-    if (k_thread() == 0) {
-        *(volatile uint32_t *)&control->open = 1;
-        if (stopped) {
-            *(volatile uint32_t *)&control->stop = 1;
-        }
+    if (k_thread() == 0 && stopped) {
+        *(volatile uint32_t *)&control->stop = 1;
     }
     k_all_sync();
+    if (k_thread() == 0 && alone) { /* the others have passed no barriers */
+        b->barriers = control->run.before;
+        b->alone = false;
+    }
     return stopped;
 }
 
-/* Copies go by 16 bytes where both ends and the length allow it. */
+/* Copies go by 16 bytes where both ends and the length allow it. Threads first, first + step, ... make it. */
+K_INLINE void run_copy(uint64_t to_at, uint64_t from_at, uint64_t bytes, uint32_t first, uint32_t step) {
+    uint8_t *to = (uint8_t *)(uintptr_t)to_at;
+    const uint8_t *from = (const uint8_t *)(uintptr_t)from_at;
+    uint64_t wide = (to_at | from_at) & 15 ? 0 : bytes / 16;
+    for (uint64_t i = first; i < wide; i += step) {
+        ((k_words4 *)to)[i] = ((const k_words4 *)from)[i];
+    }
+    for (uint64_t i = wide * 16 + first; i < bytes; i += step) {
+        to[i] = from[i];
+    }
+}
+
+/* Those that are for all blocks. */
 K_INLINE void run_copies(const k_block *b) {
-    uint32_t first = b->block * K_THREADS + k_thread(), step = b->blocks * K_THREADS;
     for (uint32_t c = 0; c < b->state->n_copies; c++) {
         const k_copy *copy = &b->state->copies[c];
-        uint8_t *to = (uint8_t *)(uintptr_t)copy->to;
-        const uint8_t *from = (const uint8_t *)(uintptr_t)copy->from;
-        uint64_t wide = (copy->to | copy->from) & 15 ? 0 : copy->bytes / 16;
-        for (uint64_t i = first; i < wide; i += step) {
-            ((k_words4 *)to)[i] = ((const k_words4 *)from)[i];
+        run_copy(copy->to, copy->from, copy->bytes, b->block * K_THREADS + k_thread(), b->blocks * K_THREADS);
+    }
+}
+
+/* Block 0 brings the packet into shared memory, several reads at once, since the host is far. */
+K_INLINE void bring_packet(const uint8_t *from, uint8_t *to, uint32_t bytes) {
+    enum { AT_ONCE = 4, STEP = K_THREADS * 16 };
+    for (uint32_t at = k_thread() * 16; at < bytes; at += AT_ONCE * STEP) {
+        k_words4 words[AT_ONCE];
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            if (at + i * STEP < bytes) {
+                words[i] = k_host16(from + at + i * STEP);
+            }
         }
-        for (uint64_t i = wide * 16 + first; i < copy->bytes; i += step) {
-            to[i] = from[i];
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < AT_ONCE; i++) {
+            if (at + i * STEP < bytes) {
+                *(k_words4 *)(void *)(to + at + i * STEP) = words[i];
+            }
         }
     }
 }
 
-/* One thread of block 0: what the host asks for goes to where every block reads
- * it. */
-K_INLINE void take_command(k_block *b, uint32_t last) {
-    k_state *state = b->state;
-    const k_queue *queue = b->queue;
-    state->command = k_await_doorbell(b, last);
-    if (state->command == last) { /* nobody rang: what is in the queue may be half a command */
-        state->leave = true;
-        return;
+/* Block 0 makes the copies of a packet, but for those that all blocks are to make. */
+K_APART void take_packet(k_block *b, uint64_t from, uint32_t bytes) {
+    uint8_t *packet = k_shared();
+    uint32_t n = 0;
+    bring_packet((const uint8_t *)(uintptr_t)from, packet, bytes);
+    k_block_sync();
+    for (uint32_t at = 0; at < bytes; at += sizeof(k_entry)) {
+        const k_entry e = *(const k_entry *)(void *)(packet + at);
+        if (!e.from) {
+            run_copy(e.to, (uint64_t)(uintptr_t)(packet + at + sizeof e), e.bytes, k_thread(), K_THREADS);
+            at += ((uint32_t)e.bytes + 15) / 16 * 16;
+        } else if (e.bytes <= K_COPY_ALONE) {
+            run_copy(e.to, e.from, e.bytes, k_thread(), K_THREADS);
+        } else {
+            if (k_thread() == 0) {
+                b->state->copies[n] = (k_copy){e.to, e.from, e.bytes};
+            }
+            n++;
+        }
     }
-    state->n_copies = queue->n_copies;
-    state->leave = queue->leave;
-    state->schedule = queue->schedule;
-    for (uint32_t i = 0; i < state->n_copies; i++) {
-        state->copies[i] = queue->copies[i];
+    if (k_thread() == 0) {
+        b->state->n_copies = n;
     }
+    k_block_sync();
 }
 
-/* True: stopped. The state is read before the first barrier alone: after the
- * last one block 0 writes the next command there. */
-K_INLINE bool run_command(k_block *b) {
-    uint64_t schedule = b->state->schedule;
-    if (b->state->n_copies) {
+/* One thread of block 0. */
+K_INLINE void tell(k_block *b, uint64_t go) {
+    volatile k_command *c = &k_control_at()->command;
+    c->go = go | ((c->go & K_TURN) ^ K_TURN);
+    k_tell(b, c->go);
+}
+
+/* Block 0 waits for a command, makes its copies, and tells the others of what is left. */
+K_APART uint64_t lead(k_block *b, uint64_t packet) {
+    volatile k_command *c = &k_control_at()->command;
+    uint32_t last = c->number;
+    k_block_sync();
+    if (k_warp() == 0) {
+        k_await_command(b, c);
+    }
+    k_block_sync();
+    uint64_t go = c->number == last ? K_LEAVE | K_IDLE : (uint64_t)c->words[1] << 32 | c->words[0];
+    if (!(go & K_IDLE) && c->words[2]) {
+        take_packet(b, packet, c->words[2]);
+    }
+    if (k_thread() == 0 && !(go & K_ALONE)) {
+        tell(b, go);
+    }
+    return go;
+}
+
+/* The others wait until they are told. */
+K_INLINE uint64_t follow(k_block *b) {
+    volatile k_command *c = &k_control_at()->command;
+    k_block_sync();
+    if (k_thread() == 0) {
+        c->go = k_await_told(b, c->go & K_TURN);
+    }
+    k_block_sync();
+    return c->go;
+}
+
+/* True: stopped. */
+K_INLINE bool run_command(k_block *b, uint64_t go) {
+    uint64_t schedule = go & ~(uint64_t)K_FLAGS;
+    if (go & K_ALL) {
         run_copies(b);
         if (k_grid_barrier(b, 0)) {
             return true;
         }
     }
-    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule);
+    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule, go & K_ALONE);
+}
+
+/* Block 0 says that it is done. */
+K_INLINE void answer(k_block *b, uint64_t go, bool stopped) {
+    const k_run *r = &k_control_at()->run;
+    for (uint32_t i = k_thread() * 4; go & ~(uint64_t)K_FLAGS && !stopped && i < r->answer_bytes; i += K_THREADS * 4) {
+        *(k_u32 *)(void *)(b->queue->answer + i) = *(const k_u32 *)(uintptr_t)(r->answer + i);
+    }
+    k_block_sync();
+    if (k_thread() == 0) {
+        uint32_t number = k_control_at()->command.number;
+        if (stopped) {
+            k_store_system(&b->queue->stopped, number);
+        }
+        if (stopped && go & K_ALONE) {
+            tell(b, K_LEAVE);
+        }
+        k_store_system(&b->queue->done, number);
+    }
 }
 
 K_INLINE void serve(k_block *b) {
-    uint32_t last = k_load_system(&b->queue->done);
-    bool first = b->block == 0 && k_thread() == 0, leave = false;
-    while (!leave) {
-        if (first) {
-            take_command(b, last);
+    uint64_t packet = b->queue->packet, go = 0;
+    while (!(go & K_LEAVE)) {
+        go = b->block == 0 ? lead(b, packet) : follow(b);
+        bool stopped = run_command(b, go);
+        if (b->block == 0 && !(go & K_IDLE)) {
+            answer(b, go, stopped);
         }
-        if (k_grid_barrier(b, 0)) {
-            break;
-        }
-        leave = b->state->leave;
-        bool idle = b->state->command == last;
-        last = b->state->command;
-        if (idle) {
-            break;
-        }
-        bool stopped = run_command(b);
-        leave |= stopped;
-        if (first) {
-            if (stopped) {
-                k_store_system(&b->queue->stopped, last);
-            }
-            k_store_system(&b->queue->done, last);
-        }
+        go |= stopped ? K_LEAVE : 0;
     }
-    if (first) {
+    if (b->block == 0 && k_thread() == 0) {
         k_store_system(&b->queue->left, b->queue->left + 1);
     }
 }
 
 K_INLINE void run_block(k_block *b) {
     if (k_thread() == 0) {
-        k_control_at()->stop = 0;
+        k_control *c = k_control_at();
+        c->stop = 0;
+        c->command = (k_command){.number = k_load_system(&b->queue->done)};
+        c->run.marks = b->block == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
         k_ring_init();
     }
     k_all_sync();
@@ -302,7 +382,6 @@ K_INLINE void run_block(k_block *b) {
 /* The fetching warp: for each schedule that the others run. */
 static void fetch(uint32_t block, bool ring) {
     uint32_t n = 0;
-    k_fetched fetched = {0};
     k_all_sync();
     for (;;) {
         k_all_sync();
@@ -311,8 +390,8 @@ static void fetch(uint32_t block, bool ring) {
             return;
         }
         if (k_lane() == 0 && ring) {
-            if (s->ring_from) {
-                k_serve_stages(&fetched);
+            const volatile k_control *control = k_control_at();
+            while (s->n_streams && s->ring_from && !control->open && !control->stop) {
             }
             n = k_fetch_schedule(s, block, n);
         }

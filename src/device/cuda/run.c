@@ -34,7 +34,7 @@ typedef struct cuda_executable {
     cuda_workspace *workspace;
     uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
                        device, but for addresses that move */
-    uint64_t size, works_at, streams_at, tables_at, maps_at;
+    uint64_t size, phases_at, ops_at, streams_at, tables_at;
     uint32_t n_phases, n_ops, n_streams, ring_from;
     uint64_t at; /* on the device */
     id_copy *copies;
@@ -42,6 +42,9 @@ typedef struct cuda_executable {
     written *writes;
     uint32_t n_copies, n_checks, n_writes;
     uint64_t ids_bytes, temporary_bytes, work, generation;
+    bool alone;          /* one block can run it */
+    cuda_memory *echoes; /* the region of the small output that comes back with the run; NULL: there is none */
+    uint64_t echo_from, echo_to;
     cuda_phases *phases;
 } cuda_executable;
 
@@ -124,6 +127,18 @@ static sp_status place_writes(const plan *p, cuda_executable *x, sp_error *err) 
     return SP_OK;
 }
 
+/* A small output, such as a token that was chosen, comes back with the run: asking for it would take as long as a small program. */
+static void place_echo(const plan *p, cuda_executable *x) {
+    for (uint32_t i = 0; i < x->n_writes && !x->echoes; i++) {
+        const written *w = &x->writes[i];
+        if (p->spec->slots[w->write.slot].flags & SP_SLOT_OUTPUT && !w->write.row_bytes && w->write.length <= K_ANSWER && w->write.length % 4 == 0) {
+            x->echoes = w->memory;
+            x->echo_from = w->offset + w->write.offset;
+            x->echo_to = x->echo_from + w->write.length;
+        }
+    }
+}
+
 /* What each block does first in each phase. */
 static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_work *works) {
     for (int32_t i = 0; i < p->n_phases; i++) {
@@ -159,11 +174,11 @@ static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
     return n;
 }
 
-/* The phase behind the last whose tiles, or keys and values, need the ring's memory. */
+/* The phase behind the last whose tiles need the ring's memory. */
 static uint32_t ring_from(const plan *p) {
     int32_t last = -1;
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        last = sp_plan_has_maps(&p->ops[i].op) && p->ops[i].phase > last ? p->ops[i].phase : last;
+        last = p->ops[i].op.op == K_OP_TILES && p->ops[i].phase > last ? p->ops[i].phase : last;
     }
     return (uint32_t)(last + 1);
 }
@@ -180,22 +195,17 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *work
     return n;
 }
 
-static uint64_t count_mapped(const plan *p) {
-    uint64_t n = 0;
-    for (uint32_t i = 0; i < p->n_ops; i++) {
-        n += sp_plan_has_maps(&p->ops[i].op);
-    }
-    return n;
-}
-
 /* Everything that the kernel reads, in one piece. */
 static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, sp_error *err) {
-    uint64_t phases_at = sizeof(k_schedule), ops_at = phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
     x->n_phases = (uint32_t)p->n_phases;
     x->n_ops = p->n_ops;
+    x->alone = true;
+    for (uint32_t i = 0; i < x->n_phases; i++) {
+        x->alone &= phases[i].n_parts == 1;
+    }
     uint32_t blocks = p->workspace->device->driver->blocks;
-    uint64_t n_works = (uint64_t)p->n_phases * blocks;
-    k_work *works = calloc(n_works ? n_works : 1, sizeof *works);
+    uint64_t n_works = (uint64_t)(p->n_phases ? p->n_phases : 1) * blocks; /* the first phase's are read in any case */
+    k_work *works = calloc(n_works, sizeof *works);
     if (!works) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
@@ -205,21 +215,21 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
         uint32_t n = streams_of(p, x->ring_from, works, blocks, b, NULL);
         x->n_streams = n > x->n_streams ? n : x->n_streams;
     }
-    x->works_at = ops_at + (uint64_t)p->n_ops * sizeof(k_op);
-    x->streams_at = x->works_at + n_works * sizeof(k_work);
+    x->phases_at = sizeof(k_schedule) + n_works * sizeof(k_work);
+    x->ops_at = x->phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
+    x->streams_at = x->ops_at + (uint64_t)p->n_ops * sizeof(k_op);
     x->tables_at = x->streams_at + (uint64_t)x->n_streams * blocks * sizeof(k_stream);
-    x->maps_at = (x->tables_at + (uint64_t)p->n_tables * sizeof(float) + K_MAP - 1) / K_MAP * K_MAP;
-    x->size = x->maps_at + (p->workspace->device->driver->maps ? count_mapped(p) * K_MAPS * K_MAP : 0);
+    x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
     x->bytes = calloc(1, x->size);
     if (!x->bytes) {
         free(works);
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    memcpy(x->bytes + phases_at, phases, (size_t)p->n_phases * sizeof *phases);
+    memcpy(x->bytes + x->phases_at, phases, (size_t)p->n_phases * sizeof *phases);
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        memcpy(x->bytes + ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op, sizeof(k_op));
+        memcpy(x->bytes + x->ops_at + (uint64_t)i * sizeof(k_op), &p->ops[i].op, sizeof(k_op));
     }
-    memcpy(x->bytes + x->works_at, works, n_works * sizeof *works);
+    memcpy(x->bytes + sizeof(k_schedule), works, n_works * sizeof *works);
     for (uint32_t b = 0; b < blocks; b++) {
         streams_of(p, x->ring_from, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
     }
@@ -239,21 +249,6 @@ static void resolve(const cuda_executable *x, uint64_t *address) {
     }
 }
 
-/* Maps of matrices, with what is where now. */
-static sp_status map_matrices(const cuda_executable *x, k_op *ops, uint8_t *bytes, sp_error *err) {
-    sp_cuda_driver *driver = x->workspace->device->driver;
-    sp_status status = SP_OK;
-    uint64_t at = x->maps_at;
-    for (uint32_t i = 0; driver->maps && i < x->n_ops && status == SP_OK; i++) {
-        if (sp_plan_has_maps(&ops[i])) {
-            ops[i].src[K_SRC_MAPS].data = x->at + at;
-            status = sp_plan_map(driver, &ops[i], bytes + at, err);
-            at += K_MAPS * K_MAP;
-        }
-    }
-    return status;
-}
-
 /* Writes the schedule to the device, with the temporaries where they are now.
  */
 static sp_status settle(cuda_executable *x, sp_error *err) {
@@ -262,17 +257,17 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
     memcpy(bytes, x->bytes, x->size);
-    uint64_t ops_at = sizeof(k_schedule) + (uint64_t)x->n_phases * sizeof(k_phase);
-    k_schedule head = {.phases = x->at + sizeof(k_schedule),
-                       .ops = x->at + ops_at,
-                       .works = x->at + x->works_at,
+    k_schedule head = {.phases = x->at + x->phases_at,
+                       .ops = x->at + x->ops_at,
                        .streams = x->at + x->streams_at,
                        .n_phases = x->n_phases,
                        .n_ops = x->n_ops,
                        .n_streams = x->n_streams,
-                       .ring_from = x->ring_from};
+                       .ring_from = x->ring_from,
+                       .answer = x->echoes ? x->echoes->beside + x->echo_from : 0,
+                       .answer_bytes = (uint32_t)(x->echo_to - x->echo_from)};
     memcpy(bytes, &head, sizeof head);
-    k_op *ops = (k_op *)(void *)(bytes + ops_at);
+    k_op *ops = (k_op *)(void *)(bytes + x->ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {
         resolve(x, &ops[i].dst.data);
         resolve(x, &ops[i].scratch);
@@ -284,8 +279,7 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
             resolve(x, &ops[i].extra[s].data);
         }
     }
-    sp_status status = map_matrices(x, ops, bytes, err);
-    status = status == SP_OK ? sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err) : status;
+    sp_status status = sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err);
     x->generation = x->workspace->generation;
     free(bytes);
     return status;
@@ -333,6 +327,7 @@ static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     sp_status status = place_ids(p, x, err);
     status = status == SP_OK ? place_writes(p, x, err) : status;
     if (status == SP_OK) {
+        place_echo(p, x);
         sp_plan_fuse(p);
         status = sp_plan_lower(p, err);
     }
@@ -402,6 +397,7 @@ static sp_status own_writes(const cuda_executable *x, sp_error *err) {
     pthread_mutex_lock(&x->workspace->device->lock);
     for (uint32_t i = 0; i < x->n_writes; i++) {
         written *w = &x->writes[i];
+        w->memory->echo_from = w->memory->echo_to = 0;
         if (w->memory->shares) {
             const uint8_t *staging = x->workspace->staging;
             sp_spec_each_write(&w->write, w->write.row_bytes ? staging + x->copies[w->ids].offset : NULL, on_write, w);
@@ -427,9 +423,21 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
     status = status == SP_OK ? take_ids(x, copies, err) : status;
     status = status == SP_OK ? own_writes(x, err) : status;
     if (status == SP_OK) {
-        status = sp_cuda_command(x->workspace->device, copies, x->n_copies, x->at, x->work, err);
+        const cuda_command command = {.copies = copies,
+                                      .n_copies = x->n_copies,
+                                      .take = true,
+                                      .alone = x->alone,
+                                      .schedule = x->at,
+                                      .work = x->work,
+                                      .answer = x->echoes ? x->echoes->echo : NULL,
+                                      .answer_bytes = (uint32_t)(x->echo_to - x->echo_from)};
+        status = sp_cuda_command(x->workspace->device, &command, err);
         if (status == SP_OK) {
             sp_cuda_phases_take(x->workspace->device, &x->phases, x->n_phases);
+        }
+        if (status == SP_OK && x->echoes) {
+            x->echoes->echo_from = x->echo_from;
+            x->echoes->echo_to = x->echo_to;
         }
         x->generation = status == SP_OK ? x->generation : 0; /* counters may stand anywhere: it is written anew */
     }
@@ -442,7 +450,7 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
 void sp_cuda_executable_close(sp_executable *executable) {
     cuda_executable *x = (cuda_executable *)(void *)executable;
     if (x->phases) {
-        const k_phase *list = (const k_phase *)(const void *)(x->bytes + sizeof(k_schedule));
+        const k_phase *list = (const k_phase *)(const void *)(x->bytes + x->phases_at);
         sp_cuda_phases_tell(x->phases, list, x->n_phases, (const k_op *)(const void *)(list + x->n_phases));
     }
     sp_cuda_release(x->workspace->device, x->at);

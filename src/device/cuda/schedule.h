@@ -42,7 +42,7 @@ enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
 
 /* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
-enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64, K_TILE_STAGES = 6 /* on Hopper */ };
+enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64 };
 
 /* What a tile's left side is: rows of halves, or of quants in their split layouts. */
 enum { K_BY_F16, K_BY_Q4, K_BY_Q8 };
@@ -50,10 +50,6 @@ enum { K_BY_F16, K_BY_Q4, K_BY_Q8 };
 /* params of a K_OP_TILES. extra[0] and extra[1]: what its rows (0: nothing) and columns are multiplied with, after K_OP_HALVES. split: pieces of a
  * row; scratch and table: their sums, and by tile how many are there. */
 enum { K_TILES_BY = 0, K_TILES_STAGES };
-
-/* On Hopper, the source at which maps of K_MAP bytes lie. Of a K_OP_TILES: of its matrix, of a gated unit's other, of both's scales; of a
- * K_OP_ATTEND: of keys and values. */
-enum { K_SRC_MAPS = 6, K_MAPS = 4, K_MAP = 128 };
 
 /* Bytes of a stage of shared memory: both sides; of quants also what is on its way, and their scales. */
 static inline uint32_t k_tile_stage_bytes(uint32_t by) {
@@ -77,9 +73,6 @@ static inline uint32_t k_halves_steps(uint32_t n) {
 
 /* A K_OP_MASK_MAP says of 16 tokens and so many positions what a mask does there. params: of how many tokens. */
 enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
-
-/* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
-#define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
 
 /* Positions that a lane attends to at once. */
 enum { K_AT_ONCE = 4 };
@@ -168,11 +161,14 @@ typedef struct k_stream {
     uint32_t bytes, tile_bytes;
 } k_stream;
 
+/* Behind it, so that nobody must look where, k_work [n_phases][blocks]. */
 typedef struct k_schedule {
-    uint64_t phases, ops, works; /* device addresses; works: [n_phases][blocks] */
-    uint64_t streams;            /* [blocks][n_streams]; an empty one ends a block's */
+    uint64_t phases, ops; /* device addresses */
+    uint64_t streams;     /* [blocks][n_streams]; an empty one ends a block's */
     uint32_t n_phases, n_ops, n_streams;
     uint32_t ring_from; /* the phase behind the last that needs the ring's memory: what is streamed before goes without */
+    uint64_t answer;    /* what the host gets when it has run */
+    uint32_t answer_bytes, reserved[3];
 } k_schedule;
 
 /* Bytes that are copied before the schedule runs, between memory of the host
@@ -181,25 +177,38 @@ typedef struct k_copy {
     uint64_t to, from, bytes;
 } k_copy;
 
-enum { K_MAX_COPIES = 32, K_MARKS = 4096 };
+/* A copy in a packet. from 0: its bytes follow, padded to 16. */
+typedef struct k_entry {
+    uint64_t to, from, bytes, reserved;
+} k_entry;
+
+enum {
+    K_MAX_COPIES = 32,
+    K_PACKET = 32 * 1024,     /* bytes of entries that go with a command */
+    K_COPY_ALONE = 16 * 1024, /* a copy up to this long is made by block 0 */
+    K_ANSWER = 64,            /* bytes of an answer, a multiple of 4 */
+    K_MARKS = 4096,
+    K_COMMAND = 3, /* words of a command */
+};
+
+/* In the lower bits of a schedule's address: the kernel is to leave; there are copies for all blocks; block 0 does it all alone. And among blocks:
+ * what differs from command to command; nobody rang. */
+enum { K_LEAVE = 1, K_ALL = 2, K_ALONE = 4, K_TURN = 8, K_IDLE = 16, K_FLAGS = 255 };
 
 /*
- * The queue lies in memory of the host that the device reads. The host writes
- * the command, then doorbell; the kernel copies, runs the schedule (0: none)
- * and sets done to the doorbell's value. leave: it leaves then. idle_ns: it
- * leaves after that long without work. marks: where the host wants the times at
+ * The queue lies in memory of the host that the device reads. A command is the address of a schedule (0: none) with flags, its lower half first, and
+ * the bytes of the packet that goes with it. Above each of these words stands the command's number: what polls for it has read it then. The kernel
+ * copies, runs the schedule, and sets done to the number. idle_ns: it leaves after that long without work. marks: where the host wants the times at
  * which a schedule's phases begin, and the last ends (K_MARKS of them; 0: nowhere).
  */
 typedef struct k_queue {
-    uint32_t doorbell, n_copies;
-    uint64_t schedule;
-    uint32_t leave, reserved;
-    uint64_t idle_ns, marks;
-    k_copy copies[K_MAX_COPIES];
-    uint8_t apart[128];
-    uint32_t done, stopped; /* written by the kernel alone */
-    uint32_t left;          /* counts the kernel's exits */
-    uint32_t reserved2[29];
+    uint64_t command[K_COMMAND];
+    uint64_t idle_ns, marks, packet;
+    uint8_t apart[80];
+    uint8_t answer[K_ANSWER]; /* written by the kernel alone, as what follows */
+    uint32_t done, stopped;
+    uint32_t left; /* counts the kernel's exits */
+    uint32_t reserved[13];
 } k_queue;
 
 /* The kernel's own memory on the device. */
@@ -209,9 +218,8 @@ typedef struct k_state {
     uint32_t stop; /* written by the host: leave at the next barrier; the run in
                       progress is lost */
     uint32_t apart2[31];
-    /* what block 0 read from the queue, for all */
-    uint32_t command, n_copies, leave, reserved;
-    uint64_t schedule;
+    /* what block 0 read from the queue, for all: a schedule's address with flags */
+    uint64_t go, n_copies;
     k_copy copies[K_MAX_COPIES];
 } k_state;
 
