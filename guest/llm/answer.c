@@ -58,9 +58,16 @@ static int32_t pick(float *logits) {
     return token;
 }
 
+/* Does nobody look at more than which logit is the largest? */
+static bool wants_largest(void) {
+    const sp_llm_config *c = &sampling.config;
+    return sampler_takes_largest(&sampling) && !c->logprobs && !c->n_top && !grammar_active() && !actor.drafting;
+}
+
 /* Samples from output i. False: the answer ended, and *result is what the step returns. */
 static bool sample(uint32_t i, int32_t *token, int32_t *result) {
-    float *logits = engine_output(i), *raw = NULL, logprob = 0;
+    const int32_t largest = wants_largest() ? engine_largest(i) : -1;
+    float *logits = largest < 0 ? engine_output(i) : NULL, *raw = NULL, logprob = 0;
     uint32_t n = llm_model.n_vocab;
     if (sampling.config.logprobs || sampling.config.n_top) {
         raw = malloc(n * sizeof *raw);
@@ -70,7 +77,7 @@ static bool sample(uint32_t i, int32_t *token, int32_t *result) {
         }
         memcpy(raw, logits, n * sizeof *raw);
     }
-    *token = pick(logits);
+    *token = largest < 0 ? pick(logits) : largest;
     actor.answer_started = actor.answer_started ? actor.answer_started : sp_clock();
     bool ends = *token >= 0 && !sampling.config.ignore_end && sp_token_is_end(0, *token) == 1;
     if (raw && *token >= 0 && !ends) {

@@ -14,7 +14,8 @@ sp_model_info llm_model;
 /* Where a slot lies in its region. */
 typedef struct place {
     uint32_t offset, capacity;
-    uint32_t used; /* inputs: bytes that were filled since engine_rest */
+    uint32_t used;   /* inputs: bytes that were filled since engine_rest */
+    uint32_t window; /* inputs: what the slot is filled as */
 } place;
 
 static struct {
@@ -29,6 +30,9 @@ static struct {
     uint32_t inputs_bytes, max_outputs;
     uint32_t n_outputs;        /* rows that were written since engine_rest */
     uint32_t output_slot, row; /* floats of a row of the output */
+    uint32_t largest_slot;     /* by output, the token of the largest logit; SP_NONE: the program does not say it */
+    uint32_t largest_at;       /* in the output's region */
+    bool unseen;               /* there are logits that were not asked for */
     bool embeddings;           /* the output is embeddings, for each token, and no logits */
     place *places;             /* of each slot: inputs in the inputs' region, state in the state's */
 } engine;
@@ -68,6 +72,37 @@ static int32_t get_program(uint32_t type_k, uint32_t type_v, void *out, uint32_t
                              : sp_model_get_program(0, type_k, type_v, out, capacity);
 }
 
+/* The program, that also says which logit is the largest; its size, or 0. */
+static uint32_t add_largest(const void *program, void **out) {
+    sp_graph g;
+    sp_graph_from(&g, program);
+    sp_tensor window = SP_NONE, logits = sp_graph_result_of(&g, sp_program_find_slot(program, "logits"), &window);
+    *out = NULL;
+    if (logits != SP_NONE) {
+        const uint32_t slot = sp_graph_slot(&g, "largest", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
+        const sp_tensor largest = sp_graph_memory_1d(&g, "largest", slot, SP_TYPE_I32, sp_graph_window_dim(&g, window, 1), sp_dim(0));
+        sp_graph_into(&g, sp_argmax(&g, logits), largest);
+        const uint32_t size = sp_graph_finish(&g, NULL, 0);
+        *out = size ? malloc(size) : NULL;
+    }
+    const uint32_t size = *out ? sp_graph_finish(&g, *out, UINT32_MAX) : 0;
+    sp_graph_free(&g);
+    return size;
+}
+
+/* Logits that lie in the device's own memory take a while to get here: where the largest is all that matters, the device finds it. */
+static void load_with_largest(void) {
+    void *longer;
+    const uint32_t size = add_largest(engine.program, &longer);
+    engine.handle = size ? sp_program_load(longer, size) : -1;
+    if (engine.handle < 0) {
+        free(longer);
+        return;
+    }
+    free(engine.program);
+    engine.program = longer;
+}
+
 static const char *load_program(uint32_t type_k, uint32_t type_v) {
     int32_t size = get_program(type_k, type_v, NULL, 0);
     if (size < 0) {
@@ -78,10 +113,15 @@ static const char *load_program(uint32_t type_k, uint32_t type_v) {
         return no_space((uint64_t)size, "the model's program");
     }
     get_program(type_k, type_v, engine.program, (uint32_t)size);
-    engine.handle = sp_program_load(engine.program, (uint32_t)size);
+    engine.handle = -1;
+    if (!engine.embeddings && !sp_device_is_unified()) {
+        load_with_largest();
+    }
+    engine.handle = engine.handle < 0 ? sp_program_load(engine.program, (uint32_t)size) : engine.handle;
     if (engine.handle < 0) {
         return failed("the model's program is refused");
     }
+    engine.largest_slot = sp_program_find_slot(engine.program, "largest");
     const sp_program_header *header = engine.program;
     engine.places = calloc(header->n_slots, sizeof *engine.places);
     return engine.places ? sp_inputs_open(&engine.knows, engine.program, engine.n_ctx, engine.n_batch) : "out of memory";
@@ -125,6 +165,7 @@ static uint64_t lay_out(bool state, const uint64_t most[SYMBOLS]) {
             total = next_slot(total);
             engine.places[i].offset = (uint32_t)total;
             engine.places[i].capacity = (uint32_t)sp_program_slot_size(engine.program, i, most);
+            engine.places[i].window = state ? SP_NONE : sp_inputs_window_of(engine.program, i);
             total += engine.places[i].capacity;
         }
     }
@@ -173,10 +214,16 @@ static const char *place_inputs(const uint64_t most[SYMBOLS]) {
     return wrong ? wrong : bind_slots(false, engine.input_region);
 }
 
+static const char *bind_output(int32_t region, uint32_t n_outputs) {
+    const char *wrong = bind(engine.output_slot, region, 0, (uint64_t)n_outputs * engine.row * sizeof(float));
+    return wrong || engine.largest_slot == SP_NONE ? wrong : bind(engine.largest_slot, region, engine.largest_at, n_outputs * sizeof(int32_t));
+}
+
 static const char *place_output(uint32_t n_outputs) {
     uint64_t most[SYMBOLS];
     most_symbols(most, n_outputs, n_outputs);
-    uint64_t size = sp_program_slot_size(engine.program, engine.output_slot, most);
+    const uint64_t rows = sp_program_slot_size(engine.program, engine.output_slot, most);
+    const uint64_t size = engine.largest_slot == SP_NONE ? rows : next_slot(rows) + n_outputs * sizeof(int32_t);
     uint8_t *at = size < UINT32_MAX - WASM_PAGE ? fresh_pages(aligned(size)) : NULL;
     if (!at) {
         return no_space(size, engine.embeddings ? "the embeddings" : "the logits");
@@ -184,13 +231,14 @@ static const char *place_output(uint32_t n_outputs) {
     int32_t region;
     const char *wrong = open_region(at, aligned(size), &region);
     if (!wrong) {
-        wrong = bind(engine.output_slot, region, 0, size);
+        engine.row = (uint32_t)(rows / n_outputs / sizeof(float));
+        engine.largest_at = (uint32_t)next_slot(rows);
+        wrong = bind_output(region, n_outputs);
     }
     if (!wrong) {
         engine.output = at;
         engine.output_region = region;
         engine.max_outputs = n_outputs;
-        engine.row = (uint32_t)(size / n_outputs / sizeof(float));
     }
     return wrong;
 }
@@ -268,19 +316,21 @@ static const char *clear_summaries(void) {
     return NULL;
 }
 
+/* Once a token: so a slot's window is not looked for in the program, which is long. */
 static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symbols[SYMBOLS]) {
     const sp_program_header *header = engine.program;
     for (uint32_t i = 0; i < header->n_slots; i++) {
+        place *at = &engine.places[i];
         if (!sp_inputs_is_input(&engine.knows, i)) {
             continue;
         }
-        if (!sp_inputs_fill(&engine.knows, i, batch, engine.inputs + engine.places[i].offset)) {
+        const sp_window w = at->window == SP_NONE ? (sp_window){0} : sp_program_window(engine.program, at->window, symbols);
+        if (at->window == SP_NONE || !sp_inputs_fill_named(&engine.knows, slot_name(i), w.type, w.ne, batch, engine.inputs + at->offset)) {
             snprintf(problem, sizeof problem, "the model wants the input %s, which this guest does not know how to fill", slot_name(i));
             return problem;
         }
-        uint32_t size = (uint32_t)sp_program_slot_size(engine.program, i, symbols);
-        engine.places[i].used = size > engine.places[i].used ? size : engine.places[i].used;
-        if (!sp_inputs_is_ids(slot_name(i)) && sp_region_sync(engine.input_region, engine.places[i].offset, size, SP_TO_DEVICE) < 0) {
+        at->used = w.end > at->used ? (uint32_t)w.end : at->used;
+        if (!sp_inputs_is_ids(slot_name(i)) && sp_region_sync(engine.input_region, at->offset, (uint32_t)w.end, SP_TO_DEVICE) < 0) {
             return failed("an input can't be synced");
         }
     }
@@ -324,7 +374,7 @@ bool engine_allow_alone(uint32_t most) {
     engine.alone = handle > 0 ? handle : -1;
     const char *wrong = handle > 0 ? bind_slots(true, engine.state_region) : "it is refused";
     wrong = wrong ? wrong : bind_slots(false, engine.input_region);
-    wrong = wrong ? wrong : bind(engine.output_slot, engine.output_region, 0, (uint64_t)engine.max_outputs * engine.row * sizeof(float));
+    wrong = wrong ? wrong : bind_output(engine.output_region, engine.max_outputs);
     engine.alone = wrong ? -1 : engine.alone;
     return !wrong;
 }
@@ -407,6 +457,32 @@ float *engine_output(uint32_t i) {
     return (float *)(engine.output + i * row);
 }
 
+int32_t engine_largest(uint32_t i) {
+    const uint32_t at = engine.largest_at + i * (uint32_t)sizeof(int32_t);
+    int32_t token;
+    if (engine.largest_slot == SP_NONE || sp_device_is_unified() || sp_region_sync(engine.output_region, at, sizeof token, SP_FROM_DEVICE) < 0) {
+        return -1;
+    }
+    memcpy(&token, engine.output + at, sizeof token);
+    if (token <= 0 || (uint32_t)token >= engine.row - 1) { /* one of these, where nothing is above minus infinity */
+        return -1;
+    }
+    engine.unseen = true;
+    return token;
+}
+
+/* What was not asked for would come back with the next freeze. */
+static void take_unseen(void) {
+    if (engine.largest_slot != SP_NONE) {
+        sp_region_sync(engine.output_region, engine.largest_at, engine.n_outputs * (uint32_t)sizeof(int32_t), SP_FROM_DEVICE);
+        memset(engine.output + engine.largest_at, 0, engine.n_outputs * sizeof(int32_t));
+    }
+    if (engine.unseen) {
+        sp_region_sync(engine.output_region, 0, engine.n_outputs * engine.row * (uint32_t)sizeof(float), SP_FROM_DEVICE);
+        engine.unseen = false;
+    }
+}
+
 void engine_rest(void) {
     const sp_program_header *header = engine.program;
     for (uint32_t i = 0; i < header->n_slots; i++) {
@@ -415,6 +491,7 @@ void engine_rest(void) {
             engine.places[i].used = 0;
         }
     }
+    take_unseen();
     memset(engine.output, 0, (uint64_t)engine.n_outputs * engine.row * sizeof(float));
     engine.n_outputs = 0;
 }

@@ -61,6 +61,8 @@ bool engine_cells(int use, uint32_t from, uint32_t n, uint8_t *cells);
 /* After the step: output i of the last batch, logits or an embedding, engine_row() floats. They may be changed. */
 float *engine_output(uint32_t i);
 uint32_t engine_row(void);
+/* The token of the largest logit of output i, the first of equal ones where the device takes care, without the logits. -1: look at them. */
+int32_t engine_largest(uint32_t i);
 
 /* A request is done: inputs and outputs become zeros, which cost nothing in a snapshot. */
 void engine_rest(void);

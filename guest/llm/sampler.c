@@ -93,12 +93,15 @@ float sampler_logprob(const float *logits, uint32_t n, int32_t token) {
     return logits[token] - most - (float)log(sum);
 }
 
+static bool penalises(const sp_llm_config *c) {
+    return c->repeat_last_n != 0 && (c->repeat_penalty != 1 || c->presence_penalty != 0 || c->frequency_penalty != 0);
+}
+
 /* As llama.cpp: a repeated token's logit is divided (multiplied where negative) by the repeat penalty, and lowered by frequency times count plus
  * presence. */
 static void penalise(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent) {
     const sp_llm_config *c = &s->config;
-    bool off = c->repeat_penalty == 1 && c->presence_penalty == 0 && c->frequency_penalty == 0;
-    if (off || c->repeat_last_n == 0) {
+    if (!penalises(c)) {
         return;
     }
     uint32_t look = c->repeat_last_n < 0 || (uint32_t)c->repeat_last_n > n_recent ? n_recent : (uint32_t)c->repeat_last_n;
@@ -202,6 +205,10 @@ void sampler_adjust(const sampler *s, float *logits, uint32_t n, const int32_t *
         }
     }
     penalise(s, logits, n, recent, n_recent);
+}
+
+bool sampler_takes_largest(const sampler *s) {
+    return s->config.temperature <= 0 && s->config.n_bias == 0 && !penalises(&s->config);
 }
 
 int32_t sampler_choose(sampler *s, const float *logits, uint32_t n) {

@@ -21,6 +21,8 @@ void sampler_seed(sampler *s, uint64_t seed);
 
 /* Adds biases and penalties to n logits. recent: the context's tokens, the last one last. */
 void sampler_adjust(const sampler *s, float *logits, uint32_t n, const int32_t *recent, uint32_t n_recent);
+/* Is the token with the largest logit, as the model gave it, what will be picked? */
+bool sampler_takes_largest(const sampler *s);
 /* Picks a token by adjusted logits. -1: all of them are minus infinity. */
 int32_t sampler_choose(sampler *s, const float *logits, uint32_t n);
 

@@ -150,13 +150,18 @@ static inline void ask(session *s, uint32_t kind, const char *text) {
     free(message);
 }
 
-/* The logits as they lie in the guest's memory. */
+/* The logits of the last run. */
 static inline uint64_t hash_logits(const sp_actor *actor) {
+    sp_error err = {0};
     for (uint32_t p = 0; p < actor->limits.programs; p++) {
         const sp_program *program = actor->programs[p].program;
         for (uint32_t i = 0; program && i < sp_program_get_header(program)->n_slots; i++) {
             const sp_bound_slot *slot = &actor->programs[p].slots[i];
             if (strcmp(sp_program_name(program, sp_program_slots(program)[i].name), "logits") == 0 && slot->region >= 0) {
+                const sp_region *region = &actor->regions[slot->region];
+                if (region->memory) { /* the guest may have left them on the device */
+                    ok(sp_device_memory_sync(region->memory, slot->offset, slot->length, SP_SYNC_FROM_DEVICE, &err), &err);
+                }
                 return XXH3_64bits(sp_memory_base(actor->memory) + actor->regions[slot->region].start + slot->offset, slot->length);
             }
         }

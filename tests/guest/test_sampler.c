@@ -65,6 +65,7 @@ static void expect_adjusted(const sampler *s) {
     for (int i = 0; i < VOCAB; i++) {
         assert_true(fabsf(got[data[i].id] - data[i].logit) <= 1e-6f * (1 + fabsf(data[i].logit)));
     }
+    assert_int_equal(sampler_takes_largest(s), memcmp(got, original, sizeof got) == 0);
 }
 
 static void test_biases_and_penalties(void **state) {

@@ -55,6 +55,30 @@ static void test_round_trip(void **state_) {
     assert_memory_equal(copy, sp_graph_bytes(&g, &again), size);
     assert_int_equal(again, size);
     free(copy);
+
+    /* A program goes on where it ended. */
+    sp_graph more;
+    bytes = sp_graph_bytes(&g, &size);
+    sp_graph_from(&more, bytes);
+    copy = malloc(size);
+    assert_int_equal(sp_graph_finish(&more, copy, size), size);
+    assert_memory_equal(copy, bytes, size);
+    free(copy);
+    const sp_expr rows = sp_graph_window_dim(&more, a, 1);
+    const uint32_t out = sp_graph_slot(&more, "out", SP_SLOT_WRITE);
+    const sp_tensor window = sp_graph_memory_2d(&more, "out", out, SP_TYPE_F32, sp_dim(64), rows, sp_dim(0));
+    sp_tensor found;
+    assert_int_equal(sp_graph_result_of(&more, out, &found), SP_NONE);
+    const sp_tensor sum = sp_graph_into(&more, sp_neg(&more, sp_view_2d(&more, a, sp_dim(64), rows, sp_dim(512), sp_dim(0))), window);
+    assert_int_equal(sp_graph_result_of(&more, out, &found), sum);
+    assert_int_equal(found, window);
+    const void *longer = sp_graph_bytes(&more, &again);
+    assert_non_null(longer);
+    assert_int_equal(sp_program_find_slot(longer, "kept"), kept);
+    assert_int_equal(sp_program_slot_size(longer, out, symbols), 5 * 256);
+    assert_int_equal(sp_program_load(longer, again, NULL, &program, &err), SP_OK);
+    sp_program_free(program);
+    sp_graph_free(&more);
     sp_graph_free(&g);
 }
 

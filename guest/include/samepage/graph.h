@@ -877,4 +877,45 @@ static inline uint64_t sp_program_slot_size(const void *bytes, uint32_t slot, co
     return size;
 }
 
+/*
+ * ---- adding to a program ----
+ *
+ * A graph that begins as a finished program, as above: symbols, slots and tensors keep their numbers, and what is made next comes behind them. It is
+ * a new program: flags of the header are not taken over.
+ */
+static inline void sp_graph_from(sp_graph *g, const void *bytes) {
+    const sp_program_header *h = (const sp_program_header *)bytes;
+    sp_graph_init(g);
+#define SP_GRAPH_TAKE(name, table, count)                                                                                                            \
+    if (sp_graph_grow(g, &g->name, count, &g->cap_##name, sizeof *g->name) && (count) > 0) {                                                         \
+        memcpy(g->name, table, (count) * sizeof *g->name);                                                                                           \
+        g->n_##name = count;                                                                                                                         \
+    }
+    SP_GRAPH_TAKE(symbols, sp_program_symbol_table(bytes), h->n_symbols)
+    SP_GRAPH_TAKE(exprs, sp_program_expr_table(bytes), h->n_exprs)
+    SP_GRAPH_TAKE(slots, sp_program_slot_table(bytes), h->n_slots)
+    SP_GRAPH_TAKE(tensors, sp_program_tensor_table(bytes), h->n_tensors)
+    SP_GRAPH_TAKE(strings, sp_program_text(bytes, 0), h->strings_size)
+#undef SP_GRAPH_TAKE
+}
+
+/* The operation whose result goes into the only window of a slot, and that window; SP_NONE: there is none. */
+static inline sp_tensor sp_graph_result_of(const sp_graph *g, uint32_t slot, sp_tensor *window) {
+    uint32_t i;
+    for (i = 0; i < g->n_tensors; i++) {
+        *window = g->tensors[i].dst;
+        if (g->tensors[i].kind == SP_TENSOR_OP && *window != SP_NONE && g->tensors[*window].slot == slot) {
+            return i;
+        }
+    }
+    return SP_NONE;
+}
+
+/* A dimension of a window. */
+static inline sp_expr sp_graph_window_dim(const sp_graph *g, sp_tensor window, int dim) {
+    const sp_program_expr *e = &g->exprs[g->tensors[window].ne[dim]];
+    sp_expr r = {e->a, e->b, e->symbol};
+    return r;
+}
+
 #endif
