@@ -9,6 +9,7 @@ if(CMAKE_SCRIPT_MODE_FILE)
     string(REPLACE ".version 7.8" ".version 8.0" text "${text}") # clang 16 knows 7.8 at most; cp.async.bulk.prefetch came with 8.0
   endif()
   if(IN MATCHES "_90a")
+    string(REPLACE ".version 8.0" ".version 8.3" text "${text}") # fence.proxy.tensormap
     string(REPLACE ".target sm_90" ".target sm_90a" text "${text}") # nor does it know what Hopper alone has
   endif()
   # A phase runs its code once: what is unrolled comes from far away, at a thousand cycles a line. Loops that shall be unrolled say so.

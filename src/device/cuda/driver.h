@@ -12,6 +12,14 @@
 
 typedef struct sp_cuda_driver sp_cuda_driver;
 
+/* A matrix of which the card brings parts by itself: of so many rows, so many elements of 1 or 2 bytes, in the tensor cores' order or as they lie.
+ * Element 0 and all strides but the first are at multiples of 16 bytes. */
+typedef struct sp_cuda_matrix {
+    uint64_t at, ne[4], nb[4];
+    uint32_t element, each, rows;
+    bool ordered;
+} sp_cuda_matrix;
+
 /* Every function but close may fail with SP_ERR_DEVICE or SP_ERR_NO_MEMORY.
  * Callers see to it that one thread calls at a time, and that the kernel does
  * not run while memory is given out or taken back (wait may be called from
@@ -45,6 +53,8 @@ typedef struct sp_cuda_driver_ops {
     /* Lets the device read and write pages of the host. False: it can't. */
     bool (*host_register)(sp_cuda_driver *driver, void *at, uint64_t size);
     void (*host_unregister)(sp_cuda_driver *driver, void *at);
+    /* What the card knows a matrix by: K_MAP bytes. NULL where driver->maps is false. */
+    sp_status (*map_matrix)(sp_cuda_driver *driver, const sp_cuda_matrix *matrix, void *map, sp_error *err);
     /* Starts the kernel on all blocks; the one before has left. */
     sp_status (*launch)(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err);
     /* The doorbell was rung. */
@@ -62,6 +72,7 @@ struct sp_cuda_driver {
     const sp_cuda_driver_ops *ops;
     uint32_t blocks; /* of the kernel */
     uint32_t shared; /* bytes of a block's shared memory: K_SHARED or K_SHARED_LEAST */
+    bool maps;       /* tiles are brought by maps of matrices */
     uint64_t piece;  /* bytes; 0: the driver can't map memory at several addresses */
     uint32_t slow;   /* how many times slower than a card a run may be before it is
                         stopped */

@@ -100,6 +100,10 @@ static struct {
 #undef X
 } cu;
 
+/* Hopper's maps of matrices (since CUDA 12.0): type, rank, address, sizes, strides, box, steps, interleaving, order, promotion, what is outside. */
+static cu_result (*cu_encode)(void *, int, unsigned, void *, const uint64_t *, const uint64_t *, const uint32_t *, const uint32_t *, int, int, int,
+                              int);
+
 /* Does the driver have all of CU_MAPPING_CALLS? */
 static bool cu_maps;
 
@@ -146,6 +150,7 @@ static void open_library(void) {
     cu_maps &= cu.name != NULL;
     CU_MAPPING_CALLS(X)
 #undef X
+    *(void **)(void *)&cu_encode = dlsym(library, "cuTensorMapEncodeTiled");
     if (!*cu_problem) {
         cu_result r = cu.cuInit(0);
         if (r) {
@@ -301,6 +306,21 @@ static void card_unregister(sp_cuda_driver *driver, void *at) {
     cu.cuMemHostUnregister(at);
 }
 
+static sp_status card_map_matrix(sp_cuda_driver *driver, const sp_cuda_matrix *m, void *map, sp_error *err) {
+    enum { BYTES = 0, HALVES = 6, AS_THEY_LIE = 0, ORDERED = 3, LINES = 2 /* of 128 bytes come into the second cache as a whole */ };
+    const uint32_t box[4] = {m->each, m->rows, 1, 1}, steps[4] = {1, 1, 1, 1};
+    uint64_t strides[3];
+    _Alignas(64) uint8_t made[K_MAP];
+    enter(driver);
+    for (int i = 0; i < 3; i++) { /* of one row or plane it says nothing, but must be there */
+        strides[i] = m->ne[i + 1] > 1 ? m->nb[i + 1] : i ? strides[i - 1] : (m->ne[0] * m->element + 15) / 16 * 16;
+    }
+    cu_result r = cu_encode(made, m->element == 1 ? BYTES : HALVES, 4, (void *)(uintptr_t)m->at, m->ne, strides, box, steps, 0,
+                            m->ordered ? ORDERED : AS_THEY_LIE, LINES, 0);
+    memcpy(map, made, sizeof made);
+    return r ? failed(r, "can't describe a matrix to the card", err) : SP_OK;
+}
+
 static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err) {
     card *c = enter(driver);
     void *arguments[] = {&queue, &state, &c->ring};
@@ -378,6 +398,7 @@ static const sp_cuda_driver_ops card_ops = {
     .host_release = card_host_release,
     .host_register = card_register,
     .host_unregister = card_unregister,
+    .map_matrix = card_map_matrix,
     .launch = card_launch,
     .ring = card_ring,
     .wait = card_wait,
@@ -390,8 +411,12 @@ static sp_status load_kernels(card *c, int major, int minor, sp_error *err) {
     static char log[2000];
     int options[] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_SIZE};
     void *values[] = {log, (void *)(uintptr_t)sizeof log};
-    bool hopper = major == 9 && minor == 0 && c->ring; /* its tensor cores have instructions of their own */
-    cu_result r = cu.cuModuleLoadDataEx(&c->module, hopper ? sp_cuda_ptx_90a : major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options, values);
+    c->base.maps = major == 9 && minor == 0 && c->ring && cu_encode; /* Hopper: its tensor cores have instructions of their own */
+    cu_result r = c->base.maps ? cu.cuModuleLoadDataEx(&c->module, sp_cuda_ptx_90a, 2, options, values) : 0;
+    if (r || !c->base.maps) { /* drivers before CUDA 12.3 don't know all of them */
+        c->base.maps = false;
+        r = cu.cuModuleLoadDataEx(&c->module, major >= 9 ? sp_cuda_ptx_90 : sp_cuda_ptx_80, 2, options, values);
+    }
     if (r) {
         return sp_fail(err, SP_ERR_DEVICE, "%s does not take the kernels: %s: %.300s", c->base.name, words(r), log);
     }

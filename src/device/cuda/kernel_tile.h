@@ -16,6 +16,7 @@ typedef struct k_tile {
     uint64_t stride;                  /* of rows of the left side */
     uint32_t row, rows;               /* the first; of the matrix */
     uint32_t column, columns, i2, i3; /* likewise, in its plane */
+    uint32_t left_i2, left_i3;        /* the left side's plane */
     uint32_t lines;                   /* K_OP_HALVES' rows of the right side, padded */
     uint32_t n, by;
     uint32_t from, to;               /* steps */
@@ -83,6 +84,79 @@ K_INLINE void k_halves_of_q8(uint32_t bytes, uint32_t scale, uint32_t *out) {
 }
 
 #endif
+
+/* Block i % 2 of row i / 2 of a step: 16 bytes of x (q4_0), or 32, become halves in the left side. */
+K_INLINE void k_put_block(uint32_t by, uint32_t i, const k_words4 *x, uint32_t scale, uint8_t *left) {
+    uint32_t r = i / 2, b = i % 2, w[16];
+    scale |= scale << 16;
+    if (by == K_BY_Q4) {
+        K_UNROLL_ALL
+        for (int j = 0; j < 4; j++) {
+            k_halves_of_q4(x[0].w[j], scale, w + j * 2, w + 8 + j * 2);
+        }
+    } else {
+        K_UNROLL_ALL
+        for (int j = 0; j < 4; j++) {
+            k_halves_of_q8(x[0].w[j], scale, w + j * 2);
+            k_halves_of_q8(x[1].w[j], scale, w + 8 + j * 2);
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t j = 0; j < 4; j++) {
+        *(k_words4 *)(void *)(left + r * K_LINE + ((b * 4 + j) ^ (r & 7)) * 16) = (k_words4){{w[j * 4], w[j * 4 + 1], w[j * 4 + 2], w[j * 4 + 3]}};
+    }
+}
+
+/* ---- tiles by number ---- */
+
+/* Tiles of the result, times the pieces of each. */
+K_FN uint64_t k_tiles_of(const k_op *op) {
+    uint32_t each = k_tile_rows(op);
+    return (uint64_t)(((uint32_t)op->dst.ne[1] + K_TILE_N - 1) / K_TILE_N) * (((uint32_t)op->dst.ne[0] + each - 1) / each) * (uint32_t)op->dst.ne[2] *
+           (uint32_t)op->dst.ne[3] * op->split;
+}
+
+K_FN k_tile k_tile_of(const k_op *op, uint64_t task) {
+    const k_tensor *a = &op->src[0], *b = &op->src[1], *d = &op->dst;
+    uint32_t split = op->split, n = (uint32_t)a->ne[0], steps = k_halves_steps(n), each = k_tile_rows(op);
+    k_tile t = {.rows = (uint32_t)d->ne[0], .columns = (uint32_t)d->ne[1], .n = n, .by = op->params[K_TILES_BY], .stride = (uint64_t)a->nb[1]};
+    uint32_t columns = (t.columns + K_TILE_N - 1) / K_TILE_N, column = k_divide(&task, columns); /* neighbours share their weights */
+    t.piece = k_divide(&task, split);
+    t.number = (uint32_t)task * columns + column;
+    t.column = column * K_TILE_N;
+    t.row = k_divide(&task, (t.rows + each - 1) / each) * each;
+    t.i2 = k_divide(&task, (uint32_t)d->ne[2]);
+    t.i3 = (uint32_t)task;
+    t.from = k_share(steps, t.piece, split), t.to = k_share(steps, t.piece + 1, split);
+    t.lines = k_halves_rows(t.columns);
+    uint32_t a2 = t.i2 / ((uint32_t)d->ne[2] / (uint32_t)a->ne[2]), a3 = t.i3 / ((uint32_t)d->ne[3] / (uint32_t)a->ne[3]);
+    uint64_t left = a2 + a3 * (uint64_t)(uint32_t)a->ne[2], right = t.i2 + t.i3 * (uint64_t)(uint32_t)d->ne[2]; /* planes */
+    t.left_i2 = a2, t.left_i3 = a3;
+    t.left = k_row(a, 0, a2, a3);
+    t.second = op->after == K_AFTER_GLU ? k_row(&op->src[2], 0, a2, a3) : NULL;
+    t.right = (const uint8_t *)(uintptr_t)b->data + right * steps * t.lines * K_LINE;
+    t.by_row = op->extra[0].data ? (const k_f32 *)(uintptr_t)op->extra[0].data + left * k_halves_rows(t.rows) : NULL;
+    t.by_column = (const k_f32 *)(uintptr_t)op->extra[1].data + right * t.lines;
+    return t;
+}
+
+/* Where a tile's results go. */
+typedef struct k_tile_out {
+    uint8_t *to;
+    const uint8_t *residual; /* NULL: none */
+    uint64_t stride, residual_stride;
+} k_tile_out;
+
+K_FN k_tile_out k_tile_out_of(const k_op *op, const k_tile *t) {
+    k_tile_out o = {.to = k_row(&op->dst, 0, t->i2, t->i3), .stride = (uint64_t)op->dst.nb[1], .residual_stride = (uint64_t)op->extra[2].nb[1]};
+    o.residual = op->after == K_AFTER_ADD ? k_row(&op->extra[2], 0, t->i2, t->i3) : NULL;
+    return o;
+}
+
+/* Are all columns' results, and what is added to them, at multiples of so many bytes? */
+K_FN bool k_tile_out_at(const k_tile_out *o, uint32_t bytes) {
+    return (((uintptr_t)o->to | o->stride | (uintptr_t)o->residual | (o->residual ? o->residual_stride : 0)) & (bytes - 1)) == 0;
+}
 
 /* Row r of the tile; rows behind the last are the last. */
 K_INLINE const uint8_t *k_left_row(const k_tile *t, uint32_t r) {

@@ -6,40 +6,10 @@
 #define SP_DEVICE_CUDA_KERNEL_TILES_SYNC_H
 
 #include "device/cuda/kernel_tile.h"
-#ifdef K_WGMMA
-#include "device/cuda/kernel_wgmma.h"
-#endif
 
 /* ---- a step ---- */
 
-#ifdef K_WGMMA
-
-enum { K_BUSY = 2 }; /* stages that are being multiplied */
-
-/* What fragment f of a warp begins with, in the tile: a warp has 16 rows. */
-K_INLINE uint32_t k_row_of_fragment(uint32_t f) {
-    (void)f;
-    return k_warp() * 16;
-}
-K_INLINE uint32_t k_column_of_fragment(uint32_t f) {
-    return f * 8;
-}
-
-/* Begins with a step. */
-K_INLINE void k_multiply_step(const k_tile *t, const uint8_t *left, const uint8_t *right, k_fragment_c *c) {
-    (void)t;
-    uint64_t rows = k_matrix(left + k_warp() / 4 * 64 * K_LINE), columns = k_matrix(right);
-    k_multiply_start();
-    K_UNROLL_ALL
-    for (uint32_t k = 0; k < K_TILE_K / 16; k++) {
-        k_multiply_matrices(rows + k * 2, columns + k * 2, c);
-    }
-    k_multiply_group();
-}
-
-#elif defined __NVPTX__
-
-enum { K_BUSY = 1 };
+#ifdef __NVPTX__
 
 /* What fragment f of a warp begins with, in the tile: two times four warps, 64 rows each. */
 K_INLINE uint32_t k_row_of_fragment(uint32_t f) {
@@ -76,8 +46,6 @@ K_INLINE void k_multiply_step(const k_tile *t, const uint8_t *left, const uint8_
 }
 
 #else
-
-enum { K_BUSY = 1 };
 
 K_INLINE uint32_t k_row_of_fragment(uint32_t f) {
     return f / (K_TILE_N / 8) * 16;
@@ -154,28 +122,12 @@ K_INLINE void k_bring_quants(const k_tile *t, uint32_t step, uint8_t *to) {
 }
 
 /* A thread's block of quants out of what was brought. */
-K_INLINE void k_put_block(const k_tile *t, uint32_t i, const uint8_t *raw, uint8_t *left) {
-    uint32_t r = i / 2, b = i % 2, size = t->by == K_BY_Q4 ? 16 : 32, w[16];
-    uint32_t scale = *(const k_u16 *)(const void *)(raw + K_TILE_M * 2 * size + i * 2);
-    scale |= scale << 16;
-    k_words4 x = *(const k_words4 *)(const void *)(raw + i * 16);
-    if (t->by == K_BY_Q4) {
-        K_UNROLL_ALL
-        for (int j = 0; j < 4; j++) {
-            k_halves_of_q4(x.w[j], scale, w + j * 2, w + 8 + j * 2);
-        }
-    } else {
-        k_words4 y = *(const k_words4 *)(const void *)(raw + K_TILE_M * 32 + i * 16);
-        K_UNROLL_ALL
-        for (int j = 0; j < 4; j++) {
-            k_halves_of_q8(x.w[j], scale, w + j * 2);
-            k_halves_of_q8(y.w[j], scale, w + 8 + j * 2);
-        }
-    }
-    K_UNROLL_ALL
-    for (uint32_t j = 0; j < 4; j++) {
-        *(k_words4 *)(void *)(left + r * K_LINE + ((b * 4 + j) ^ (r & 7)) * 16) = (k_words4){{w[j * 4], w[j * 4 + 1], w[j * 4 + 2], w[j * 4 + 3]}};
-    }
+K_INLINE void k_take_block(const k_tile *t, uint32_t i, const uint8_t *raw, uint8_t *left) {
+    uint32_t size = t->by == K_BY_Q4 ? 16 : 32;
+    k_words4 x[2];
+    x[0] = *(const k_words4 *)(const void *)(raw + i * 16);
+    x[1] = *(const k_words4 *)(const void *)(raw + (size == 32 ? K_TILE_M * 32 : 0) + i * 16);
+    k_put_block(t->by, i, x, *(const k_u16 *)(const void *)(raw + K_TILE_M * 2 * size + i * 2), left);
 }
 
 /* ---- along the rows ---- */
@@ -210,7 +162,7 @@ K_INLINE void k_bring_step(const k_tile *t, uint32_t step, uint8_t *to, uint8_t 
 K_INLINE void k_put_left(const k_tile *t, uint32_t step, uint32_t raw, uint8_t *stage) {
     if (t->by != K_BY_F16 && step < t->to) {
         for (uint32_t j = 0; j < K_TILE_M * 2 / K_THREADS; j++) {
-            k_put_block(t, k_thread() + j * K_THREADS, stage + raw, stage);
+            k_take_block(t, k_thread() + j * K_THREADS, stage + raw, stage);
         }
     }
 }
@@ -218,10 +170,8 @@ K_INLINE void k_put_left(const k_tile *t, uint32_t step, uint32_t raw, uint8_t *
 K_INLINE void k_go_along(const k_op *op, const k_tile *t, k_fragment_c *c) {
     const k_stages s = {
         .first = k_shared() + 1024, .n = op->params[K_TILES_STAGES], .bytes = k_tile_stage_bytes(t->by), .raw = (K_TILE_M + K_TILE_N) * K_LINE};
-    const uint32_t ahead = s.n - K_BUSY;
-#ifndef K_WGMMA
+    const uint32_t ahead = s.n - 1;
     const bool early = k_warp() * 2 < K_WARPS; /* while one half of the warps makes halves, the other multiplies */
-#endif
     k_block_sync();
     if (t->by != K_BY_F16) {
         k_bring_quants(t, t->from, k_stage_at(&s, 0, 0) + s.raw);
@@ -235,14 +185,6 @@ K_INLINE void k_go_along(const k_op *op, const k_tile *t, k_fragment_c *c) {
     for (uint32_t step = t->from, at = 0; step < t->to; step++, at = at + 1 == s.n ? 0 : at + 1) {
         uint8_t *stage = k_stage_at(&s, at, 0), *next = k_stage_at(&s, at, 1);
         k_copies_wait_but(ahead - 1); /* both sides are there, and the stage that was done with before may be filled again */
-#ifdef K_WGMMA
-        k_show_matrices();
-        k_block_sync();
-        k_multiply_step(t, stage, stage + K_TILE_M * K_LINE, c);
-        k_bring_step(t, step + ahead, k_stage_at(&s, at, ahead), k_stage_at(&s, at, ahead + 1) + s.raw);
-        k_put_left(t, step + 1, s.raw, next);
-        k_multiply_wait();
-#else
         k_block_sync();
         k_bring_step(t, step + ahead, k_stage_at(&s, at, ahead), k_stage_at(&s, at, ahead + 1) + s.raw);
         if (early) {
@@ -252,11 +194,7 @@ K_INLINE void k_go_along(const k_op *op, const k_tile *t, k_fragment_c *c) {
         if (!early) {
             k_put_left(t, step + 1, s.raw, next);
         }
-#endif
     }
-#ifdef K_WGMMA
-    k_multiply_wait_all();
-#endif
     k_copies_wait_but(0);
 }
 

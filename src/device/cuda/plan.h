@@ -104,6 +104,10 @@ sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
 /* tiles.c: the product, with what is fused before it, that ends in `end` (itself, or the addition of the residual). */
 sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error *err);
 
+/* Are matrices that this reads brought by maps, where the driver has them (driver->maps)? Its K_MAPS maps, once all addresses are final. */
+bool sp_plan_has_maps(const k_op *op);
+sp_status sp_plan_map(sp_cuda_driver *driver, const k_op *op, uint8_t *maps, sp_error *err);
+
 /* phases.c: gives every operation its phase and parts and every temporary a
  * place; sorts p->ops by phase. phases: n_phases of them, to be freed. */
 sp_status sp_plan_schedule(plan *p, k_phase **phases, sp_error *err);

@@ -228,7 +228,8 @@ static uint32_t heads_at_once(const k_op *op, uint32_t shared) {
 /* Can attention of many tokens to halves go over tensor cores (k_do_attend)? */
 static bool attends_by_tiles(const k_op *op, const sp_spec_tensor *t) {
     const k_tensor *q = &op->src[0], *mask = &op->src[3];
-    bool plain = as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
+    bool plain =
+        as_float(t->params[0]) > 0 && as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
     return plain && q->ne[1] >= K_TILES_FROM && q->ne[0] <= 128 && q->nb[0] == 4 && op->dst.nb[0] == 4 && (!mask->data || mask->nb[0] == 2);
 }
 

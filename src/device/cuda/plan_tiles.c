@@ -88,6 +88,9 @@ static sp_status make_halves(plan *p, uint32_t t, const plan_fusion *f, uint32_t
 static bool is_readable(const k_tensor *a, uint32_t *by) {
     uint64_t places = a->data | (uint64_t)(a->nb[1] | a->nb[2] | a->nb[3]);
     *by = a->type == K_TYPE_Q4_0_SPLIT ? K_BY_Q4 : a->type == K_TYPE_Q8_0_SPLIT ? K_BY_Q8 : K_BY_F16;
+    for (int i = 1; i < 4; i++) {
+        places |= a->ne[i] > 1 && a->nb[i] <= 0; /* maps don't take those */
+    }
     return *by != K_BY_F16 || (a->type == SP_TYPE_F16 && places % 16 == 0 && a->ne[0] % 8 == 0);
 }
 
@@ -170,5 +173,41 @@ sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error 
         status = set_shape(p, &o, t, p->fusions[t->src[1]].tile_rows, err);
     }
     *sp_plan_new_op(p, K_OP_TILES) = o;
+    return status;
+}
+
+/* ---- maps ---- */
+
+static sp_cuda_matrix matrix_of(const k_tensor *t, uint32_t element, uint32_t rows) {
+    sp_cuda_matrix m = {.at = t->data, .element = element, .each = K_TILE_K, .rows = rows, .ordered = element == 2};
+    for (int d = 0; d < 4; d++) {
+        m.ne[d] = (uint64_t)t->ne[d];
+        m.nb[d] = (uint64_t)t->nb[d];
+    }
+    return m;
+}
+
+/* Of quants the bytes: scales are behind them. */
+static sp_cuda_matrix tile_matrix(const k_op *op, uint32_t i) {
+    const k_tensor *a = &op->src[i % 2 && op->after == K_AFTER_GLU ? 2 : 0];
+    uint32_t by = op->params[K_TILES_BY], n = (uint32_t)a->ne[0];
+    sp_cuda_matrix m = matrix_of(a, by == K_BY_F16 ? 2 : 1, K_TILE_M / 2);
+    if (by != K_BY_F16) {
+        m.ne[0] = (by == K_BY_Q4 ? n / 2 : n) + n / 16;
+        m.each = i >= 2 ? 16 : by == K_BY_Q4 ? K_TILE_K / 2 : K_TILE_K;
+    }
+    return m;
+}
+
+bool sp_plan_has_maps(const k_op *op) {
+    return op->op == K_OP_TILES || op->op == K_OP_ATTEND;
+}
+
+sp_status sp_plan_map(sp_cuda_driver *driver, const k_op *op, uint8_t *maps, sp_error *err) {
+    sp_status status = SP_OK;
+    for (uint32_t i = 0; i < K_MAPS && status == SP_OK; i++) {
+        const sp_cuda_matrix m = op->op == K_OP_TILES ? tile_matrix(op, i) : matrix_of(&op->src[1 + i % 2], 2, K_ATTEND_POSITIONS(op->src[1].ne[0]));
+        status = driver->ops->map_matrix(driver, &m, maps + i * K_MAP, err);
+    }
     return status;
 }

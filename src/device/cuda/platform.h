@@ -55,6 +55,12 @@ typedef struct k_run {
     uint32_t before;       /* barriers that the block had passed */
 } __attribute__((aligned(16))) k_run;
 
+/* What the fetching warp shall bring: a part of a K_OP_TILES; positions [from, to) of head `part` and batch `plane` of a K_OP_ATTEND. */
+typedef struct k_job {
+    uint64_t op;
+    uint32_t part, plane, from, to;
+} k_job;
+
 /* The last command: its number, its words (block 0), and what the block was told. */
 typedef struct k_command {
     uint32_t number, words[K_COMMAND];
@@ -68,6 +74,10 @@ typedef struct k_control {
     uint32_t open; /* the ring's memory is the ring's */
     uint32_t seen; /* what arrived at the grid's barrier */
     uint64_t full[K_SLOTS], empty[K_SLOTS];
+    /* The same for stages (kernel_stages_hopper.h): what it was asked for; where those that compute are. */
+    k_job job;
+    uint64_t asked, stage_full[K_TILE_STAGES], stage_empty[K_TILE_STAGES];
+    uint32_t stage, round;
     k_block block;
     k_run run;
     k_command command;
@@ -383,6 +393,12 @@ K_FN void k_ring_init(void) {
         k_bar_init(&c->full[i], 1);
         k_bar_init(&c->empty[i], K_WARPS);
     }
+    for (uint32_t i = 0; i < K_TILE_STAGES; i++) {
+        k_bar_init(&c->stage_full[i], 1);
+        k_bar_init(&c->stage_empty[i], K_WARPS);
+    }
+    k_bar_init(&c->asked, 1);
+    c->stage = c->round = 0;
     __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 /* What was written into the ring's memory comes before what the ring brings there. */

@@ -9,6 +9,9 @@
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
+#ifdef K_WGMMA
+#include "device/cuda/kernel_fetch_hopper.h"
+#endif
 
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
@@ -25,9 +28,6 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         break;
     case K_OP_MASK_MAP:
         k_do_mask_map(op, part);
-        break;
-    case K_OP_ATTEND:
-        k_do_attend(op, part);
         break;
     case K_OP_ATTEND_HALVES:
         k_do_attend_halves(op, part);
@@ -134,6 +134,8 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
     for (uint32_t next = b->block;;) { /* the rest's weights don't come through the ring */
         if (part != K_NO_WORK && op->op == K_OP_TILES) {
             k_do_tiles(op, part);
+        } else if (part != K_NO_WORK && op->op == K_OP_ATTEND) {
+            k_do_attend(op, part);
         } else if (part != K_NO_WORK) {
             run_op(op, part);
         }
@@ -201,8 +203,11 @@ K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone) {
     }
     k_all_sync();
     bool stopped = run_phases(b, schedule);
-    if (k_thread() == 0 && stopped) {
-        *(volatile uint32_t *)&control->stop = 1;
+    if (k_thread() == 0) {
+        *(volatile uint32_t *)&control->open = 1;
+        if (stopped) {
+            *(volatile uint32_t *)&control->stop = 1;
+        }
     }
     k_all_sync();
     if (k_thread() == 0 && alone) { /* the others have passed no barriers */
@@ -382,6 +387,7 @@ K_INLINE void run_block(k_block *b) {
 /* The fetching warp: for each schedule that the others run. */
 static void fetch(uint32_t block, bool ring) {
     uint32_t n = 0;
+    k_fetched fetched = {0};
     k_all_sync();
     for (;;) {
         k_all_sync();
@@ -390,8 +396,8 @@ static void fetch(uint32_t block, bool ring) {
             return;
         }
         if (k_lane() == 0 && ring) {
-            const volatile k_control *control = k_control_at();
-            while (s->n_streams && s->ring_from && !control->open && !control->stop) {
+            if (s->ring_from) {
+                k_serve_stages(&fetched);
             }
             n = k_fetch_schedule(s, block, n);
         }

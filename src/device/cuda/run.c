@@ -34,7 +34,7 @@ typedef struct cuda_executable {
     cuda_workspace *workspace;
     uint8_t *bytes; /* schedule, phases, operations, tables: as they go to the
                        device, but for addresses that move */
-    uint64_t size, phases_at, ops_at, streams_at, tables_at;
+    uint64_t size, phases_at, ops_at, streams_at, tables_at, maps_at;
     uint32_t n_phases, n_ops, n_streams, ring_from;
     uint64_t at; /* on the device */
     id_copy *copies;
@@ -174,11 +174,11 @@ static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
     return n;
 }
 
-/* The phase behind the last whose tiles need the ring's memory. */
+/* The phase behind the last whose tiles, or keys and values, need the ring's memory. */
 static uint32_t ring_from(const plan *p) {
     int32_t last = -1;
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        last = p->ops[i].op.op == K_OP_TILES && p->ops[i].phase > last ? p->ops[i].phase : last;
+        last = sp_plan_has_maps(&p->ops[i].op) && p->ops[i].phase > last ? p->ops[i].phase : last;
     }
     return (uint32_t)(last + 1);
 }
@@ -191,6 +191,14 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *work
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
             n += stream_of(&p->ops[work->op].op, work->part & ~K_MORE, streams ? streams + n : NULL);
         }
+    }
+    return n;
+}
+
+static uint64_t count_mapped(const plan *p) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        n += sp_plan_has_maps(&p->ops[i].op);
     }
     return n;
 }
@@ -219,7 +227,8 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     x->ops_at = x->phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
     x->streams_at = x->ops_at + (uint64_t)p->n_ops * sizeof(k_op);
     x->tables_at = x->streams_at + (uint64_t)x->n_streams * blocks * sizeof(k_stream);
-    x->size = x->tables_at + (uint64_t)p->n_tables * sizeof(float);
+    x->maps_at = (x->tables_at + (uint64_t)p->n_tables * sizeof(float) + K_MAP - 1) / K_MAP * K_MAP;
+    x->size = x->maps_at + (p->workspace->device->driver->maps ? count_mapped(p) * K_MAPS * K_MAP : 0);
     x->bytes = calloc(1, x->size);
     if (!x->bytes) {
         free(works);
@@ -247,6 +256,21 @@ static void resolve(const cuda_executable *x, uint64_t *address) {
     } else if (*address & PLAN_TABLE) {
         *address = x->at + x->tables_at + (*address & ~PLAN_TABLE);
     }
+}
+
+/* Maps of matrices, with what is where now. */
+static sp_status map_matrices(const cuda_executable *x, k_op *ops, uint8_t *bytes, sp_error *err) {
+    sp_cuda_driver *driver = x->workspace->device->driver;
+    sp_status status = SP_OK;
+    uint64_t at = x->maps_at;
+    for (uint32_t i = 0; driver->maps && i < x->n_ops && status == SP_OK; i++) {
+        if (sp_plan_has_maps(&ops[i])) {
+            ops[i].src[K_SRC_MAPS].data = x->at + at;
+            status = sp_plan_map(driver, &ops[i], bytes + at, err);
+            at += K_MAPS * K_MAP;
+        }
+    }
+    return status;
 }
 
 /* Writes the schedule to the device, with the temporaries where they are now.
@@ -279,7 +303,8 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
             resolve(x, &ops[i].extra[s].data);
         }
     }
-    sp_status status = sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err);
+    sp_status status = map_matrices(x, ops, bytes, err);
+    status = status == SP_OK ? sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err) : status;
     x->generation = x->workspace->generation;
     free(bytes);
     return status;

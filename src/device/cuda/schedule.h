@@ -42,7 +42,7 @@ enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
 
 /* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
-enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64 };
+enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64, K_TILE_STAGES = 6 /* on Hopper */ };
 
 /* What a tile's left side is: rows of halves, or of quants in their split layouts. */
 enum { K_BY_F16, K_BY_Q4, K_BY_Q8 };
@@ -50,6 +50,10 @@ enum { K_BY_F16, K_BY_Q4, K_BY_Q8 };
 /* params of a K_OP_TILES. extra[0] and extra[1]: what its rows (0: nothing) and columns are multiplied with, after K_OP_HALVES. split: pieces of a
  * row; scratch and table: their sums, and by tile how many are there. */
 enum { K_TILES_BY = 0, K_TILES_STAGES };
+
+/* On Hopper, the source at which maps of K_MAP bytes lie. Of a K_OP_TILES: of its matrix, of a gated unit's other, of both's scales; of a
+ * K_OP_ATTEND: of keys and values. */
+enum { K_SRC_MAPS = 6, K_MAPS = 4, K_MAP = 128 };
 
 /* Bytes of a stage of shared memory: both sides; of quants also what is on its way, and their scales. */
 static inline uint32_t k_tile_stage_bytes(uint32_t by) {
@@ -73,6 +77,9 @@ static inline uint32_t k_halves_steps(uint32_t n) {
 
 /* A K_OP_MASK_MAP says of 16 tokens and so many positions what a mask does there. params: of how many tokens. */
 enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
+
+/* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
+#define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
 
 /* Positions that a lane attends to at once. */
 enum { K_AT_ONCE = 4 };
