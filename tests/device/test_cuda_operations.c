@@ -243,6 +243,40 @@ static void test_attention(void **state) {
     }
 }
 
+/* Few tokens to caches of halves: every width of heads, heads that share keys in all numbers, and what is added to scores or kept from them; now and
+ * then the cache is in pieces. */
+static void test_attention_of_few(void **state) {
+    graph_case c;
+    static const int64_t shares[] = {1, 2, 3, 4, 5, 7, 8, 12, 16};
+    enum { SHARES = sizeof shares / sizeof shares[0], CASES = 3 * SHARES };
+    for (int i = 0; i < CASES; i++) {
+        char name[64];
+        snprintf(name, sizeof name, "flash_attn_ext of few, case %d", i);
+        begin_case(&c, name, 1e-4); /* ggml adds up halves in half precision */
+        int64_t d = 64 << i % 3, kv_heads = random_int(1, 3), heads = kv_heads * shares[i / 3], n = random_int(1, i % 4 ? 2 : 9),
+                positions = random_int(1, (i % 2 ? 100000 : 20000) / d);
+        sp_tensor q = numbers(&c, SP_TYPE_F32, d, n, heads, 1), k = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1),
+                  v = numbers(&c, SP_TYPE_F16, d, positions, kv_heads, 1);
+        c.windows[0].low = -8, c.windows[0].high = 8; /* so that a cap matters */
+        sp_tensor mask = SP_NONE, sinks = SP_NONE;
+        if (i % 5) {
+            mask = numbers(&c, SP_TYPE_F16, positions, n, 1, 1);
+            c.windows[3].masked = i % 5 == 1 ? 0.5f : 0.9f;
+            c.windows[3].window = i % 5 == 2 ? 100 : 0;
+        }
+        float bias = i % 5 == 3 ? 8 : 0, softcap = i % 4 == 3 ? 2 : 0;
+        if (i % 4 == 1) {
+            sinks = numbers(&c, SP_TYPE_F32, heads, 1, 1, 1);
+        }
+        sp_tensor attended = sp_flash_attn_ext(&c.g, q, k, v, mask, 1 / sqrtf((float)d), bias, softcap);
+        if (i % 4 == 1) {
+            sp_flash_attn_ext_add_sinks(&c.g, attended, sinks);
+        }
+        result(&c, attended, SP_TYPE_F32, d, heads, n, 1);
+        compare(state, &c);
+    }
+}
+
 /* Many tokens at once, as when a prompt is read. */
 static void test_attention_of_many(void **state) {
     graph_case c;
@@ -452,15 +486,25 @@ static void test_writes_in_order(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_arithmetic),    cmocka_unit_test(test_unary),
-        cmocka_unit_test(test_gated),         cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_soft_max),      cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_moving),        cmocka_unit_test(test_caches),
-        cmocka_unit_test(test_products),      cmocka_unit_test(test_experts),
-        cmocka_unit_test(test_tiles),         cmocka_unit_test(test_batched_products),
-        cmocka_unit_test(test_attention),     cmocka_unit_test(test_attention_of_many),
-        cmocka_unit_test(test_layers),        cmocka_unit_test(test_recurrent),
-        cmocka_unit_test(test_rope_sections), cmocka_unit_test(test_writes_in_order),
+        cmocka_unit_test(test_arithmetic),
+        cmocka_unit_test(test_unary),
+        cmocka_unit_test(test_gated),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_soft_max),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_moving),
+        cmocka_unit_test(test_caches),
+        cmocka_unit_test(test_products),
+        cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_batched_products),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_of_few),
+        cmocka_unit_test(test_attention_of_many),
+        cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_recurrent),
+        cmocka_unit_test(test_rope_sections),
+        cmocka_unit_test(test_writes_in_order),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

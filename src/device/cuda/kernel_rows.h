@@ -46,12 +46,9 @@ K_FN float k_alibi_slope(float max_bias, uint32_t head, uint32_t heads) {
     if (!(max_bias > 0)) {
         return 1.0f;
     }
-    uint32_t log2 = 0;
-    while (2u << log2 <= heads) {
-        log2++;
-    }
-    float base = head < 1u << log2 ? -max_bias : -max_bias / 2.0f, exponent = (float)(head < 1u << log2 ? head + 1 : 2 * (head - (1u << log2)) + 1);
-    return k_exp(base / (float)(1u << log2) * exponent * 0.693147181f);
+    uint32_t log2 = 31 - (uint32_t)__builtin_clz(heads), most = 1u << log2;
+    float base = head < most ? -max_bias : -max_bias / 2.0f, exponent = (float)(head < most ? head + 1 : 2 * (head - most) + 1);
+    return k_exp2_fast(base * k_bits_float((127 - log2) << 23) * exponent);
 }
 
 K_FN void k_soft_max_row(const k_op *op, uint64_t row) {

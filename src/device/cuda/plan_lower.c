@@ -197,22 +197,25 @@ static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t
     return status;
 }
 
-/* Has attention the faster way (k_attend_halves)? Heads that share keys: a power of two of them at once, in *heads. */
-static bool attends_halves(const k_op *op, const sp_spec_tensor *t, uint32_t shared, uint32_t *heads) {
+/* Has attention the faster way (K_OP_ATTEND_HALVES)? */
+static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2], *mask = &op->src[3];
     uint64_t strides =
         q->data | k->data | v->data | (uint64_t)(q->nb[1] | q->nb[2] | q->nb[3] | k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
     bool width = q->ne[0] == 64 || q->ne[0] == 128 || q->ne[0] == 256;
     bool masked = t->n_src > 3 && t->src[3] != SP_PROGRAM_NONE;
-    if (k->type != SP_TYPE_F16 || v->type != SP_TYPE_F16 || !width || v->ne[0] != q->ne[0] || k->ne[2] != v->ne[2] || strides % 16 || q->nb[0] != 4 ||
-        k->nb[0] != 2 || v->nb[0] != 2 || (masked && mask->ne[2] != 1)) {
-        return false;
+    return k->type == SP_TYPE_F16 && v->type == SP_TYPE_F16 && width && v->ne[0] == q->ne[0] && k->ne[2] == v->ne[2] && strides % 16 == 0 &&
+           q->nb[0] == 4 && k->nb[0] == 2 && v->nb[0] == 2 && (!masked || (mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]))) &&
+           (uint64_t)(q->nb[2] | k->nb[1] | v->nb[1]) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
+}
+
+/* Of heads that share keys so many at once: a divisor of theirs. */
+static uint32_t divisor_within(uint32_t shared, uint32_t most) {
+    uint32_t heads = shared < most ? shared : most;
+    while (shared % heads) {
+        heads--;
     }
-    *heads = 8;
-    while (shared % *heads) {
-        *heads /= 2;
-    }
-    return true;
+    return heads;
 }
 
 /* Heads at once where keys and values are read element by element: what they need must fit into a block's memory. */
@@ -268,30 +271,38 @@ static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_e
     return status;
 }
 
-/* Pieces of the cache, so that all blocks have some. */
+/* Positions of a piece of the cache, so that all blocks have some. Pieces cost: those of halves have at least HALVES_LEAST bytes of a head. */
+static uint32_t positions_of_piece(const k_tensor *k, double tasks, uint32_t blocks, bool halves) {
+    enum { HALVES_LEAST = 96 * 1024 };
+    uint32_t positions = (uint32_t)k->ne[1], step = halves ? 16 : 32, least = halves ? HALVES_LEAST / 4 / (uint32_t)k->ne[0] : step;
+    double split = blocks / tasks < 1 ? 1 : floor(blocks / tasks);
+    uint32_t piece = ((uint32_t)ceil(positions / split) + step - 1) / step * step;
+    piece = piece < least ? least : piece;
+    return !halves && piece > K_ATTENTION_CHUNK ? K_ATTENTION_CHUNK : piece;
+}
+
 static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, sp_error *err) {
     k_op *op = &o->op;
     const k_tensor *q = &op->src[0], *k = &op->src[1];
-    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), heads = 1, positions = (uint32_t)k->ne[1];
-    bool fast = attends_halves(op, t, shared, &heads);
-    if (fast && attends_by_tiles(op, t)) {
+    uint32_t shared = (uint32_t)(q->ne[2] / k->ne[2]), positions = (uint32_t)k->ne[1];
+    bool halves = attends_halves(op, t);
+    if (halves && attends_by_tiles(op, t)) {
         return lower_attend(p, o, t, err);
     }
-    heads = fast ? heads : heads_at_once(op, shared);
-    double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads, wanted = p->workspace->device->driver->blocks / tasks;
-    uint32_t step = fast ? K_CARD_THREADS * 8 / (uint32_t)q->ne[0] / heads * K_AT_ONCE : 32, split = wanted < 1 ? 1 : (uint32_t)wanted;
-    uint32_t chunk = ((positions + split - 1) / split + step - 1) / step * step;
-    chunk = !fast && chunk > K_ATTENTION_CHUNK ? K_ATTENTION_CHUNK : chunk;
-    op->params[3] = t->params[3];
-    op->params[4] = chunk;
+    uint32_t heads = halves ? divisor_within(shared, K_HALVES_HEADS) : heads_at_once(op, shared);
+    double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads;
+    uint32_t piece = positions_of_piece(k, tasks, p->workspace->device->driver->blocks, halves);
+    op->op = halves ? K_OP_ATTEND_HALVES : op->op;
+    op->params[4] = piece;
     op->params[5] = heads;
-    if (fast) { /* powers of two, of which the kernel wants the exponents */
-        op->op = K_OP_ATTEND_HALVES;
-        op->params[7] = (uint32_t)__builtin_ctz((uint32_t)q->ne[0] / 8);
-        op->params[8] = (uint32_t)__builtin_ctz(heads);
-        op->params[9] = shared;
-    }
-    op->split = (positions + chunk - 1) / chunk;
+    op->params[6] = (uint32_t)q->ne[2] / heads;
+    op->split = (positions + piece - 1) / piece;
+    op->params[8] = (uint32_t)tasks * op->split;
+    op->params[9] = as_word(1.0f / (float)op->split);
+    op->params[10] = as_word(1.0f / (float)op->params[6]);
+    op->params[11] = as_word((float)heads / (float)shared);
+    op->params[12] = as_word(1.0f / (float)q->ne[1]);
+    op->src[3].nb[3] = op->src[3].ne[3] == 1 ? 0 : op->src[3].nb[3];
     o->most_parts = parts_for(tasks * op->split, 1);
     o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;
     if (op->split == 1) {

@@ -13,6 +13,16 @@
 #include "device/cuda/kernel_fetch_hopper.h"
 #endif
 
+/* An operation that was not brought here, where those can use it that want it in shared memory: at the end of what operations work in. */
+static const k_op *op_nearer(const k_op *op) {
+    k_words4 *to = (k_words4 *)(void *)(k_shared() + K_WORK - K_OPS / 2);
+    for (uint32_t i = k_thread(); i < sizeof(k_op) / 16; i += K_THREADS) {
+        to[i] = ((const k_words4 *)(const void *)op)[i];
+    }
+    k_block_sync();
+    return (const k_op *)(const void *)to;
+}
+
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
@@ -30,7 +40,7 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         k_do_mask_map(op, part);
         break;
     case K_OP_ATTEND_HALVES:
-        k_do_attend_halves(op, part);
+        k_do_attend_halves(op_nearer(op), part);
         break;
     case K_OP_FLAT:
         k_do_flat(op, part);

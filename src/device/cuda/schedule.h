@@ -18,6 +18,8 @@ enum {
     K_COLUMNS = 8,           /* columns of a product that a warp computes at once */
     K_ATTENTION_CHUNK = 256, /* positions of a cache that a block attends to at once */
     K_ATTENTION_HEADS = 16,  /* heads that share keys and are computed together at most */
+    K_HALVES_HEADS = 8,      /* likewise, where the cache is of halves; tasks that such attention has are less than */
+    K_HALVES_TASKS = 1 << 20,
 };
 
 /* Shared memory of a block: the ring's barriers, the operations themselves, what they work in; behind that the ring, or, where the card has no room
@@ -80,9 +82,6 @@ enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
 
 /* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
 #define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
-
-/* Positions that a lane attends to at once. */
-enum { K_AT_ONCE = 4 };
 
 typedef struct k_tensor {
     uint64_t data; /* the device's address */
