@@ -1,9 +1,10 @@
 /*
  * Attention of few tokens to a cache of halves, on tensor cores: what one warp does. Positions are rows of 16, heads that share keys are 8 columns,
- * of which some may be idle. A warp takes tiles of 16 positions for itself, some of them at once: keys come from the cache into registers; values by
- * way of shared memory, which turns them. Tiles that are masked as a whole aren't read.
+ * of which some may be idle. A warp takes every so many tiles of 16 positions for itself: keys come from the cache into registers, one tile ahead;
+ * values by way of shared memory, which turns them, some tiles ahead. The code is short and goes round in a loop: what runs once waits for its
+ * instructions.
  *
- * Queries and weights are rounded to halves, sums are floats.
+ * Queries and weights are rounded to halves, sums are floats. Scores are counted in powers of two.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTEND_FEW_H
 #define SP_DEVICE_CUDA_KERNEL_ATTEND_FEW_H
@@ -18,24 +19,24 @@ enum {
     K_FEW_SLOTS = K_LANES == 1 ? 8 : 2       /* heads that a lane has something of */
 };
 
-/* Tiles that a warp has under way; elements that it takes of the values; warps that take tiles of their own. */
-#define K_FEW_TILES(wide) ((wide) == 64 ? 3u : 1u)
+/* Tiles whose values are under way; elements that a warp takes of them; warps that take tiles of their own. */
+#define K_FEW_STAGES(wide) ((wide) == 64 ? 3u : 1u)
 #define K_FEW_VALUES(wide) ((wide) < (uint32_t)K_FEW_WIDEST ? (uint32_t)(wide) : (uint32_t)K_FEW_WIDEST)
 #define K_FEW_TAKERS(wide) ((uint32_t)K_WARPS * K_FEW_VALUES(wide) / (wide))
 /* In shared memory rows lie so far apart that fragments' loads and stores meet no bank twice: of values, in halves; of results, in floats. */
 #define K_FEW_APART(wide) (K_FEW_VALUES(wide) + 8)
 #define K_FEW_ROW(wide) (K_FEW_VALUES(wide) + 4)
-#define K_FEW_BYTES(wide) (K_FEW_TILES(wide) * K_FEW_POSITIONS * K_FEW_APART(wide) * 2)
+#define K_FEW_BYTES(wide) (K_FEW_STAGES(wide) * K_FEW_POSITIONS * K_FEW_APART(wide) * 2)
 _Static_assert(K_FEW_AT + K_WARPS * K_FEW_BYTES(64) <= K_WORK && K_FEW_AT + K_WARPS * K_FEW_BYTES(256) <= K_WORK, "it fits");
 _Static_assert(K_FEW_BYTES(64) >= K_HALVES_HEADS * K_FEW_ROW(64) * 4 && K_FEW_BYTES(128) >= K_HALVES_HEADS * K_FEW_ROW(128) * 4 &&
                    K_FEW_BYTES(256) >= K_HALVES_HEADS * K_FEW_ROW(256) * 4,
                "it fits");
 
-/* What a warp goes along: n positions of a head's keys and values, and what is added to their scores. */
+/* What a warp goes along: positions up to the last of a head's keys and values, and what is added to their scores. */
 typedef struct k_few {
     const uint8_t *keys, *values; /* values: the first element that the warp takes */
     const k_u16 *mask;            /* or NULL */
-    uint32_t key_step, value_step, n;
+    uint32_t key_step, value_step, last;
     float scale, cap, slope[K_FEW_SLOTS];
 } k_few;
 
@@ -45,39 +46,39 @@ typedef struct k_so_far {
     k_fragment_c values[K_FEW_WIDEST / 16];
 } k_so_far;
 
+K_INLINE uint32_t k_few_least(uint32_t a, uint32_t b) {
+    return a < b ? a : b;
+}
+K_INLINE float k_few_most(float a, float b) {
+    return __builtin_fmaxf(a, b);
+}
+
 #ifdef __NVPTX__
 
 K_INLINE void k_warp_sync(void) {
     __nvvm_bar_warp_sync(0xffffffffu);
 }
 /* As k_copy_async, where the compiler sees that it goes to shared memory. */
-K_INLINE void k_copy_near(void *to, const void *from, bool there) {
-    __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(k_address_of(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+K_INLINE void k_copy_near(void *to, const void *from) {
+    __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(k_address_of(to)), "l"(from) : "memory");
 }
 K_INLINE bool k_warp_any(bool x) {
     return __nvvm_vote_any_sync(0xffffffffu, x);
 }
-/* 16 bytes; zeros, where there are none. */
-K_INLINE k_words4 k_load16_if(const void *at, bool there) {
-    k_words4 v;
-    __asm__ volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; mov.u32 %0, 0; mov.u32 %1, 0; mov.u32 %2, 0; mov.u32 %3, 0;"
-                     "@p ld.global.v4.u32 {%0,%1,%2,%3}, [%4]; }"
-                     : "=&r"(v.w[0]), "=&r"(v.w[1]), "=&r"(v.w[2]), "=&r"(v.w[3])
-                     : "l"(at), "r"((uint32_t)there)
-                     : "memory");
-    return v;
-}
 /* A tile's keys: 32 elements from `at` on, in two steps. A lane loads 8 neighbours of two rows, which are not those that a fragment's lane has: that
- * is all the same, as long as queries have the same order. */
-K_INLINE void k_few_keys(const k_few *a, uint32_t first, uint32_t at, bool live, k_half_a *keys) {
-    k_words4 w[2];
+ * is all the same, as long as queries have the same order. Behind the last position comes the last again. */
+K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
+    const uint8_t *rows[2];
     K_UNROLL_ALL
     for (uint32_t r = 0; r < 2; r++) {
-        uint32_t position = first + k_lane() / 4 + r * 8;
-        w[r] = k_load16_if(a->keys + (uint64_t)position * a->key_step + at * 2 + k_lane() % 4 * 16, live && position < a->n);
+        rows[r] = a->keys + (uint64_t)k_few_least(first + k_lane() / 4 + r * 8, a->last) * a->key_step + k_lane() % 4 * 16;
     }
-    keys[0] = (k_half_a){{w[0].w[0], w[1].w[0], w[0].w[1], w[1].w[1]}};
-    keys[1] = (k_half_a){{w[0].w[2], w[1].w[2], w[0].w[3], w[1].w[3]}};
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide / 32; i++) {
+        const k_words4 x = *(const k_words4 *)(const void *)(rows[0] + i * 64), y = *(const k_words4 *)(const void *)(rows[1] + i * 64);
+        keys[i * 2] = (k_half_a){{x.w[0], y.w[0], x.w[1], y.w[1]}};
+        keys[i * 2 + 1] = (k_half_a){{x.w[2], y.w[2], x.w[3], y.w[3]}};
+    }
 }
 /* Likewise of the queries of heads that lie `step` bytes apart. */
 K_INLINE void k_few_queries(const uint8_t *rows, uint32_t step, uint32_t heads, uint32_t at, k_half_b *q) {
@@ -105,9 +106,9 @@ K_INLINE k_half_a k_few_values(const k_u16 *tile, uint32_t apart, uint32_t at) {
 }
 /* Over the lanes that have something of the same heads. */
 K_INLINE float k_heads_max(float x) {
-    x = k_max(x, k_exchange(x, 4));
-    x = k_max(x, k_exchange(x, 8));
-    return k_max(x, k_exchange(x, 16));
+    x = k_few_most(x, k_exchange(x, 4));
+    x = k_few_most(x, k_exchange(x, 8));
+    return k_few_most(x, k_exchange(x, 16));
 }
 K_INLINE float k_heads_sum(float x) {
     x += k_exchange(x, 4);
@@ -119,17 +120,16 @@ K_INLINE float k_heads_sum(float x) {
 
 K_INLINE void k_warp_sync(void) {
 }
-K_INLINE void k_copy_near(void *to, const void *from, bool there) {
-    k_copy_async(to, from, there);
+K_INLINE void k_copy_near(void *to, const void *from) {
+    k_copy_async(to, from, true);
 }
 K_INLINE bool k_warp_any(bool x) {
     return x;
 }
-K_INLINE void k_few_keys(const k_few *a, uint32_t first, uint32_t at, bool live, k_half_a *keys) {
-    for (uint32_t i = 0; i < 512; i++) {
-        uint32_t row = i / 32, d = i % 32;
-        bool there = live && first + row < a->n;
-        keys[d / 16].x[row][d % 16] = there ? k_half(a->keys + (uint64_t)(first + row) * a->key_step + (at + d) * 2ull) : 0;
+K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
+    for (uint32_t i = 0; i < K_FEW_POSITIONS * wide; i++) {
+        uint32_t row = i / wide, d = i % wide;
+        keys[d / 16].x[row][d % 16] = k_half(a->keys + (uint64_t)k_few_least(first + row, a->last) * a->key_step + d * 2ull);
     }
 }
 K_INLINE void k_few_queries(const uint8_t *rows, uint32_t step, uint32_t heads, uint32_t at, k_half_b *q) {
@@ -169,78 +169,85 @@ K_INLINE uint32_t k_few_slot(uint32_t e) {
     return e % K_FEW_SLOTS;
 }
 
-/* Of two floats that are less than infinity. */
+#define K_LOG2_E 1.44269504f
+#define K_LN_2 0.69314718f
+
 K_INLINE float k_soft_cap(float x, float cap) {
     float e = k_exp_fast(2 * x * k_reciprocal(cap));
     return cap - 2 * cap * k_reciprocal(e + 1);
 }
 
-/* What is added to the scores of a tile's positions: minus infinity behind the last. Does any of them count? */
-K_INLINE bool k_few_mask(const k_few *a, uint32_t first, float *mask) {
-    float most = -k_infinity();
+/* Asks for what is added to a tile's scores, as halves. */
+K_INLINE void k_few_masks(const k_few *a, uint32_t first, uint16_t *mask) {
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
-        uint32_t position = first + k_few_row(r), last = a->n - 1;
-        float x = a->mask ? k_from_half(a->mask[position < last ? position : last]) : 0;
-        mask[r] = position > last ? -k_infinity() : x;
-        most = k_max(most, mask[r]);
+        mask[r] = 0;
+        if (a->mask) {
+            mask[r] = a->mask[k_few_least(first + k_few_row(r), a->last)];
+        }
+    }
+}
+
+/* Asks for a tile's values. */
+K_INLINE void k_few_bring(const uint32_t wide, const k_few *a, uint32_t first, k_u16 *stage) {
+    const uint32_t pieces = K_FEW_VALUES(wide) / 8;
+    if (first <= a->last) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_FEW_POSITIONS * pieces / K_LANES; i++) {
+            uint32_t at = (i * K_LANES + k_lane()) % pieces * 8, row = (i * K_LANES + k_lane()) / pieces;
+            k_copy_near(stage + row * K_FEW_APART(wide) + at, a->values + (uint64_t)k_few_least(first + row, a->last) * a->value_step + at * 2);
+        }
+    }
+    k_copies_end();
+}
+
+/* Products of a tile's keys and queries become scores. Does any of them count? */
+K_INLINE bool k_few_scores(const k_few *a, uint32_t first, const uint16_t *masks, k_fragment_c *scores) {
+    float mask[K_C_ROWS], most = -k_infinity();
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        mask[r] = first + k_few_row(r) > a->last ? -k_infinity() : k_from_half(masks[r]);
+        most = k_few_most(most, mask[r]);
+    }
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        scores->f[e] *= a->scale;
+    }
+    if (a->cap > 0) {
+        K_UNROLL_ALL
+        for (uint32_t e = 0; e < K_OF_C; e++) {
+            scores->f[e] = k_soft_cap(scores->f[e], a->cap);
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        float add = mask[k_slot_in_c(e)];
+        scores->f[e] = add == -k_infinity() ? add : scores->f[e] * K_LOG2_E + a->slope[k_few_slot(e)] * add;
     }
     return k_warp_any(most > -k_infinity());
 }
 
-/* Asks for a tile's values; zeros, where there are none or nobody looks. */
-K_INLINE void k_few_bring(const uint32_t wide, const k_few *a, uint32_t first, bool live, k_u16 *to) {
-    const uint32_t pieces = K_FEW_VALUES(wide) / 8;
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_FEW_POSITIONS * pieces / K_LANES; i++) {
-        uint32_t at = (i * K_LANES + k_lane()) % pieces * 8, row = (i * K_LANES + k_lane()) / pieces;
-        k_copy_near(to + row * K_FEW_APART(wide) + at, a->values + (uint64_t)(first + row) * a->value_step + at * 2, live && first + row < a->n);
-    }
-}
-
-/* Products of keys and queries become scores. */
-K_INLINE void k_few_scores(const k_few *a, const uint32_t n, const float (*mask)[K_C_ROWS], k_fragment_c *scores) {
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < n * K_OF_C; i++) {
-        scores[i / K_OF_C].f[i % K_OF_C] *= a->scale;
-    }
-    if (a->cap > 0) {
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < n * K_OF_C; i++) {
-            scores[i / K_OF_C].f[i % K_OF_C] = k_soft_cap(scores[i / K_OF_C].f[i % K_OF_C], a->cap);
-        }
-    }
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < n * K_OF_C; i++) {
-        float add = mask[i / K_OF_C][k_slot_in_c(i % K_OF_C)];
-        k_f32 *score = &scores[i / K_OF_C].f[i % K_OF_C];
-        *score = add == -k_infinity() ? add : *score + a->slope[k_few_slot(i)] * add;
-    }
-}
-
-/* Scores of n tiles become weights; what was summed before shrinks. */
-K_INLINE void k_few_weigh(const uint32_t wide, const uint32_t n, k_fragment_c *scores, k_so_far *s) {
-    float most[K_FEW_SLOTS], by[K_FEW_SLOTS];
+/* A tile's scores become weights; what was summed before shrinks. */
+K_INLINE void k_few_weigh(const uint32_t wide, k_fragment_c *scores, k_so_far *s) {
+    float by[K_FEW_SLOTS], before[K_FEW_SLOTS];
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
-        most[i] = s->most[i];
+        before[i] = s->most[i];
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < n * K_OF_C; i++) {
-        most[k_few_slot(i)] = k_max(most[k_few_slot(i)], scores[i / K_OF_C].f[i % K_OF_C]);
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        s->most[k_few_slot(e)] = k_few_most(s->most[k_few_slot(e)], scores->f[e]);
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
-        most[i] = k_heads_max(most[i]);
-        by[i] = s->most[i] == -k_infinity() ? 0 : k_exp_fast(s->most[i] - most[i]);
-        s->most[i] = most[i]; /* of some position, since the caller saw that one counts */
+    for (uint32_t i = 0; i < K_FEW_SLOTS; i++) { /* more than minus infinity, since some position counts */
+        s->most[i] = k_heads_max(s->most[i]);
+        by[i] = k_exp2_fast(before[i] - s->most[i]);
         s->weight[i] *= by[i];
     }
     K_UNROLL_ALL
-    for (uint32_t i = 0; i < n * K_OF_C; i++) {
-        k_f32 *weight = &scores[i / K_OF_C].f[i % K_OF_C];
-        *weight = k_exp_fast(*weight - most[k_few_slot(i)]);
-        s->weight[k_few_slot(i)] += *weight;
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        scores->f[e] = k_exp2_fast(scores->f[e] - s->most[k_few_slot(e)]);
+        s->weight[k_few_slot(e)] += scores->f[e];
     }
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16 * K_OF_C; i++) {
@@ -248,60 +255,27 @@ K_INLINE void k_few_weigh(const uint32_t wide, const uint32_t n, k_fragment_c *s
     }
 }
 
-/* The warp's K_FEW_TILES tiles from position `first` on, `step` positions apart. */
-K_INLINE void k_few_pass(const uint32_t wide, const k_few *a, uint32_t first, uint32_t step, const k_half_b *queries, k_u16 *stage, k_so_far *s) {
-    const uint32_t tiles = K_FEW_TILES(wide), apart = K_FEW_APART(wide);
-    float mask[K_FEW_TILES(64)][K_C_ROWS];
-    k_half_a keys[K_FEW_TILES(64)][256 / 16];
-    k_fragment_c scores[K_FEW_TILES(64)];
-    bool live[K_FEW_TILES(64)], any = false;
+K_INLINE void k_few_add_values(const uint32_t wide, const k_u16 *stage, const k_fragment_c *scores, k_so_far *s) {
+    const k_half_b weights = k_few_weights(scores);
     K_UNROLL_ALL
-    for (uint32_t t = 0; t < tiles; t++) {
-        live[t] = k_few_mask(a, first + t * step, mask[t]);
-        any |= live[t];
-        K_UNROLL_ALL
-        for (uint32_t e = 0; e < K_OF_C; e++) {
-            scores[t].f[e] = 0;
-        }
+    for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16; i++) {
+        const k_half_a values = k_few_values(stage, K_FEW_APART(wide), i * 16);
+        k_multiply_halves(&s->values[i], &values, &weights);
     }
-    if (!any) {
-        return;
-    }
-    K_UNROLL_ALL
-    for (uint32_t t = 0; t < tiles; t++) {
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < wide / 16; i += 2) {
-            k_few_keys(a, first + t * step, i * 16, live[t], &keys[t][i]);
-        }
-        k_few_bring(wide, a, first + t * step, live[t], stage + t * K_FEW_POSITIONS * apart);
-    }
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < wide / 16; i++) {
-        K_UNROLL_ALL
-        for (uint32_t t = 0; t < tiles; t++) {
-            k_multiply_halves(&scores[t], &keys[t][i], &queries[i]);
-        }
-    }
-    k_few_scores(a, tiles, mask, scores);
-    k_few_weigh(wide, tiles, scores, s);
-    k_copies_wait_all();
-    k_warp_sync();
-    K_UNROLL_ALL
-    for (uint32_t t = 0; t < tiles; t++) {
-        const k_half_b weights = k_few_weights(&scores[t]);
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16; i++) {
-            const k_half_a values = k_few_values(stage + t * K_FEW_POSITIONS * apart, apart, i * 16);
-            k_multiply_halves(&s->values[i], &values, &weights);
-        }
-    }
-    k_warp_sync();
 }
 
 /* All of the warp's tiles; rows: of the heads' queries, `apart` bytes from one to the next. */
-K_INLINE void k_few_along(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stage, k_so_far *s) {
+K_INLINE void k_few_along(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages, k_so_far *s) {
+    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, size = K_FEW_POSITIONS * K_FEW_APART(wide);
+    uint32_t first = k_warp() % K_FEW_TAKERS(wide) * K_FEW_POSITIONS;
+    k_half_a keys[256 / 16];
     k_half_b queries[256 / 16];
-    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS;
+    uint16_t masks[K_C_ROWS];
+    k_few_keys(wide, a, first, keys);
+    for (uint32_t i = 0; i < K_FEW_STAGES(wide); i++) {
+        k_few_bring(wide, a, first + i * step, stages + i * size);
+    }
+    k_few_masks(a, first, masks);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < wide / 16; i += 2) {
         k_few_queries(rows, apart, heads, i * 16, &queries[i]);
@@ -314,9 +288,31 @@ K_INLINE void k_few_along(const uint32_t wide, const k_few *a, const uint8_t *ro
     for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16 * K_OF_C; i++) { /* one by one: a whole fragment's zeros would take the way over memory */
         s->values[i / K_OF_C].f[i % K_OF_C] = 0;
     }
-    for (uint32_t first = k_warp() % K_FEW_TAKERS(wide) * K_FEW_POSITIONS; first < a->n; first += K_FEW_TILES(wide) * step) {
-        k_few_pass(wide, a, first, step, queries, stage, s);
+    for (uint32_t at = 0; first <= a->last; first += step, at = at + 1 == K_FEW_STAGES(wide) ? 0 : at + 1) {
+        k_fragment_c scores;
+        K_UNROLL_ALL
+        for (uint32_t e = 0; e < K_OF_C; e++) {
+            scores.f[e] = 0;
+        }
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 16; i++) {
+            k_multiply_halves(&scores, &keys[i], &queries[i]);
+        }
+        bool live = k_few_scores(a, first, masks, &scores);
+        if (first + step <= a->last) {
+            k_few_keys(wide, a, first + step, keys);
+            k_few_masks(a, first + step, masks);
+        }
+        if (live) {
+            k_few_weigh(wide, &scores, s);
+            k_copies_wait_but(K_FEW_STAGES(wide) - 1);
+            k_warp_sync();
+            k_few_add_values(wide, stages + at * size, &scores, s);
+        }
+        k_warp_sync();
+        k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, stages + at * size);
     }
+    k_copies_wait_all(); /* of tiles that nobody looked at, too, before others take their place */
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
         s->weight[i] = k_heads_sum(s->weight[i]);

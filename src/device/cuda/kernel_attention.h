@@ -145,11 +145,12 @@ K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *
 
 /* ---- caches of halves: dk == dv ---- */
 
-enum { K_FEW_STATS_AT = 512 }; /* in shared memory: by warp and head the largest and the weight */
-_Static_assert(K_FEW_STATS_AT + K_CARD_THREADS / 32 * K_HALVES_HEADS * 8 <= K_FEW_AT, "it fits");
+/* In shared memory: by head the warps' largest, then their weights. */
+enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
+_Static_assert(K_FEW_STATS_AT + K_HALVES_HEADS * K_FEW_STATS * 4 <= K_FEW_AT, "it fits");
 
-K_INLINE k_f32 *k_few_stats(uint32_t warp) {
-    return (k_f32 *)(void *)(k_shared() + K_FEW_STATS_AT) + warp * K_HALVES_HEADS * 2;
+K_INLINE k_f32 *k_few_stats(uint32_t head) {
+    return (k_f32 *)(void *)(k_shared() + K_FEW_STATS_AT) + head * K_FEW_STATS;
 }
 K_INLINE uint8_t *k_few_stage(const uint32_t wide, uint32_t warp) {
     return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
@@ -157,7 +158,8 @@ K_INLINE uint8_t *k_few_stage(const uint32_t wide, uint32_t warp) {
 
 /* What the warp has, to where the block's is. */
 K_INLINE void k_few_put(const uint32_t wide, uint32_t heads, const k_so_far *s) {
-    k_f32 *values = (k_f32 *)(void *)k_few_stage(wide, k_warp()), *stats = k_few_stats(k_warp());
+    k_f32 *values = (k_f32 *)(void *)k_few_stage(wide, k_warp());
+    k_warp_sync();
     K_UNROLL_ALL
     for (uint32_t e = 0; e < K_OF_C; e++) {
         uint32_t head = k_column_in_c(e);
@@ -167,29 +169,38 @@ K_INLINE void k_few_put(const uint32_t wide, uint32_t heads, const k_so_far *s) 
                 values[head * K_FEW_ROW(wide) + i * 16 + k_row_in_c(e)] = s->values[i].f[e];
             }
         }
-        if (k_row_in_c(e) == 0) {
-            stats[head * 2] = s->most[k_few_slot(e)], stats[head * 2 + 1] = s->weight[k_few_slot(e)];
+        if (e < K_FEW_SLOTS && k_row_in_c(e) == 0) {
+            k_f32 *stats = k_few_stats(head) + k_warp() % K_FEW_TAKERS(wide);
+            stats[0] = s->most[e], stats[K_FEW_STATS / 2] = s->weight[e];
         }
     }
 }
 
 /* What warps have is merged and put where it belongs. */
 K_INLINE void k_few_end(const uint32_t wide, const k_op *op, const k_attention *t, uint32_t piece) {
+    const uint32_t takers = K_FEW_TAKERS(wide);
     for (uint32_t i = k_thread(); i < t->heads * wide; i += K_THREADS) {
-        uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * K_FEW_TAKERS(wide);
-        float largest = -k_infinity(), sum = 0, all = 0;
+        uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * takers;
+        const k_f32 *values = (const k_f32 *)(const void *)k_few_stage(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
+        float stats[K_FEW_STATS], largest = -k_infinity(), sum = 0, all = 0;
         K_UNROLL_ALL
-        for (uint32_t w = 0; w < K_FEW_TAKERS(wide); w++) {
-            largest = k_max(largest, k_few_stats(from + w)[h * 2]);
+        for (uint32_t w = 0; w < K_FEW_STATS; w += 4) {
+            if (w % (K_FEW_STATS / 2) < takers) {
+                *(k_floats4 *)&stats[w] = *(const k_floats4 *)(const void *)(k_few_stats(h) + w);
+            }
         }
         K_UNROLL_ALL
-        for (uint32_t w = 0; w < K_FEW_TAKERS(wide); w++) {
-            const k_f32 *stats = k_few_stats(from + w) + h * 2, *values = (const k_f32 *)(const void *)k_few_stage(wide, from + w);
-            float by = stats[0] == -k_infinity() ? 0 : k_exp_fast(stats[0] - largest);
-            sum += values[h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide)] * by;
-            all += stats[1] * by;
+        for (uint32_t w = 0; w < takers; w++) {
+            largest = k_few_most(largest, stats[w]);
         }
-        k_attention_put(op, t, h, d, piece, largest, all, sum);
+        float base = largest == -k_infinity() ? 0 : largest;
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < takers; w++) {
+            float by = k_exp2_fast(stats[w] - base);
+            sum += values[w * (K_FEW_BYTES(wide) / 4)] * by;
+            all += stats[K_FEW_STATS / 2 + w] * by;
+        }
+        k_attention_put(op, t, h, d, piece, largest * K_LN_2, all, sum);
     }
 }
 
@@ -296,6 +307,12 @@ K_INLINE uint32_t k_quotient(uint32_t n, const k_op *op, int inverse) {
     return (uint32_t)(((float)n + 0.5f) * k_param(op, inverse));
 }
 
+/* As k_row, of strides that fit into 32 bits. */
+K_INLINE const uint8_t *k_few_place(const k_tensor *t, uint32_t i1, uint32_t i2, uint32_t i3) {
+    return (const uint8_t *)(uintptr_t)(t->data + (uint64_t)i1 * (uint32_t)t->nb[1] + (uint64_t)i2 * (uint32_t)t->nb[2] +
+                                        (uint64_t)i3 * (uint32_t)t->nb[3]);
+}
+
 /* One task of a cache of halves. at: the operation, in shared memory: what is known to lie there is nearer. */
 K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
     const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
@@ -305,16 +322,22 @@ K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
     k_attention t = {.head = group * heads, .heads = heads, .dk = wide, .dv = wide, .from = piece * op->params[4]};
     t.batch = k_quotient(row, op, 12), t.token = row - t.batch * (uint32_t)q->ne[1];
     k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .scale = k_param(op, 0), .cap = k_param(op, 2)};
-    a.n = (uint32_t)k->ne[1] - t.from < op->params[4] ? (uint32_t)k->ne[1] - t.from : op->params[4];
-    a.keys = k_row(k, t.from, kv_head, t.batch);
-    a.values = k_row(v, t.from, kv_head, t.batch) + k_warp() / K_FEW_TAKERS(wide) * K_FEW_VALUES(wide) * 2;
-    a.mask = m->data ? (const k_u16 *)(const void *)k_row(m, t.token, 0, t.batch) + t.from : NULL;
+    a.last = k_few_least((uint32_t)k->ne[1] - t.from, op->params[4]) - 1;
+    a.keys = k_few_place(k, t.from, kv_head, t.batch);
+    a.values = k_few_place(v, t.from, kv_head, t.batch) + k_warp() / K_FEW_TAKERS(wide) * K_FEW_VALUES(wide) * 2;
+    a.mask = m->data ? (const k_u16 *)(const void *)k_few_place(m, t.token, 0, t.batch) + t.from : NULL;
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
-        a.slope[i] = k_alibi_slope(k_param(op, 1), t.head + k_column_in_c(i), (uint32_t)q->ne[2]);
+        a.slope[i] = K_LOG2_E;
+    }
+    if (k_param(op, 1) > 0) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
+            a.slope[i] *= k_alibi_slope(k_param(op, 1), t.head + k_column_in_c(i), (uint32_t)q->ne[2]);
+        }
     }
     k_so_far s;
-    k_few_along(wide, &a, k_row(q, t.token, t.head, t.batch), (uint32_t)q->nb[2], heads, (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
+    k_few_along(wide, &a, k_few_place(q, t.token, t.head, t.batch), (uint32_t)q->nb[2], heads, (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
     k_few_put(wide, heads, &s);
     k_block_sync();
     k_few_end(wide, op, &t, piece);

@@ -200,13 +200,13 @@ static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t
 /* Has attention the faster way (K_OP_ATTEND_HALVES)? */
 static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2], *mask = &op->src[3];
-    uint64_t strides =
-        q->data | k->data | v->data | (uint64_t)(q->nb[1] | q->nb[2] | q->nb[3] | k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
+    uint64_t strides = (uint64_t)(q->nb[1] | q->nb[2] | q->nb[3] | k->nb[1] | k->nb[2] | k->nb[3] | v->nb[1] | v->nb[2] | v->nb[3]);
     bool width = q->ne[0] == 64 || q->ne[0] == 128 || q->ne[0] == 256;
     bool masked = t->n_src > 3 && t->src[3] != SP_PROGRAM_NONE;
-    return k->type == SP_TYPE_F16 && v->type == SP_TYPE_F16 && width && v->ne[0] == q->ne[0] && k->ne[2] == v->ne[2] && strides % 16 == 0 &&
-           q->nb[0] == 4 && k->nb[0] == 2 && v->nb[0] == 2 && (!masked || (mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]))) &&
-           (uint64_t)(q->nb[2] | k->nb[1] | v->nb[1]) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
+    return k->type == SP_TYPE_F16 && v->type == SP_TYPE_F16 && width && v->ne[0] == q->ne[0] && k->ne[2] == v->ne[2] &&
+           (q->data | k->data | v->data | strides) % 16 == 0 && q->nb[0] == 4 && k->nb[0] == 2 && v->nb[0] == 2 &&
+           (!masked || (mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]))) &&
+           (strides | (uint64_t)(mask->nb[1] | mask->nb[3])) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
 }
 
 /* Of heads that share keys so many at once: a divisor of theirs. */
