@@ -110,6 +110,9 @@ sp_status sp_abi_mark_ahead(sp_region *r, uint32_t from, uint32_t to, sp_error *
     while (at < r->n_ahead && r->ahead[at].to < from) {
         at++;
     }
+    if (at < r->n_ahead && r->ahead[at].from <= from && to <= r->ahead[at].to) {
+        return SP_OK; /* as with most tokens: their rows join those before them */
+    }
     while (at < r->n_ahead && r->ahead[at].from <= to) {
         from = r->ahead[at].from < from ? r->ahead[at].from : from;
         to = r->ahead[at].to > to ? r->ahead[at].to : to;
