@@ -58,6 +58,25 @@ static void test_tiles(void **state) {
     }
 }
 
+/* A product that ends in its largest result, which joins it. */
+static void test_largest(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_F32};
+    for (int i = 0; i < 12; i++) {
+        begin_case(&c, "a product and its largest", product_tolerance(types[i % 4]));
+        int64_t n0 = 256 * random_int(1, 4), n1 = i < 4 ? random_int(1, 30) : random_int(300, 3000);
+        sp_tensor logits = add_window(&c, OUT, SP_TYPE_F32, n1, 1, 1, 1), largest = add_window(&c, OUT, SP_TYPE_I32, 1, 1, 1, 1);
+        sp_tensor y = sp_mul_mat(&c.g, model_weight(&c, types[i % 4], n0, n1, 1), numbers(&c, SP_TYPE_F32, n0, 1, 1, 1));
+        sp_tensor chosen = sp_argmax(&c.g, sp_graph_into(&c.g, y, logits));
+        if (i < 8) {
+            sp_graph_into(&c.g, chosen, largest);
+        } else { /* not where others wait for it */
+            sp_cpy(&c.g, chosen, largest);
+        }
+        compare(state, &c);
+    }
+}
+
 static void test_batched_products(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
@@ -505,6 +524,7 @@ int main(void) {
         cmocka_unit_test(test_recurrent),
         cmocka_unit_test(test_rope_sections),
         cmocka_unit_test(test_writes_in_order),
+        cmocka_unit_test(test_largest),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

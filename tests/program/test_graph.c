@@ -67,7 +67,7 @@ static void test_round_trip(void **state_) {
     const sp_expr rows = sp_graph_window_dim(&more, a, 1);
     const uint32_t out = sp_graph_slot(&more, "out", SP_SLOT_WRITE);
     const sp_tensor window = sp_graph_memory_2d(&more, "out", out, SP_TYPE_F32, sp_dim(64), rows, sp_dim(0));
-    sp_tensor found;
+    sp_tensor found = SP_NONE;
     assert_int_equal(sp_graph_result_of(&more, out, &found), SP_NONE);
     const sp_tensor sum = sp_graph_into(&more, sp_neg(&more, sp_view_2d(&more, a, sp_dim(64), rows, sp_dim(512), sp_dim(0))), window);
     assert_int_equal(sp_graph_result_of(&more, out, &found), sum);

@@ -11,6 +11,7 @@
 
 #include "base/error.h"
 #include "device/cuda/driver.h"
+#include "device/cuda/kernel_queue.h"
 #include "device/cuda/resident.h"
 #include "memory/os.h"
 
@@ -133,6 +134,23 @@ uint64_t k_await_told(k_block *b, uint64_t turn) {
 }
 
 _Thread_local uint8_t *k_shared_memory;
+
+void k_tell_ready(k_block *b, uint32_t n) {
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    b->state->ready = n;
+    pthread_cond_broadcast(&e->changed);
+    pthread_mutex_unlock(&e->lock);
+}
+
+void k_await_ready(k_block *b, uint32_t n) {
+    emulated *e = b->host;
+    pthread_mutex_lock(&e->lock);
+    while (b->state->ready != n) {
+        pthread_cond_wait(&e->changed, &e->lock);
+    }
+    pthread_mutex_unlock(&e->lock);
+}
 
 static void *run_block(void *block) {
     k_block *b = block;

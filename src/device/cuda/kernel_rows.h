@@ -102,8 +102,23 @@ K_FN uint64_t k_argmax_part(const k_f32 *x, uint32_t from, uint32_t to) {
     return k_argmax_key(all, from + (uint32_t)-first);
 }
 
-/* The first of the largest; NaN never are; 0 where nothing is above minus infinity. A row may be of several pieces: the last to arrive knows the
- * largest of all. table: by row the largest key so far, then by row how many arrived. */
+/* One thread: a piece of a row, one of so many, has this key. The last to arrive knows the largest of all, and says it. keys: by row the largest so
+ * far, then by row how many arrived. */
+K_FN void k_argmax_arrive(uint64_t *keys, uint32_t rows, uint32_t row, uint32_t pieces, uint64_t key, k_i32 *out) {
+    uint32_t *arrived = (uint32_t *)(void *)(keys + rows) + row;
+    if (pieces > 1) {
+        k_largest64(&keys[row], key);
+        if (k_count_up(arrived) + 1 < pieces) {
+            return;
+        }
+        key = *(volatile uint64_t *)&keys[row];
+        keys[row] = 0;
+        *arrived = 0;
+    }
+    *out = key ? (int32_t) ~(uint32_t)key : 0;
+}
+
+/* The first of the largest; NaN never are; 0 where nothing is above minus infinity. */
 K_FN void k_do_argmax(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0];
     uint32_t rows = (uint32_t)a->ne[1], n = (uint32_t)a->ne[0];
@@ -112,21 +127,20 @@ K_FN void k_do_argmax(const k_op *op, uint32_t part) {
         uint64_t row = task;
         uint32_t piece = k_divide(&row, op->split);
         uint64_t key = k_argmax_part((const k_f32 *)k_row_of(a, row), k_share(n, piece, op->split), k_share(n, piece + 1, op->split));
-        if (k_thread() != 0) {
-            continue;
+        if (k_thread() == 0) {
+            k_argmax_arrive(keys, rows, (uint32_t)row, op->split, key, (k_i32 *)(uintptr_t)op->dst.data + row);
         }
-        if (op->split > 1) {
-            uint32_t *arrived = (uint32_t *)(void *)(keys + rows) + row;
-            k_largest64(&keys[row], key);
-            if (k_count_up(arrived) + 1 < op->split) {
-                continue;
-            }
-            key = *(volatile uint64_t *)&keys[row];
-            keys[row] = 0;
-            *arrived = 0;
-        }
-        ((k_i32 *)(uintptr_t)op->dst.data)[row] = key ? (int32_t) ~(uint32_t)key : 0;
     }
+}
+
+/* The same of what a streamed product has just written, of which this block did rows [from, to). */
+K_APART void k_stream_largest(const k_op *op, uint32_t from, uint32_t to) {
+    k_block_sync();
+    uint64_t key = k_argmax_part((const k_f32 *)(uintptr_t)op->dst.data, from, to);
+    if (k_thread() == 0) {
+        k_argmax_arrive((uint64_t *)(uintptr_t)op->table, 1, 0, op->n_parts, key, (k_i32 *)(uintptr_t)op->scratch);
+    }
+    k_block_sync();
 }
 
 K_FN void k_do_rows(const k_op *op, uint32_t part) {

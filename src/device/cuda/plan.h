@@ -101,6 +101,15 @@ uint32_t sp_plan_new_root(plan *p, uint64_t bytes);
 /* Room for n numbers in the schedule's own memory, zeros; their address. */
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
 
+/* Where a window lies; the root that what writes a tensor writes. */
+sp_status sp_plan_window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err);
+uint32_t sp_plan_written_root(const plan *p, uint32_t t);
+
+/* argmax.c. Long rows are cut into pieces, so that all blocks have some. */
+sp_status sp_plan_lower_argmax(plan *p, plan_op *o, sp_error *err);
+/* argmax of what a product writes joins it, where nobody waits for it: it costs no phase then. False: it can't. */
+bool sp_plan_join_argmax(plan *p, uint32_t index, sp_status *status, sp_error *err);
+
 /* tiles.c: the product, with what is fused before it, that ends in `end` (itself, or the addition of the residual). */
 sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error *err);
 

@@ -33,7 +33,7 @@ static bool is_view(const sp_spec_tensor *t) {
 }
 
 /* Where a window lies; row ids have a copy among the temporaries. */
-static sp_status window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err) {
+sp_status sp_plan_window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err) {
     const sp_spec_tensor *w = plan_tensor(p, t);
     if (w->index) {
         *out = PLAN_TEMPORARY | (p->ids[t] - 1);
@@ -61,12 +61,12 @@ static sp_status locate(plan *p, uint32_t t, bool split, k_tensor *out, sp_error
     }
     uint64_t address = 0;
     if (s->kind == SP_TENSOR_MEMORY) {
-        sp_status status = window_address(p, t, &address, err);
+        sp_status status = sp_plan_window_address(p, t, &address, err);
         *out = shape_of(s, address);
         return status;
     }
     if (s->alias == t) {
-        sp_status status = s->dst == SP_PROGRAM_NONE ? SP_OK : window_address(p, s->dst, &address, err);
+        sp_status status = s->dst == SP_PROGRAM_NONE ? SP_OK : sp_plan_window_address(p, s->dst, &address, err);
         *out = shape_of(s, s->dst == SP_PROGRAM_NONE ? plan_at_root(t) : address);
         return status;
     }
@@ -99,7 +99,7 @@ void sp_plan_reads(const plan *p, plan_op *o, uint32_t t) {
     o->reads[o->n_reads++] = root;
 }
 
-static uint32_t written_root(const plan *p, uint32_t t) {
+uint32_t sp_plan_written_root(const plan *p, uint32_t t) {
     const sp_spec_tensor *s = plan_tensor(p, t);
     uint32_t root = s->alias;
     return plan_tensor(p, root)->kind == SP_TENSOR_OP && plan_tensor(p, root)->dst != SP_PROGRAM_NONE ? plan_tensor(p, root)->dst : root;
@@ -107,7 +107,7 @@ static uint32_t written_root(const plan *p, uint32_t t) {
 
 sp_status sp_plan_set_dst(plan *p, plan_op *o, uint32_t t, sp_error *err) {
     sp_status status = locate(p, t, false, &o->op.dst, err);
-    o->writes = written_root(p, t);
+    o->writes = sp_plan_written_root(p, t);
     const sp_spec_tensor *s = plan_tensor(p, t);
     if (s->alias == t && s->dst == SP_PROGRAM_NONE) {
         p->roots[t].bytes = s->nb[3] * (uint64_t)s->ne[3];
@@ -361,23 +361,6 @@ static void size_op(plan_op *o) {
     }
 }
 
-/* Long rows are cut into pieces, so that all blocks have some. */
-static sp_status lower_argmax(plan *p, plan_op *o, sp_error *err) {
-    enum { PIECE = 512, KEY = sizeof(uint64_t) / sizeof(float) };
-    k_op *op = &o->op;
-    uint32_t rows = (uint32_t)op->src[0].ne[1], blocks = p->workspace->device->driver->blocks;
-    op->split = parts_for(op->src[0].ne[0], PIECE);
-    op->split = op->split < blocks ? op->split : blocks;
-    o->work = elements(&op->src[0]) * 16;
-    o->most_parts = parts_for((double)rows * op->split, 1);
-    if (op->split == 1) {
-        return SP_OK;
-    }
-    sp_status status = sp_plan_new_table(p, p->n_tables % KEY + (uint64_t)rows * (KEY + 1), &op->table, err);
-    op->table = (op->table + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
-    return status;
-}
-
 /* Floats, one behind the other. */
 static bool is_flat(const k_tensor *t) {
     bool flat = t->type == SP_TYPE_F32 && t->data % 16 == 0 && t->nb[0] == 4;
@@ -525,9 +508,13 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     if (plan_tensor(p, product)->op == SP_OP_MUL_MAT || plan_tensor(p, product)->op == SP_OP_MUL_MAT_ID) {
         return lower_product(p, product, index, p->fusions[index].residual, err);
     }
+    sp_status status = SP_OK;
+    if (t->op == SP_OP_ARGMAX && sp_plan_join_argmax(p, index, &status, err)) {
+        return status;
+    }
     plan_op *o = sp_plan_new_op(p, t->op);
     k_op *op = &o->op;
-    sp_status status = sp_plan_set_dst(p, o, index, err);
+    status = sp_plan_set_dst(p, o, index, err);
     for (int s = 0; status == SP_OK && s < t->n_src && s < K_MAX_SRC; s++) {
         status = sp_plan_set_src(p, o, s, t->src[s], t->op == SP_OP_GET_ROWS && s == 0, err);
     }
@@ -543,7 +530,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     case SP_OP_FLASH_ATTN_EXT:
         return lower_attention(p, o, t, err);
     case SP_OP_ARGMAX:
-        return lower_argmax(p, o, err);
+        return sp_plan_lower_argmax(p, o, err);
     case SP_OP_CPY:
     case SP_OP_CAST:
     case SP_OP_CONT:

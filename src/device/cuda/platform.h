@@ -61,10 +61,11 @@ typedef struct k_job {
     uint32_t part, plane, from, to;
 } k_job;
 
-/* The last command: its number, its words (block 0), and what the block was told. */
+/* The last command: its number, its words (block 0), what the block was told, and how many there were with K_LATER. */
 typedef struct k_command {
     uint32_t number, words[K_COMMAND];
     uint64_t go;
+    uint32_t later;
 } k_command;
 
 /* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
@@ -313,44 +314,6 @@ K_FN bool k_grid_barrier(k_block *b, uint32_t stop) {
     return *(volatile uint32_t *)&c->seen >> 31;
 }
 
-/* Waits for a command: c->number changes, unless there is none for a while. One warp calls this, a lane for each word. */
-K_FN void k_await_command(const k_block *b, volatile k_command *c) {
-    uint32_t last = c->number, lane = k_lane() < K_COMMAND ? k_lane() : 0, polls = 0;
-    uint64_t since = k_now_ns();
-    for (;;) {
-        uint64_t word;
-        __asm__ volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(word) : "l"(&b->queue->command[lane]) : "memory");
-        uint32_t number = (uint32_t)(word >> 32), first = (uint32_t)__nvvm_shfl_sync_idx_i32(0xffffffffu, (int)number, 0, 31);
-        if (__nvvm_vote_all_sync(0xffffffffu, number == first && number != last)) {
-            c->words[lane] = (uint32_t)word;
-            c->number = number;
-            return;
-        }
-        if (++polls % 64 == 0 && __nvvm_vote_any_sync(0xffffffffu, k_now_ns() - since > b->queue->idle_ns)) {
-            return;
-        }
-    }
-}
-
-/* Block 0 tells the others, and they wait for it. One thread calls these. */
-K_FN void k_tell(k_block *b, uint64_t go) {
-    __asm__ volatile("st.release.gpu.global.u64 [%0], %1;" ::"l"(&b->state->go), "l"(go) : "memory");
-}
-K_FN uint64_t k_await_told(k_block *b, uint64_t turn) {
-    uint64_t go;
-    do {
-        __asm__ volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(go) : "l"(&b->state->go) : "memory");
-    } while ((go & K_TURN) == turn);
-    return go;
-}
-
-/* 16 bytes of the host's memory, past all caches. */
-K_FN k_words4 k_host16(const void *at) {
-    k_words4 v;
-    __asm__ volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
-    return v;
-}
-
 /* ---- the ring: tiles of weights on their way into shared memory, over the barriers of the grid ---- */
 
 #if K_SM >= 90
@@ -556,13 +519,7 @@ K_FN uint32_t k_load_system(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
 uint64_t k_now_ns(void);
-K_FN k_words4 k_host16(const void *at) {
-    return *(const k_words4 *)at;
-}
 bool k_grid_barrier(k_block *b, uint32_t stop);
-void k_await_command(const k_block *b, volatile k_command *c);
-void k_tell(k_block *b, uint64_t go);
-uint64_t k_await_told(k_block *b, uint64_t turn);
 
 #endif
 

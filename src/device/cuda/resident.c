@@ -6,6 +6,7 @@
 #include "device/cuda/resident.h"
 
 #include "device/cuda/kernel_attend.h"
+#include "device/cuda/kernel_queue.h"
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
@@ -28,6 +29,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
     case K_OP_STREAM:
         k_do_stream(op, k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
+        if (op->after & K_AFTER_LARGEST) {
+            k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
+        }
         k_block_sync();
         break;
     case K_OP_HALVES:
@@ -136,6 +140,9 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
         if (k_thread() == 0) {
             b->taken = taken;
         }
+        if (op->after & K_AFTER_LARGEST) {
+            k_stream_largest(op, work->from, work->to);
+        }
         part = K_NO_WORK;
     } else if (op->op == K_OP_ATTEND_HALVES) {
         k_do_attend_halves(op, part);
@@ -160,7 +167,7 @@ K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
     }
 }
 
-K_INLINE void begin_run(const k_block *b, k_run *r, const k_schedule *schedule) {
+K_INLINE void begin_run(k_block *b, k_run *r, const k_schedule *schedule, bool later) {
     if (k_thread() == 0) {
         const k_work *list = (const k_work *)(const void *)(schedule + 1) + b->block, work = *list;
         const k_schedule s = *schedule; /* all at once: each read takes as long as all */
@@ -177,14 +184,17 @@ K_INLINE void begin_run(const k_block *b, k_run *r, const k_schedule *schedule) 
     k_block_sync();
     bring(b, r, 0);
     k_copies_wait_all();
+    if (later && k_thread() == 0) {
+        k_await_ready(b, k_control_at()->command.later);
+    }
     k_block_sync();
     mark(r, 0);
 }
 
 /* True: stopped. What is needed behind the work of a phase is read again from shared memory: the work needs all registers. */
-K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
+K_INLINE bool run_phases(k_block *b, const k_schedule *schedule, bool later) {
     k_run *r = &k_control_at()->run;
-    begin_run(b, r, schedule);
+    begin_run(b, r, schedule, later);
     while (phase_of(b, r) < *(volatile uint32_t *)&r->n) {
         if (k_thread() == 0 && phase_of(b, r) == r->ring_from) {
             *(volatile uint32_t *)&k_control_at()->open = 1;
@@ -204,7 +214,7 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule) {
 }
 
 /* True: stopped. The fetching warp begins and ends with the others. */
-K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone) {
+K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone, bool later) {
     k_control *control = k_control_at();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
@@ -212,7 +222,7 @@ K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone) {
         b->alone = alone;
     }
     k_all_sync();
-    bool stopped = run_phases(b, schedule);
+    bool stopped = run_phases(b, schedule, later);
     if (k_thread() == 0) {
         *(volatile uint32_t *)&control->open = 1;
         if (stopped) {
@@ -311,10 +321,17 @@ K_APART uint64_t lead(k_block *b, uint64_t packet) {
     }
     k_block_sync();
     uint64_t go = c->number == last ? K_LEAVE | K_IDLE : (uint64_t)c->words[1] << 32 | c->words[0];
-    if (!(go & K_IDLE) && c->words[2]) {
-        take_packet(b, packet, c->words[2]);
+    uint32_t bytes = go & K_IDLE ? 0 : c->words[2];
+    bool later = bytes && !(go & (K_ALONE | K_ALL)); /* the others may find out what to do while the copies are made */
+    if (later && k_thread() == 0) {
+        tell(b, go | K_LATER);
     }
-    if (k_thread() == 0 && !(go & K_ALONE)) {
+    if (bytes) {
+        take_packet(b, packet, bytes);
+    }
+    if (later && k_thread() == 0) {
+        k_tell_ready(b, ++c->later);
+    } else if (k_thread() == 0 && !(go & K_ALONE)) {
         tell(b, go);
     }
     return go;
@@ -326,6 +343,7 @@ K_INLINE uint64_t follow(k_block *b) {
     k_block_sync();
     if (k_thread() == 0) {
         c->go = k_await_told(b, c->go & K_TURN);
+        c->later += c->go & K_LATER ? 1 : 0;
     }
     k_block_sync();
     return c->go;
@@ -340,7 +358,7 @@ K_INLINE bool run_command(k_block *b, uint64_t go) {
             return true;
         }
     }
-    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule, go & K_ALONE);
+    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule, go & K_ALONE, go & K_LATER);
 }
 
 /* Block 0 says that it is done. */

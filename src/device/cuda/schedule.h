@@ -90,9 +90,10 @@ typedef struct k_tensor {
     uint32_t type, reserved;
 } k_tensor;
 
-/* What is done to a product's right side while it is read into shared memory, and to its result. */
+/* What is done to a product's right side while it is read into shared memory, and to its result. K_AFTER_LARGEST: argmax of one streamed column;
+ * scratch: where it goes, table: as argmax has it. */
 enum { K_BEFORE_NONE = 0, K_BEFORE_RMS_NORM = 1, K_BEFORE_GLU = 2 };
-enum { K_AFTER_NONE = 0, K_AFTER_ADD = 1, K_AFTER_GLU = 2, K_AFTER_ROPE = 4, K_AFTER_SET_ROW = 8 };
+enum { K_AFTER_NONE = 0, K_AFTER_ADD = 1, K_AFTER_GLU = 2, K_AFTER_ROPE = 4, K_AFTER_SET_ROW = 8, K_AFTER_LARGEST = 16 };
 
 /* params of a K_OP_STREAM */
 enum {
@@ -198,8 +199,8 @@ enum {
 };
 
 /* In the lower bits of a schedule's address: the kernel is to leave; there are copies for all blocks; block 0 does it all alone. And among blocks:
- * what differs from command to command; nobody rang. */
-enum { K_LEAVE = 1, K_ALL = 2, K_ALONE = 4, K_TURN = 8, K_IDLE = 16, K_FLAGS = 255 };
+ * what differs from command to command; nobody rang; copies are under way, to be waited for before the first phase. */
+enum { K_LEAVE = 1, K_ALL = 2, K_ALONE = 4, K_TURN = 8, K_IDLE = 16, K_LATER = 32, K_FLAGS = 255 };
 
 /*
  * The queue lies in memory of the host that the device reads. A command is the address of a schedule (0: none) with flags, its lower half first, and
@@ -227,6 +228,7 @@ typedef struct k_state {
     /* what block 0 read from the queue, for all: a schedule's address with flags */
     uint64_t go, n_copies;
     k_copy copies[K_MAX_COPIES];
+    uint32_t ready, apart3[31]; /* of the commands with K_LATER, how many have their copies */
 } k_state;
 
 #endif
