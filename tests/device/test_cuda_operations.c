@@ -77,6 +77,32 @@ static void test_largest(void **state) {
     }
 }
 
+/* So many tiles that a block of a card has several, and in the last case several blocks share one; the emulated device gets few. Of the result some
+ * columns are looked at. */
+static void test_many_tiles(void **state) {
+    graph_case c;
+    static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
+    enum { APART = 17 };
+    bool card = strncmp(tested_device(), "cuda:", 5) == 0;
+    for (int i = 0; i < 7; i++) {
+        char name[64];
+        uint32_t type = types[i], swapped = 0;
+        snprintf(name, sizeof name, "many tiles, %s, case %d", sp_type_get(type)->name, i);
+        begin_case(&c, name, 4 * product_tolerance(type));
+        int64_t n0 = card && i == 6 ? 5120 : 256, n1 = !card ? 150 : i < 3 ? 8410 : i < 6 ? 4210 : 2110, columns = card ? 500 : 140;
+        sp_graph *g = &c.g;
+        sp_tensor x = sp_mul_mat(g, model_weight(&c, SP_TYPE_F32, 32, n0, 1), numbers(&c, SP_TYPE_F32, 32, columns, 1, 1));
+        sp_tensor pair[2] = {sp_mul_mat(g, model_weight(&c, type, n0, n1, 1), x)}, y = pair[0];
+        if (i < 6) {
+            pair[1] = sp_mul_mat(g, model_weight(&c, type, n0, n1, 1), x);
+            y = i < 3 ? sp_graph_op2(g, SP_OP_ADD, pair[0], pair[1]) : sp_graph_op(g, SP_OP_SWIGLU, 2, pair, 1, &swapped);
+        }
+        y = sp_view_2d(g, y, sp_dim(n1), sp_dim(columns / APART), sp_dim(n1 * APART * 4), sp_dim(0));
+        result(&c, y, SP_TYPE_F32, n1, columns / APART, 1, 1);
+        compare(state, &c);
+    }
+}
+
 static void test_batched_products(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F32, SP_TYPE_F16, SP_TYPE_Q8_0, SP_TYPE_Q4_0};
@@ -516,6 +542,7 @@ int main(void) {
         cmocka_unit_test(test_products),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_tiles),
+        cmocka_unit_test(test_many_tiles),
         cmocka_unit_test(test_batched_products),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_attention_of_few),

@@ -60,13 +60,18 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
     float by[K_C_ROWS];
     k_attend_begin(wide, &rows, queries, &a);
     k_stage_place at = k_ask(t->from < t->to, &(k_job){.op = (uintptr_t)op, .part = t->kv_head, .plane = t->batch, .from = t->from, .to = t->to});
-    uint32_t before = at.stage;
+    uint32_t before = at.stage, four = k_warp() / 4;
+    if (four == 1) {
+        k_give_turn(0);
+    }
     for (uint32_t first = t->from; first < t->to; first += K_ATTEND_POSITIONS(wide)) {
         k_fragment_c scores[K_ATTEND_MOST / 8] = {0};
         k_await_stage(&at);
+        k_take_turn(four); /* one four's weights are made while the other's products run */
         k_multiply_start();
         k_multiply_keys(wide, queries, k_attend_stage(at.stage), scores);
         k_multiply_values(wide, weights, k_attend_stage(before), &a); /* at first weights are nothing */
+        k_give_turn(four ^ 1);
         k_multiply_wait();
         k_sums_there(scores, K_ATTEND_POSITIONS(wide) / 8);
         if (k_map_at(t, first) != K_MAP_ALL || (wide == 64 && k_map_at(t, first + K_MAP_POSITIONS) != K_MAP_ALL)) {
@@ -85,6 +90,9 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         }
         before = at.stage;
         k_pass(&at);
+    }
+    if (four == 0) {
+        k_take_turn(0);
     }
     if (t->from < t->to) {
         k_multiply_start();

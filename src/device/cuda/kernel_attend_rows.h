@@ -39,8 +39,8 @@ K_INLINE k_half_a k_weights_piece(const k_fragment_c *low, const k_fragment_c *h
 
 /* Over the lanes that have elements of the same rows. */
 K_INLINE float k_row_max(float x) {
-    x = k_max(x, k_exchange(x, 1));
-    return k_max(x, k_exchange(x, 2));
+    x = k_larger(x, k_exchange(x, 1));
+    return k_larger(x, k_exchange(x, 2));
 }
 K_INLINE float k_row_sum(float x) {
     if (K_LANES > 1) {
@@ -67,14 +67,18 @@ K_APART void k_do_mask_map(const k_op *op, uint32_t part) {
         uint64_t rest = i;
         uint32_t first = k_divide(&rest, columns) * K_MAP_POSITIONS, token = k_divide(&rest, rows) * 16;
         float masked = 0, open = 0, other = 0;
-        for (uint32_t e = k_lane(); e < 16 * K_MAP_POSITIONS; e += K_LANES) {
-            uint32_t position = first + e % K_MAP_POSITIONS, t = token + e / K_MAP_POSITIONS;
-            if (position < positions && t < tokens) {
-                uint16_t x = ((const k_u16 *)(const void *)k_row(m, t, 0, (uint32_t)rest))[position];
-                masked = x == 0xfc00u ? 1 : masked; /* -infinity */
-                open = (x & 0x7fffu) == 0 ? 1 : open;
-                other = x != 0xfc00u && (x & 0x7fffu) ? 1 : other;
-            }
+        uint16_t x[16 * K_MAP_POSITIONS / K_LANES];
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < 16 * K_MAP_POSITIONS / K_LANES; j++) { /* all of them under way at once; what is not there counts as its neighbour */
+            uint32_t e = k_lane() + j * K_LANES, position = first + e % K_MAP_POSITIONS, t = token + e / K_MAP_POSITIONS;
+            position = position < positions ? position : positions - 1, t = t < tokens ? t : tokens - 1;
+            x[j] = ((const k_u16 *)(const void *)k_row(m, t, 0, (uint32_t)rest))[position];
+        }
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < 16 * K_MAP_POSITIONS / K_LANES; j++) {
+            masked = x[j] == 0xfc00u ? 1 : masked; /* -infinity */
+            open = (x[j] & 0x7fffu) == 0 ? 1 : open;
+            other = x[j] != 0xfc00u && (x[j] & 0x7fffu) ? 1 : other;
         }
         masked = k_warp_max(masked), open = k_warp_max(open), other = k_warp_max(other);
         if (k_lane() == 0) {
@@ -153,30 +157,33 @@ typedef struct k_attended {
 
 /* n fragments of scores become weights; by row, what was summed before is to be multiplied with. */
 K_INLINE void k_weigh(float scale, const uint32_t n, k_fragment_c *scores, k_attended *a, float *by) {
-    float most[K_C_ROWS];
+    float most[K_C_ROWS], mosts[K_C_ROWS][2], sums[K_C_ROWS][2] = {{0}}; /* two of each row, so that they need not wait for each other */
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
-        most[r] = a->most[r];
+        mosts[r][0] = mosts[r][1] = a->most[r];
     }
     K_UNROLL_ALL
     for (uint32_t i = 0; i < n * K_OF_C; i++) {
-        uint32_t r = k_slot_in_c(i % K_OF_C);
-        most[r] = k_max(most[r], scores[i / K_OF_C].f[i % K_OF_C]);
+        k_f32 *m = &mosts[k_slot_in_c(i % K_OF_C)][i % 2];
+        *m = k_larger(*m, scores[i / K_OF_C].f[i % K_OF_C]);
     }
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
         float before = a->most[r];
-        a->most[r] = k_row_max(most[r]);
+        a->most[r] = k_row_max(k_larger(mosts[r][0], mosts[r][1]));
         most[r] = a->most[r] == -k_infinity() ? 0 : a->most[r] * scale; /* all of them masked, ever: weights of nothing */
         by[r] = k_exp2_fast(before * scale - most[r]);
-        a->sum[r] *= by[r];
     }
     K_UNROLL_ALL
     for (uint32_t i = 0; i < n * K_OF_C; i++) {
         uint32_t r = k_slot_in_c(i % K_OF_C);
         k_f32 *s = &scores[i / K_OF_C].f[i % K_OF_C];
         *s = k_exp2_fast(__builtin_fmaf(*s, scale, -most[r]));
-        a->sum[r] += *s;
+        sums[r][i % 2] += *s;
+    }
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < K_C_ROWS; r++) {
+        a->sum[r] = __builtin_fmaf(a->sum[r], by[r], sums[r][0] + sums[r][1]);
     }
 }
 
@@ -199,11 +206,41 @@ K_INLINE void k_attend_begin(const uint32_t wide, const k_attend_rows *rows, k_h
     }
 }
 
-K_INLINE void k_put_attended(const uint32_t wide, const k_op *op, const k_attend *t, k_attended *a) {
+/* What sums are multiplied with. */
+K_INLINE void k_end_sums(k_attended *a) {
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
         float sum = k_row_sum(a->sum[r]);
         a->sum[r] = sum > 0 ? 1.0f / sum : 0;
+    }
+}
+
+/* As halves, in lines of 64 elements, where tiles bring them from: they lie between values that are halves, so that no scale is needed. */
+K_INLINE void k_put_attended_halves(const uint32_t wide, const k_op *op, const k_attend *t, const k_attended *a) {
+    uint32_t lines = op->params[K_ATTEND_LINES];
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < K_OF_C; e += 2) {
+        uint32_t token = t->token + k_row_in_c(e), column = k_column_in_c(e), r = k_slot_in_c(e);
+        uint8_t *to = (uint8_t *)(uintptr_t)op->dst.data + ((uint64_t)t->head * (wide / 64) * lines + token) * (K_TILE_K * 2) + column * 2;
+        if (token >= t->tokens) {
+            continue;
+        }
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 8; i++) {
+            *(k_u32 *)(void *)(to + (uint64_t)(i / 8) * lines * (K_TILE_K * 2) + ((i ^ token) & 7) * 16) =
+                k_two_halves(a->values[i].f[e] * a->sum[r], a->values[i].f[e + 1] * a->sum[r]);
+        }
+        if (t->head == 0 && column == 0) {
+            ((k_f32 *)(uintptr_t)op->extra[1].data)[token] = 1;
+        }
+    }
+}
+
+K_INLINE void k_put_attended(const uint32_t wide, const k_op *op, const k_attend *t, k_attended *a) {
+    k_end_sums(a);
+    if (op->params[K_ATTEND_LINES]) {
+        k_put_attended_halves(wide, op, t, a);
+        return;
     }
     K_UNROLL_ALL
     for (uint32_t e = 0; e < K_OF_C; e++) {

@@ -58,6 +58,15 @@ K_INLINE void k_give_stage(uint32_t stage) {
     }
 }
 
+/* Four warps and the other four take turns: each waits for its own, and gives the other's. */
+K_INLINE void k_take_turn(uint32_t four) {
+    __asm__ volatile("bar.sync %0, 256;" ::"r"(2 + four) : "memory");
+}
+K_INLINE void k_give_turn(uint32_t four) {
+    __asm__ volatile("bar.arrive %0, 256;" ::"r"(2 + four) : "memory");
+}
+_Static_assert(K_THREADS == 256, "four warps and four");
+
 /* ---- the fetching warp, one thread ---- */
 
 /* Waits until the stage may be filled; says how much will come. Returns the barrier that counts it. */

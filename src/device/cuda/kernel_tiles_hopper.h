@@ -44,8 +44,10 @@ K_INLINE void k_fetch_step(const k_tile *t, uint64_t maps, uint32_t step, const 
 K_FN void k_fetch_tiles(const k_op *op, uint32_t part, k_stage_place *at) {
     uint64_t tasks = k_tiles_of(op), maps = op->src[K_SRC_MAPS].data;
     uint32_t parts = op->n_parts;
-    for (uint32_t i = 0; i < 4; i++) {
-        k_see_map(maps + i * K_MAP);
+    for (uint32_t i = 0; i < (op->params[K_TILES_BY] == K_BY_F16 ? 2 : K_MAPS); i++) {
+        if (i % 2 == 0 || op->after == K_AFTER_GLU) {
+            k_see_map(maps + i * K_MAP);
+        }
     }
     for (uint64_t task = part; task < tasks; task += parts) {
         const k_tile t = k_tile_of(op, task);

@@ -79,6 +79,9 @@ bool sp_plan_is_gated(uint32_t op);
 /* Is it written once at most, before it is read? Then it may be read later. */
 bool sp_plan_is_constant(const plan *p, uint32_t t);
 
+/* The operation that t is a view of, if nothing but `user` reads it; SP_PROGRAM_NONE: there is none. */
+uint32_t sp_plan_only_source(const plan *p, uint32_t t, uint32_t user);
+
 /* Does this product go by tiles over tensor cores? May it do so together with another, whose result it gates? */
 bool sp_plan_tiles(const plan *p, uint32_t t);
 bool sp_plan_tiles_gate(const plan *p, uint32_t t);

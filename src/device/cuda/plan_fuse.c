@@ -70,8 +70,7 @@ static uint32_t only_user(const plan *p, uint32_t t) {
     return SP_PROGRAM_NONE;
 }
 
-/* The product that t is a view of, if nothing else reads it. */
-static uint32_t only_source(const plan *p, uint32_t t, uint32_t user) {
+uint32_t sp_plan_only_source(const plan *p, uint32_t t, uint32_t user) {
     uint32_t root = plan_tensor(p, t)->alias;
     return root != SP_PROGRAM_NONE && plan_tensor(p, root)->dst == SP_PROGRAM_NONE && only_user(p, root) == user ? root : SP_PROGRAM_NONE;
 }
@@ -194,7 +193,7 @@ static bool ends_in_rope(plan *p, uint32_t t, plan_fusion *f) {
         (rope->n_src > 2 && rope->src[2] != SP_PROGRAM_NONE && !sp_plan_is_constant(p, rope->src[2]))) {
         return false;
     }
-    uint32_t source = only_source(p, rope->src[0], t);
+    uint32_t source = sp_plan_only_source(p, rope->src[0], t);
     if (!joins(p, source, f) || f->after & K_AFTER_ROPE) {
         return false;
     }
@@ -209,8 +208,8 @@ static bool ends_in_set_row(plan *p, uint32_t t, plan_fusion *f) {
         return false;
     }
     const sp_spec_tensor *rows = plan_tensor(p, set->src[1]), *ids = plan_tensor(p, set->src[2]);
-    return elements_of(rows) == rows->ne[0] && elements_of(ids) == 1 && is_contiguous_f32(rows) && joins(p, only_source(p, set->src[1], t), f) &&
-           (f->after |= K_AFTER_SET_ROW);
+    return elements_of(rows) == rows->ne[0] && elements_of(ids) == 1 && is_contiguous_f32(rows) &&
+           joins(p, sp_plan_only_source(p, set->src[1], t), f) && (f->after |= K_AFTER_SET_ROW);
 }
 
 /* t now does what the operations from the product on did. */

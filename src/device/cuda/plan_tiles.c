@@ -82,6 +82,30 @@ static sp_status make_halves(plan *p, uint32_t t, const plan_fusion *f, uint32_t
     return status;
 }
 
+/* The attention that this product alone has at its right, if it can put its results as halves; NULL: it can't. */
+static plan_op *only_attended(plan *p, uint32_t product) {
+    const sp_spec_tensor *right = plan_tensor(p, plan_tensor(p, product)->src[1]);
+    uint32_t t = p->fusions[product].before ? SP_PROGRAM_NONE : sp_plan_only_source(p, plan_tensor(p, product)->src[1], product);
+    for (uint32_t i = p->n_ops; t != SP_PROGRAM_NONE && i-- > 0;) {
+        const k_tensor *out = &p->ops[i].op.dst;
+        if (p->ops[i].op.op == K_OP_ATTEND && p->ops[i].writes == t) {
+            bool rows = out->ne[3] == 1 && planes_of(right) == 1 && right->ne[0] == (int64_t)out->ne[0] * out->ne[1] && right->ne[1] == out->ne[2];
+            return rows ? &p->ops[i] : NULL;
+        }
+    }
+    return NULL;
+}
+
+/* The product's right side, which is what attention found, as halves: it makes them itself. */
+static void halve_attended(plan *p, plan_op *attention, const sp_spec_tensor *s, uint32_t *root) {
+    uint32_t lines = k_halves_rows((uint32_t)s->ne[1]);
+    *root = sp_plan_new_root(p, halves_bytes(s) + lines * sizeof(float));
+    attention->writes = *root;
+    attention->op.dst.data = plan_at_root(*root);
+    attention->op.extra[1].data = attention->op.dst.data + halves_bytes(s);
+    attention->op.params[K_ATTEND_LINES] = lines;
+}
+
 /* ---- the shape of the work ---- */
 
 /* What tiles read a left side as; false: it must be made halves first. */
@@ -155,7 +179,12 @@ sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error 
     uint32_t left = PLAN_NONE, right = PLAN_NONE, source = f->before ? f->right : t->src[1];
     sp_status status = sp_plan_set_dst(p, &o, end, err);
     status = status == SP_OK ? sp_plan_set_src(p, &o, 0, t->src[0], true, err) : status;
-    status = status == SP_OK ? make_halves(p, t->src[1], f, PLAN_NONE, &right, err) : status;
+    plan_op *attention = only_attended(p, product);
+    if (attention) {
+        halve_attended(p, attention, plan_tensor(p, t->src[1]), &right);
+    } else {
+        status = status == SP_OK ? make_halves(p, t->src[1], f, PLAN_NONE, &right, err) : status;
+    }
     if (status == SP_OK && !is_readable(&o.op.src[0], &o.op.params[K_TILES_BY])) {
         status = make_halves(p, t->src[0], NULL, source, &left, err);
         o.op.src[0] = read_halves(&o, left, plan_tensor(p, t->src[0]), &o.op.extra[0]);

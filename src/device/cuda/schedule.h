@@ -80,6 +80,10 @@ static inline uint32_t k_halves_steps(uint32_t n) {
 /* A K_OP_MASK_MAP says of 16 tokens and so many positions what a mask does there. params: of how many tokens. */
 enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
 
+/* params of a K_OP_ATTEND, beside those of the operation that it is: results go as halves, as a K_OP_HALVES puts right sides, in so many lines (0:
+ * they are floats); extra[1]: their inverse scales. */
+enum { K_ATTEND_LINES = 8 };
+
 /* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
 #define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
 
