@@ -149,11 +149,14 @@ K_INLINE void k_add_mask(const k_op *op, const k_attend *t, const k_attend_rows 
     }
 }
 
-/* What a warp has so far: by row the largest score and (each lane its own part of) the sum of weights; the weighted values. */
+/* What a warp has so far: by row the largest score, or nearly that, and (each lane its own part of) the sum of weights; the weighted values. */
 typedef struct k_attended {
     float most[K_C_ROWS], sum[K_C_ROWS];
     k_fragment_c values[K_ATTEND_WIDEST / 8];
 } k_attended;
+
+/* Weights may be as large as two to the power of this: so what was summed need seldom shrink. Halves and floats have room for it. */
+#define K_LEEWAY 8.0f
 
 /* n fragments of scores become weights; by row, what was summed before is to be multiplied with. */
 K_INLINE void k_weigh(float scale, const uint32_t n, k_fragment_c *scores, k_attended *a, float *by) {
@@ -169,8 +172,8 @@ K_INLINE void k_weigh(float scale, const uint32_t n, k_fragment_c *scores, k_att
     }
     K_UNROLL_ALL
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
-        float before = a->most[r];
-        a->most[r] = k_row_max(k_larger(mosts[r][0], mosts[r][1]));
+        float before = a->most[r], now = k_row_max(k_larger(mosts[r][0], mosts[r][1]));
+        a->most[r] = (now - before) * scale > K_LEEWAY ? now : before;
         most[r] = a->most[r] == -k_infinity() ? 0 : a->most[r] * scale; /* all of them masked, ever: weights of nothing */
         by[r] = k_exp2_fast(before * scale - most[r]);
     }
