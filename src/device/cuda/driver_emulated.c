@@ -4,6 +4,7 @@
  * one that is missing is a data race, which ThreadSanitizer sees.
  */
 #include <pthread.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -52,6 +53,10 @@ uint64_t k_now_ns(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
+}
+
+void k_relax(void) {
+    sched_yield();
 }
 
 bool k_grid_barrier(k_block *b, uint32_t stop) {

@@ -11,6 +11,7 @@
 
 #include "device/cuda/kernel_fragments.h"
 #include "device/cuda/kernel_rows.h"
+#include "device/cuda/kernel_stamp.h"
 
 enum {
     K_FEW_POSITIONS = 16,                    /* of a tile */
@@ -80,13 +81,15 @@ K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_
         keys[i * 2 + 1] = (k_half_a){{x.w[2], y.w[2], x.w[3], y.w[3]}};
     }
 }
-/* Likewise of the queries of heads that lie `step` bytes apart. */
-K_INLINE void k_few_queries(const uint8_t *rows, uint32_t step, uint32_t heads, uint32_t at, k_half_b *q) {
+/* Likewise of the queries of heads that lie `step` bytes apart, all of them. */
+K_INLINE void k_few_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_b *q) {
     uint32_t head = k_lane() / 4 < heads ? k_lane() / 4 : heads - 1;
-    const k_floats4 *from = (const k_floats4 *)(const void *)(rows + (uint64_t)head * step + at * 4 + k_lane() % 4 * 32);
-    const k_floats4 x = from[0], y = from[1];
-    q[0] = (k_half_b){{k_two_halves(x.f[0], x.f[1]), k_two_halves(x.f[2], x.f[3])}};
-    q[1] = (k_half_b){{k_two_halves(y.f[0], y.f[1]), k_two_halves(y.f[2], y.f[3])}};
+    k_floats4 x[16];
+    k_take_floats(stamp, wide / 32, 2, wide / 32, rows + (uint64_t)head * step + k_lane() % 4 * 32, 128, x);
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide / 16; i++) {
+        q[i] = (k_half_b){{k_two_halves(x[i].f[0], x[i].f[1]), k_two_halves(x[i].f[2], x[i].f[3])}};
+    }
 }
 /* Weights as halves; positions, which were rows, become columns. */
 K_INLINE k_half_b k_few_weights(const k_fragment_c *c) {
@@ -132,10 +135,11 @@ K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_
         keys[d / 16].x[row][d % 16] = k_half(a->keys + (uint64_t)k_few_least(first + row, a->last) * a->key_step + d * 2ull);
     }
 }
-K_INLINE void k_few_queries(const uint8_t *rows, uint32_t step, uint32_t heads, uint32_t at, k_half_b *q) {
-    for (uint32_t i = 0; i < 256; i++) {
-        uint32_t head = i / 32 < heads ? i / 32 : heads - 1, d = i % 32;
-        q[d / 16].x[i / 32][d % 16] = k_from_half(k_to_half(((const k_f32 *)(const void *)(rows + (uint64_t)head * step))[at + d]));
+K_INLINE void k_few_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_b *q) {
+    for (uint32_t i = 0; i < 8 * wide; i++) {
+        uint32_t head = i / wide, d = i % wide;
+        const k_u32 *at = (const k_u32 *)(const void *)(rows + (uint64_t)(head < heads ? head : heads - 1) * step) + d;
+        q[d / 16].x[head][d % 16] = k_from_half(k_to_half(k_stamp_await(stamp, k_load_relaxed(at), at)));
     }
 }
 K_INLINE k_half_b k_few_weights(const k_fragment_c *c) {
@@ -265,7 +269,8 @@ K_INLINE void k_few_add_values(const uint32_t wide, const k_u16 *stage, const k_
 }
 
 /* All of the warp's tiles; rows: of the heads' queries, `apart` bytes from one to the next. */
-K_INLINE void k_few_along(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages, k_so_far *s) {
+K_INLINE void k_few_along(const uint32_t wide, const k_few *a, k_stamp stamp, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages,
+                          k_so_far *s) {
     const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, size = K_FEW_POSITIONS * K_FEW_APART(wide);
     uint32_t first = k_warp() % K_FEW_TAKERS(wide) * K_FEW_POSITIONS;
     k_half_a keys[256 / 16];
@@ -276,10 +281,7 @@ K_INLINE void k_few_along(const uint32_t wide, const k_few *a, const uint8_t *ro
         k_few_bring(wide, a, first + i * step, stages + i * size);
     }
     k_few_masks(a, first, masks);
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < wide / 16; i += 2) {
-        k_few_queries(rows, apart, heads, i * 16, &queries[i]);
-    }
+    k_few_queries(wide, stamp, rows, apart, heads, queries);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
         s->most[i] = -k_infinity(), s->weight[i] = 0;

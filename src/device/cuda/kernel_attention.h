@@ -129,7 +129,7 @@ K_FN void k_attention_put(const k_op *op, const k_attention *t, uint32_t h, uint
     } else if (sink != -k_infinity()) {
         weight += k_exp_fast(sink - most);
     }
-    ((k_f32 *)k_row(&op->dst, head, t->token, t->batch))[d] = weight > 0 ? sum * k_reciprocal(weight) : 0;
+    k_give_float(k_stamp_of(&op->dst), (k_f32 *)k_row(&op->dst, head, t->token, t->batch) + d, weight > 0 ? sum * k_reciprocal(weight) : 0);
 }
 
 K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *stats, uint32_t groups, uint32_t piece) {
@@ -250,7 +250,7 @@ K_INLINE void k_attention_arrive(const k_op *op, const k_attention *t, uint64_t 
     for (uint32_t i = k_thread(); i < t->heads * t->dv; i += K_THREADS) {
         uint32_t head = t->head + i / t->dv, d = i % t->dv;
         uint64_t row = ((uint64_t)t->batch * (uint32_t)op->dst.ne[2] + t->token) * (uint32_t)op->dst.ne[1] + head;
-        ((k_f32 *)k_row(&op->dst, head, t->token, t->batch))[d] = k_attention_combined(op, row, d);
+        k_give_float(k_stamp_of(&op->dst), (k_f32 *)k_row(&op->dst, head, t->token, t->batch) + d, k_attention_combined(op, row, d));
     }
     if (k_thread() == 0) {
         *arrived = 0;
@@ -337,7 +337,8 @@ K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
         }
     }
     k_so_far s;
-    k_few_along(wide, &a, k_few_place(q, t.token, t.head, t.batch), (uint32_t)q->nb[2], heads, (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
+    k_few_along(wide, &a, k_stamp_of(q), k_few_place(q, t.token, t.head, t.batch), (uint32_t)q->nb[2], heads,
+                (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
     k_few_put(wide, heads, &s);
     k_block_sync();
     k_few_end(wide, op, &t, piece);

@@ -8,8 +8,11 @@
 #define SP_DEVICE_CUDA_KERNEL_STREAM_H
 
 #include "device/cuda/kernel_product.h"
+#include "device/cuda/kernel_run.h"
+#include "device/cuda/kernel_stamp.h"
 
-enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * 4 };
+enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * K_SUM * 4 };
+_Static_assert(K_COLUMN_AT + K_SLOT / 2 * 4 <= K_WORK, "the longest row's column fits");
 
 /* The column in shared memory. */
 typedef struct k_column {
@@ -20,90 +23,99 @@ typedef struct k_column {
     k_f32 *squares;     /* by warp: its part of the sum of squares */
 } k_column;
 
-/* Four neighbouring elements of each of K_GROUP lanes make a block of 32 bytes; on the host, all of them. */
-enum { K_EACH = 32 / K_GROUP, K_ONCE = 4 /* pieces of a column that a thread has under way */ };
+/* Eight neighbouring elements of each of four lanes make a block of 32 bytes; on the host, all of them. */
+enum { K_EACH = K_LANES == 1 ? 32 : 8, K_GROUPED = 32 / K_EACH, K_ONCE = 4 /* pieces of a column that a thread has under way */ };
 
-K_INLINE void k_stream_bytes(const k_column *c, uint32_t at, const float *x, bool live) {
-    float most = 0;
+K_INLINE void k_stream_bytes(const k_column *c, uint32_t at, const float *x) {
+    float most = 0, all;
+    int32_t sum = 0;
     K_UNROLL_ALL
     for (uint32_t j = 0; j < K_EACH; j++) {
         most = k_max(most, __builtin_fabsf(x[j]));
     }
-    most = k_group_max(most);
+    K_UNROLL_ALL
+    for (int m = K_GROUPED / 2; m; m /= 2) {
+        most = k_max(most, k_exchange(most, m));
+    }
     float d = most * (1.0f / 127.0f), id = d > 0 ? k_reciprocal(d) : 0;
-    int32_t sum = 0;
     uint32_t words[K_EACH / 4];
     K_UNROLL_ALL
     for (uint32_t w = 0; w < K_EACH / 4; w++) {
-        words[w] = 0;
-        K_UNROLL_ALL
-        for (uint32_t j = 0; j < 4; j++) {
-            int32_t q = k_nearest(x[w * 4 + j] * id);
-            sum += q;
-            words[w] |= (uint32_t)(q & 255) << 8 * j;
-        }
+        words[w] = k_bytes4(k_nearest(x[w * 4] * id), k_nearest(x[w * 4 + 1] * id), k_nearest(x[w * 4 + 2] * id), k_nearest(x[w * 4 + 3] * id));
+        sum = k_dot4(words[w], 0x01010101u, sum);
+        ((k_u32 *)(void *)(c->bytes + at))[w] = words[w];
     }
-    sum = k_group_sum(sum);
-    if (live) {
-        K_UNROLL_ALL
-        for (uint32_t w = 0; w < K_EACH / 4; w++) {
-            ((k_u32 *)(void *)(c->bytes + at))[w] = words[w];
-        }
-        if (at % 32 == 0) {
-            c->scale[at / 32] = d;
-            c->sum[at / 32] = d * (float)sum;
-        }
+    all = (float)sum;
+    K_UNROLL_ALL
+    for (int m = K_GROUPED / 2; m; m /= 2) {
+        all += k_exchange(all, m);
+    }
+    if (at % 32 == 0) {
+        c->scale[at / 32] = d;
+        c->sum[at / 32] = d * all;
     }
 }
 
-/* A thread's pieces from `first` on: multiplied by the norm's weight and put where products want them. Returns its part of the sum of squares. */
-K_INLINE float k_stream_pieces(const k_column *c, const k_f32 *from, const k_f32 *weight, uint32_t first, const bool quants) {
-    float x[K_ONCE][K_EACH], by[K_ONCE][K_EACH], squares = 0;
+/* A thread's pieces from `first` on, `once` of them at most: multiplied by the norm's weight and put where products want them. Returns its part of
+ * the sum of squares. A warp has them or has none: n is a multiple of 256. */
+K_INLINE float k_stream_pieces(const uint32_t once, const k_column *c, k_stamp stamp, const uint8_t *from, const uint8_t *weight, uint32_t first,
+                               const bool quants) {
+    enum { EACH4 = K_EACH / 4 };
+    k_floats4 x[K_ONCE * EACH4], by[K_ONCE * EACH4];
+    const k_floats4 ones = {{1, 1, 1, 1}};
+    uint32_t pieces = 0;
+    float squares = 0;
     K_UNROLL_ALL
-    for (uint32_t p = 0; p < K_ONCE; p++) { /* all of them asked for before one is used */
-        uint32_t at = first + (p * K_THREADS + k_thread()) * K_EACH, here = at < c->n ? at : 0;
+    for (uint32_t p = 0; p < once; p++) {
+        bool live = once == 1 || first + p * K_THREADS * K_EACH < c->n;
+        pieces += live;
         K_UNROLL_ALL
-        for (uint32_t w = 0; w < K_EACH; w += 4) {
-            const k_floats4 ones = {{1, 1, 1, 1}};
-            *(k_floats4 *)&x[p][w] = *(const k_floats4 *)(const void *)(from + here + w);
-            *(k_floats4 *)&by[p][w] = weight ? *(const k_floats4 *)(const void *)(weight + here + w) : ones;
+        for (uint32_t w = 0; w < EACH4; w++) {
+            by[p * EACH4 + w] = ones;
+            if (live && weight) {
+                by[p * EACH4 + w] = *(const k_floats4 *)(const void *)(weight + (p * K_THREADS * K_EACH + w * 4) * 4);
+            }
         }
     }
+    k_take_floats(stamp, once, EACH4, once == 1 ? 1 : pieces, from, K_THREADS * K_EACH * 4, x);
     K_UNROLL_ALL
-    for (uint32_t p = 0; p < K_ONCE; p++) {
-        uint32_t at = first + (p * K_THREADS + k_thread()) * K_EACH;
-        bool live = at < c->n;
-        K_UNROLL_ALL
-        for (uint32_t j = 0; j < K_EACH; j++) {
-            squares += live ? x[p][j] * x[p][j] : 0;
-            x[p][j] *= by[p][j];
-        }
-        if (quants && first + p * K_THREADS * K_EACH < c->n) {
-            k_stream_bytes(c, at, x[p], live);
-        } else if (live && !quants) {
+    for (uint32_t p = 0; p < once; p++) {
+        if (once == 1 || p < pieces) {
+            float *own = x[p * EACH4].f;
             K_UNROLL_ALL
-            for (uint32_t w = 0; w < K_EACH; w += 4) {
-                *(k_floats4 *)(void *)(c->x + at + w) = *(const k_floats4 *)&x[p][w];
+            for (uint32_t j = 0; j < K_EACH; j++) {
+                squares += own[j] * own[j];
+                own[j] *= by[p * EACH4 + j / 4].f[j % 4];
+            }
+            if (quants) {
+                k_stream_bytes(c, first + p * K_THREADS * K_EACH, own);
+            } else {
+                K_UNROLL_ALL
+                for (uint32_t w = 0; w < EACH4; w++) {
+                    *(k_floats4 *)(void *)(c->x + first + p * K_THREADS * K_EACH + w * 4) = x[p * EACH4 + w];
+                }
             }
         }
     }
     return squares;
 }
 
-/*
- * n is a multiple of 32, so that a group of lanes is there as a whole or not at all. What the norm divides by is the same for all elements: it is
- * left to the results (k_stream_scale), so that nobody waits for it here.
- */
+/* What the norm divides by is the same for all elements: it is left to the results (k_stream_scale), so that nobody waits for it here. */
 K_INLINE k_column k_stream_column(const k_op *op, const bool quants) {
     uint32_t n = (uint32_t)op->src[K_SRC_LEFT].ne[0];
-    const k_f32 *from = (const k_f32 *)(uintptr_t)op->src[K_SRC_RIGHT].data, *weight = (const k_f32 *)(uintptr_t)op->extra[0].data;
+    const uint8_t *from = (const uint8_t *)(uintptr_t)op->src[K_SRC_RIGHT].data, *weight = (const uint8_t *)(uintptr_t)op->extra[0].data;
+    const k_stamp stamp = k_stamp_of(&op->src[K_SRC_RIGHT]);
     k_column c = {
         .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
     c.scale = (k_f32 *)(void *)(c.bytes + n);
     c.sum = c.scale + n / 32;
     float squares = 0;
-    for (uint32_t first = 0; first < n; first += K_ONCE * K_THREADS * K_EACH) {
-        squares += k_stream_pieces(&c, from, weight, first, quants);
+    uint32_t first = k_thread() * K_EACH, few = n <= K_THREADS * K_EACH;
+    if (few && first < n) {
+        squares = k_stream_pieces(1, &c, stamp, from + first * 4, weight ? weight + first * 4 : NULL, first, quants);
+    }
+    for (; !few && first < n; first += K_ONCE * K_THREADS * K_EACH) {
+        squares += k_stream_pieces(K_ONCE, &c, stamp, from + first * 4, weight ? weight + first * 4 : NULL, first, quants);
     }
     if (op->before == K_BEFORE_RMS_NORM) {
         squares = k_warp_sum(squares);
@@ -142,7 +154,7 @@ K_INLINE uint32_t k_pieces(const int kind) {
 typedef struct k_held {
     uint32_t base; /* the first piece; ~0: nothing yet */
     k_words4 x[K_MOST_PIECES][2];
-    float scale[K_MOST_PIECES], sum[K_MOST_PIECES];
+    float scale[K_MOST_PIECES], sum[K_MOST_PIECES]; /* of q4_0: a sixteenth of the scale; eight times the sum */
 } k_held;
 
 /* Pieces beyond the end count nothing; in their place the last is read. */
@@ -164,13 +176,13 @@ K_INLINE void k_hold(const int kind, const k_column *c, uint32_t base, uint32_t 
             const uint8_t *from = kind == K_BY_BLOCK ? c->bytes : (const uint8_t *)c->x;
             h->x[p][0] = *(const k_words4 *)(const void *)(from + i * 32);
             h->x[p][1] = *(const k_words4 *)(const void *)(from + i * 32 + 16);
-            h->scale[p] = !live ? 0 : kind == K_BY_BLOCK ? c->scale[i] : 1;
-            h->sum[p] = live && kind == K_BY_BLOCK ? c->sum[i] : 0;
+            h->scale[p] = !live ? 0 : kind == K_BY_BLOCK ? c->scale[i] * 0.0625f : 1;
+            h->sum[p] = live && kind == K_BY_BLOCK ? c->sum[i] * 8 : 0;
         }
     }
 }
 
-/* A piece of a row times the column's. */
+/* A piece of a row times the column's. The upper halves of q4_0's bytes stay where they are: sixteen times what they stand for. */
 K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_words4 *w, float d) {
     int32_t sum = 0, upper = 0;
     float floats[2] = {0, 0};
@@ -178,7 +190,7 @@ K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_
     for (int j = 0; j < 4; j++) {
         if (kind == K_BY_BLOCK) {
             sum = k_dot4(w->w[j] & 0x0f0f0f0fu, h->x[p][0].w[j], sum);
-            upper = k_dot4(w->w[j] >> 4 & 0x0f0f0f0fu, h->x[p][1].w[j], upper);
+            upper = k_dot4_unsigned(w->w[j] & 0xf0f0f0f0u, h->x[p][1].w[j], upper);
         } else if (kind == K_BY_HALF_BLOCK) {
             sum = k_dot4(w->w[j], h->x[p][0].w[j], sum);
         } else {
@@ -186,21 +198,20 @@ K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_
             floats[1] += k_from_half((uint16_t)(w->w[j] >> 16)) * k_bits_float(h->x[p][j / 2].w[j % 2 * 2 + 1]);
         }
     }
-    return kind == K_BY_BLOCK        ? d * (h->scale[p] * (float)(sum + upper) - 8.0f * h->sum[p])
+    return kind == K_BY_BLOCK        ? d * (h->scale[p] * (float)(sum * 16 + upper) - h->sum[p])
            : kind == K_BY_HALF_BLOCK ? d * h->scale[p] * (float)sum
                                      : h->scale[p] * (floats[0] + floats[1]);
 }
 
-/* The lane's part of the sums of n_rows rows, one or two. */
-K_INLINE void k_dot_rows(const int kind, const uint32_t n_rows, const k_column *c, const k_held *h, uint32_t end, const uint8_t *const *rows,
-                         float *sums) {
+/* The lane's part of the sums of two rows. */
+K_INLINE void k_dot_rows(const int kind, const k_column *c, const k_held *h, uint32_t end, const uint8_t *const *rows, float *sums) {
     k_words4 w[2][K_MOST_PIECES];
     float d[2][K_MOST_PIECES];
     K_UNROLL_ALL
     for (uint32_t p = 0; p < k_pieces(kind); p++) {
         uint32_t i = k_piece_at(h->base, p, end);
         K_UNROLL_ALL
-        for (uint32_t r = 0; r < n_rows; r++) {
+        for (uint32_t r = 0; r < 2; r++) {
             w[r][p] = *(const k_words4 *)(const void *)(rows[r] + i * 16);
             d[r][p] = kind == K_BY_BLOCK ? k_half(rows[r] + c->n / 2 + i * 2) : kind == K_BY_HALF_BLOCK ? k_half(rows[r] + c->n + i / 2 * 2) : 1;
         }
@@ -208,7 +219,7 @@ K_INLINE void k_dot_rows(const int kind, const uint32_t n_rows, const k_column *
     K_UNROLL_ALL
     for (uint32_t p = 0; p < k_pieces(kind); p++) {
         K_UNROLL_ALL
-        for (uint32_t r = 0; r < n_rows; r++) {
+        for (uint32_t r = 0; r < 2; r++) {
             sums[r] += k_dot_piece(kind, h, p, &w[r][p], d[r][p]);
         }
     }
@@ -228,39 +239,27 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
     return s;
 }
 
-/* The warp's sums of a segment of a row and of the row a step behind join what there is of them. */
-K_INLINE void k_put_row_sums(k_f32 *sums, const k_warp_share *s, uint32_t row, uint32_t n, bool more, const float *own) {
-#ifdef __NVPTX__
-    float sum = k_warp_sums(own[0], own[1]);
-    uint32_t mine = row + (k_lane() ? s->step : 0);
-    if (k_lane() % (K_LANES / 2) == 0 && mine < n) {
-        k_f32 *at = &sums[(mine << s->segments) + s->segment];
-        *at = more ? *at + sum : sum;
-    }
-#else
-    for (uint32_t r = 0; r < 2 && row + r < n; r++) {
-        k_f32 *at = &sums[(row + r) << s->segments];
-        *at = more ? *at + own[r] : own[r];
-    }
-#endif
-}
-
-/* n rows of a tile; sums: [n][segments]. */
+/* n rows of a tile; sums: [n][segments][K_SUM]: what lanes have is added up at the end, so that nobody waits for it here. */
 K_INLINE void k_tile_sums(const int kind, const k_column *c, const k_warp_share *share, k_held *held, const uint8_t *tile, uint32_t stride,
                           uint32_t n, k_f32 *sums) {
+    sums += share->segment * K_SUM + k_lane();
     for (uint32_t base = share->from; base < share->to; base += k_pieces(kind) * K_LANES) { /* once, but for long columns */
         if (held->base != base) {
             k_hold(kind, c, base, share->to, held);
         }
         for (uint32_t r = share->first; r < n; r += 2 * share->step) {
-            const uint8_t *rows[2] = {tile + r * stride, tile + (r + share->step) * stride};
+            bool two = r + share->step < n;
+            const uint8_t *rows[2] = {tile + r * stride, tile + (two ? r + share->step : r) * stride};
+            k_f32 *at[2] = {sums + (r << share->segments) * K_SUM, sums + ((r + share->step) << share->segments) * K_SUM};
             float own[2] = {0, 0};
-            if (r + share->step < n) {
-                k_dot_rows(kind, 2, c, held, share->to, rows, own);
-            } else {
-                k_dot_rows(kind, 1, c, held, share->to, rows, own);
+            if (base > share->from) {
+                own[0] = *at[0], own[1] = two ? *at[1] : 0;
             }
-            k_put_row_sums(sums, share, r, n, base > share->from, own);
+            k_dot_rows(kind, c, held, share->to, rows, own);
+            *at[0] = own[0];
+            if (two) {
+                *at[1] = own[1];
+            }
         }
     }
 }
@@ -286,7 +285,7 @@ K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor
     for (uint32_t row = from; row < to; row += tile_rows) {
         uint32_t n = to - row < tile_rows ? to - row : tile_rows;
         const uint8_t *tile = k_take_tile(ring, taken, matrix + (uint64_t)row * stride, n * stride);
-        k_tile_sums(kind, c, share, held, tile, stride, n, sums + ((row - from) << share->segments));
+        k_tile_sums(kind, c, share, held, tile, stride, n, sums + ((row - from) << share->segments) * K_SUM);
         if (ring) {
             k_release_tile(taken++);
         }
@@ -296,35 +295,59 @@ K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor
 
 /* ---- what follows ---- */
 
+/* So many threads add up a row's sums, and end with the result each: enough for all rows that have sums at once. */
+enum { K_FINISHERS = K_LANES == 1 ? 1 : 2 };
+_Static_assert(K_LANES == 1 || K_THREADS / K_FINISHERS >= K_SUMS, "they finish together");
+
 /* `segments` as a power of two. */
 K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t row, uint32_t segments) {
+    const k_f32 *from = sums + (row << segments) * K_SUM + k_thread() % K_FINISHERS * (K_LANES / K_FINISHERS);
     float sum = 0;
-    for (uint32_t s = 0; s < 1u << segments; s++) {
-        sum += sums[(row << segments) + s];
+    if (K_LANES == 1) {
+        return from[0];
     }
-    return sum;
+    for (uint32_t s = 0; s < 1u << segments; s++, from += K_SUM) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_LANES / K_FINISHERS; i += 4) {
+            const k_floats4 four = *(const k_floats4 *)(const void *)(from + i);
+            sum += (four.f[0] + four.f[1]) + (four.f[2] + four.f[3]);
+        }
+    }
+    return sum + k_exchange(sum, 1);
 }
 
 /* What a row and its neighbour need beside their products: asked for before these, since it takes its time. */
 typedef struct k_beside {
-    float residual[2], sin, cos;
+    uint32_t residual[2]; /* as it is there: see k_stamp_await */
+    k_turn turn;
 } k_beside;
 
-K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t row) {
-    k_beside beside = {{0, 0}, 0, 1};
-    if (op->after & K_AFTER_ADD) {
-        const k_f32 *residual = (const k_f32 *)(uintptr_t)op->extra[2].data;
-        beside.residual[0] = residual[row];
-        beside.residual[1] = op->params[K_UNIT] == 2 ? residual[row + 1] : 0;
+/* The rotation of a row and its neighbour. */
+K_APART k_turn k_stream_turn(uint32_t row) {
+    const k_op *op = k_op_at();
+    uint32_t pair = row % op->params[K_ROPE_HEAD] / 2;
+    k_turn by = {0, 1};
+    if (pair * 2 < op->params[K_ROPE_DIMS]) {
+        const k_f32 *factors = (const k_f32 *)(uintptr_t)op->src[K_SRC_FACTORS].data;
+        float turn = ((const k_f32 *)(uintptr_t)op->table)[pair], position = (float)k_id(&op->src[K_SRC_POSITIONS], 0, 0, 0);
+        by = k_sin_cos(position * turn / (factors ? factors[pair] : 1));
+        by.sin *= k_param(op, K_ROPE_MAGNITUDE), by.cos *= k_param(op, K_ROPE_MAGNITUDE);
     }
-    if (op->after & K_AFTER_ROPE) {
-        uint32_t pair = row % op->params[K_ROPE_HEAD] / 2;
-        if (pair * 2 < op->params[K_ROPE_DIMS]) {
-            const k_f32 *factors = (const k_f32 *)(uintptr_t)op->src[K_SRC_FACTORS].data;
-            float turn = ((const k_f32 *)(uintptr_t)op->table)[pair], position = (float)k_id(&op->src[K_SRC_POSITIONS], 0, 0, 0);
-            const k_turn by = k_sin_cos(position * turn / (factors ? factors[pair] : 1));
-            beside.sin = by.sin * k_param(op, K_ROPE_MAGNITUDE), beside.cos = by.cos * k_param(op, K_ROPE_MAGNITUDE);
-        }
+    return by;
+}
+
+K_INLINE const k_f32 *k_stream_residual(const k_op *op, uint32_t row) {
+    return (const k_f32 *)(uintptr_t)op->extra[2].data + row;
+}
+
+K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t row, bool live) {
+    k_beside beside = {{0, 0}, {0, 1}};
+    if (op->after & K_AFTER_ADD && live) {
+        beside.residual[0] = k_load_relaxed(k_stream_residual(op, row));
+        beside.residual[1] = op->params[K_UNIT] == 2 ? k_load_relaxed(k_stream_residual(op, row + 1)) : 0;
+    }
+    if (op->after & K_AFTER_ROPE && live) {
+        beside.turn = k_stream_turn(row);
     }
     return beside;
 }
@@ -340,78 +363,85 @@ K_INLINE float k_stream_row(const k_op *op, uint32_t i, uint32_t segments, const
     return x;
 }
 
-/* n rows from row on: their sums, and those of the gate's other product. first: of the thread's first rows, what they need beside. */
-K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t n, uint32_t segments, const k_f32 *sums, const k_f32 *second, k_beside first,
-                              float scale, int64_t id) {
-    uint32_t unit = op->params[K_UNIT];
-    uint64_t step = (uint64_t)op->dst.nb[0];
-    uint8_t *out = (uint8_t *)(uintptr_t)(op->dst.data + (uint64_t)(id * op->dst.nb[1]));
-    for (uint32_t i = k_thread() * unit; i < n; i += K_THREADS * unit) {
-        k_beside beside = first;
-        if (i >= K_THREADS * unit) {
-            beside = k_stream_beside(op, row + i);
+/* The thread's row, or pair of rows, `own` of n from `row` on: its sums, and those of the gate's other product. */
+K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t own, uint32_t n, uint32_t segments, const k_f32 *sums, const k_f32 *second,
+                              const k_beside *beside, float scale, uint8_t *out) {
+    uint32_t unit = op->params[K_UNIT], i = own < n ? own : n - unit; /* all together: threads exchange */
+    float x = k_stream_row(op, i, segments, sums, second, scale), y = 0;
+    const k_stamp stamp = k_stamp_of(&op->extra[2]);
+    if (unit == 2) {
+        y = k_stream_row(op, i + 1, segments, sums, second, scale);
+    }
+    if (own >= n) {
+        return;
+    }
+    if (op->after & K_AFTER_ADD) {
+        x += k_stamp_await(stamp, beside->residual[0], k_stream_residual(op, row + i));
+        y += unit == 2 ? k_stamp_await(stamp, beside->residual[1], k_stream_residual(op, row + i + 1)) : 0;
+    }
+    if (op->after & K_AFTER_ROPE && (row + i) % op->params[K_ROPE_HEAD] < op->params[K_ROPE_DIMS]) {
+        float was = x;
+        x = was * beside->turn.cos - y * beside->turn.sin;
+        y = was * beside->turn.sin + y * beside->turn.cos;
+    }
+    for (uint32_t s = k_thread() % K_FINISHERS; s < unit; s += K_FINISHERS) {
+        uint8_t *at = out + (row + i + s) * (uint64_t)op->dst.nb[0];
+        if (op->dst.stamped) {
+            k_give_float(k_stamp_of(&op->dst), at, s ? y : x);
+        } else {
+            k_put(op->dst.type, at, s ? y : x);
         }
-        float x = k_stream_row(op, i, segments, sums, second, scale) + beside.residual[0];
-        if (unit == 2) {
-            float y = k_stream_row(op, i + 1, segments, sums, second, scale) + beside.residual[1];
-            if (op->after & K_AFTER_ROPE && (row + i) % op->params[K_ROPE_HEAD] < op->params[K_ROPE_DIMS]) {
-                float was = x;
-                x = was * beside.cos - y * beside.sin;
-                y = was * beside.sin + y * beside.cos;
-            }
-            k_put(op->dst.type, out + (row + i + 1) * step, y);
-        }
-        k_put(op->dst.type, out + (row + i) * step, x);
     }
 }
 
-K_INLINE uint32_t k_stream_by(const int kind, const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    uint32_t unit = op->params[K_UNIT], most = k_stream_most(op), own = from + k_thread() * unit;
+/* The operation lies in shared memory (k_op_at), where the compiler sees that it does. */
+K_INLINE uint32_t k_stream_by(const int kind, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    const k_op *op = k_op_at();
+    uint32_t unit = op->params[K_UNIT], own = k_thread() / K_FINISHERS * unit;
+    uint32_t most = K_LANES == 1 ? unit : k_stream_most(op); /* no more than threads finish */
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
     int64_t id = op->after & K_AFTER_SET_ROW ? k_id(&op->src[K_SRC_IDS], 0, 0, 0) : 0;
-    k_beside beside = {{0, 0}, 0, 1};
-    if (own < to) {
-        beside = k_stream_beside(op, own);
-    }
+    uint8_t *out = (uint8_t *)(uintptr_t)(op->dst.data + (uint64_t)(id * op->dst.nb[1]));
+    k_beside beside = k_stream_beside(op, from + own, from + own < to);
     const k_column c = k_stream_column(op, kind != K_BY_EIGHT);
+    k_bring_next();
     const k_warp_share share = k_share_of_warp(kind, op, c.n);
+    const float scale = k_stream_scale(op, &c);
     k_held held = {.base = ~0u};
     for (uint32_t row = from; row < to; row += most) {
         uint32_t n = to - row < most ? to - row : most, matrices = op->after & K_AFTER_GLU ? 2 : 1;
         if (row > from) { /* sums are read before others take their place */
             k_block_sync();
-            if (row + k_thread() * unit < to) {
-                beside = k_stream_beside(op, row + k_thread() * unit);
-            }
+            beside = k_stream_beside(op, row + own, row + own < to);
         }
         for (uint32_t m = 0; m < matrices; m++) {
             const k_tensor *left = &op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT];
-            taken = k_stream_matrix(kind, op, left, &c, &share, &held, row, row + n, sums + (m * n << share.segments), ring, taken);
+            taken = k_stream_matrix(kind, op, left, &c, &share, &held, row, row + n, sums + (m * n << share.segments) * K_SUM, ring, taken);
         }
         k_block_sync();
-        k_stream_finish(op, row, n, share.segments, sums, sums + (n << share.segments), beside, k_stream_scale(op, &c), id);
+        k_stream_finish(op, row, own, n, share.segments, sums, sums + (n << share.segments) * K_SUM, &beside, scale, out);
     }
     return taken;
 }
 
 /* Apart, so that each keeps registers to itself. */
-K_APART uint32_t k_stream_q4(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_BLOCK, op, from, to, ring, taken);
+K_APART uint32_t k_stream_q4(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_BLOCK, from, to, ring, taken);
 }
-K_APART uint32_t k_stream_q8(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_HALF_BLOCK, op, from, to, ring, taken);
+K_APART uint32_t k_stream_q8(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_HALF_BLOCK, from, to, ring, taken);
 }
-K_APART uint32_t k_stream_f16(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_EIGHT, op, from, to, ring, taken);
+K_APART uint32_t k_stream_f16(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_EIGHT, from, to, ring, taken);
 }
 
-/* Rows [from, to). `taken` tiles came out of the ring before; returns how many have now. What was written is there for others behind a barrier alone.
- */
-K_INLINE uint32_t k_do_stream(const k_op *op, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    uint32_t type = op->src[K_SRC_LEFT].type;
-    return type == K_TYPE_Q4_0_SPLIT   ? k_stream_q4(op, from, to, ring, taken)
-           : type == K_TYPE_Q8_0_SPLIT ? k_stream_q8(op, from, to, ring, taken)
-                                       : k_stream_f16(op, from, to, ring, taken);
+/* Rows [from, to) of the phase's operation. `taken` tiles came out of the ring before; returns how many have now. What was written is there for
+ * others behind a barrier alone, or by its stamps. */
+K_INLINE uint32_t k_do_stream(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    uint32_t type = k_op_at()->src[K_SRC_LEFT].type;
+    return type == K_TYPE_Q4_0_SPLIT   ? k_stream_q4(from, to, ring, taken)
+           : type == K_TYPE_Q8_0_SPLIT ? k_stream_q8(from, to, ring, taken)
+                                       : k_stream_f16(from, to, ring, taken);
 }
 
 #endif

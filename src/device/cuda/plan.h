@@ -16,6 +16,7 @@ enum { PLAN_NONE = 0xffffffffu, PLAN_MAX_READS = 12 };
 typedef struct plan_root {
     uint64_t bytes;        /* temporaries: needed */
     uint64_t at;           /* temporaries: offset, once placed */
+    uint64_t table;        /* where it is instead if it is stamped; 0: it isn't */
     int32_t written, read; /* the last phase that did, -1: none */
     int32_t born, dies;    /* temporaries: the phases between which it holds something */
 } plan_root;
@@ -119,6 +120,10 @@ sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error 
 /* Are matrices that this reads brought by maps, where the driver has them (driver->maps)? Its K_MAPS maps, once all addresses are final. */
 bool sp_plan_has_maps(const k_op *op);
 sp_status sp_plan_map(sp_cuda_driver *driver, const k_op *op, uint8_t *maps, sp_error *err);
+
+/* stamps.c: which columns say by themselves when they are there, before they have their places; and which phases begin without a barrier, after. */
+sp_status sp_plan_stamp(plan *p, sp_error *err);
+void sp_plan_flow(const plan *p, k_phase *phases);
 
 /* phases.c: gives every operation its phase and parts and every temporary a
  * place; sorts p->ops by phase. phases: n_phases of them, to be freed. */

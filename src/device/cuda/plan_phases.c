@@ -136,7 +136,7 @@ static void settle(const plan *p, uint64_t *address) {
     if (*address & PLAN_TEMPORARY) {
         uint64_t root = (*address & ~PLAN_TEMPORARY) >> 40, offset = *address & ((1ull << 40) - 1);
         if (root) {
-            *address = PLAN_TEMPORARY | (p->roots[root].at + offset);
+            *address = p->roots[root].table ? p->roots[root].table + offset : PLAN_TEMPORARY | (p->roots[root].at + offset);
         }
     }
 }
@@ -184,7 +184,8 @@ sp_status sp_plan_schedule(plan *p, k_phase **phases, sp_error *err) {
     for (uint32_t i = 0; i < p->n_ops; i++) {
         assign_phase(p, &p->ops[i]);
     }
-    sp_status status = place_temporaries(p, err);
+    sp_status status = sp_plan_stamp(p, err);
+    status = status == SP_OK ? place_temporaries(p, err) : status;
     *phases = calloc((size_t)p->n_phases + 1, sizeof **phases);
     if (status == SP_OK && !*phases) {
         status = sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
@@ -206,5 +207,6 @@ sp_status sp_plan_schedule(plan *p, k_phase **phases, sp_error *err) {
             phase->n_parts += p->ops[j].op.n_parts;
         }
     }
+    sp_plan_flow(p, *phases);
     return SP_OK;
 }

@@ -41,7 +41,7 @@ typedef struct k_block {
     void *host;        /* the emulated device's */
 } k_block;
 
-/* The schedule that runs. Of the phases to come, works are brought two ahead, operations one, so that nothing waits for them behind the barrier. */
+/* The schedule that runs. */
 typedef struct k_run {
     k_work works[4]; /* by phase */
     uint32_t stop[4];
@@ -53,6 +53,10 @@ typedef struct k_run {
     uint32_t answer_bytes;
     uint32_t n, ring_from; /* phases; that from which weights come through the ring */
     uint32_t before;       /* barriers that the block had passed */
+    uint32_t blocks;
+    uint32_t at;          /* the phase that runs */
+    uint32_t turn;        /* of what is stamped */
+    const uint32_t *halt; /* the host's: is the run stopped? */
 } __attribute__((aligned(16))) k_run;
 
 /* What the fetching warp shall bring: a part of a K_OP_TILES; positions [from, to) of head `part` and batch `plane` of a K_OP_ATTEND. */
@@ -111,6 +115,13 @@ K_FN uint8_t *k_shared(void) {
 }
 K_FN k_control *k_control_at(void) {
     return (k_control *)(void *)k_shared_start();
+}
+/* The same as b, where the compiler sees that it lies in shared memory. */
+K_FN k_block *k_block_at(k_block *b) {
+#ifdef __NVPTX__
+    b = &k_control_at()->block;
+#endif
+    return b;
 }
 K_FN uint8_t *k_slot(uint32_t n) {
     return k_shared() + K_WORK + n % K_SLOTS * K_SLOT;
@@ -175,6 +186,20 @@ K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {
     __asm__("dp4a.s32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
     return d;
 }
+/* The same, of unsigned and signed ones. */
+K_FN int32_t k_dot4_unsigned(uint32_t a, uint32_t b, int32_t c) {
+    int32_t d;
+    __asm__("dp4a.u32.s32 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+    return d;
+}
+/* The lowest bytes of four, the first lowest. */
+K_FN uint32_t k_bytes4(int32_t a, int32_t b, int32_t c, int32_t d) {
+    uint32_t low, high, all;
+    __asm__("prmt.b32 %0, %1, %2, 0x0040;" : "=r"(low) : "r"(a), "r"(b));
+    __asm__("prmt.b32 %0, %1, %2, 0x0040;" : "=r"(high) : "r"(c), "r"(d));
+    __asm__("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(all) : "r"(low), "r"(high));
+    return all;
+}
 /* To the nearest whole number; which of two that are as near, is left open. */
 K_FN int32_t k_nearest(float x) {
     int32_t n;
@@ -203,6 +228,24 @@ K_FN uint32_t k_load_acquire(const uint32_t *at) {
     __asm__ volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
     return v;
 }
+/* What is there, whoever wrote it, and nothing else with it. */
+K_FN uint32_t k_load_relaxed(const void *at) {
+    uint32_t v;
+    __asm__ volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
+    return v;
+}
+/* Four words; if there are none, v stays what it is. */
+K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
+    __asm__ volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4]; }"
+                     : "+r"(v->w[0]), "+r"(v->w[1]), "+r"(v->w[2]), "+r"(v->w[3])
+                     : "l"(at), "r"((uint32_t)there)
+                     : "memory");
+}
+K_FN void k_store_relaxed(void *at, uint32_t v) {
+    __asm__ volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+K_FN void k_relax(void) {
+}
 K_FN void k_add_release(uint32_t *at, uint32_t n) {
     __asm__ volatile("red.release.gpu.global.add.u32 [%0], %1;" ::"l"(at), "r"(n) : "memory");
 }
@@ -215,17 +258,6 @@ K_FN uint32_t k_count_up(uint32_t *at) {
 /* What is there becomes the larger of it and v. */
 K_FN void k_largest64(uint64_t *at, uint64_t v) {
     __asm__ volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
-}
-/* The sums of x and of y: in the lower half of the lanes x's, in the upper y's. */
-K_FN float k_warp_sums(float x, float y) {
-    bool upper = k_lane() >= K_LANES / 2;
-    float own = upper ? y : x, other = upper ? x : y;
-    own += __nvvm_shfl_sync_bfly_f32(0xffffffffu, other, 16, 31);
-    K_UNROLL
-    for (int m = 8; m; m /= 2) {
-        own += __nvvm_shfl_sync_bfly_f32(0xffffffffu, own, m, 31);
-    }
-    return own;
 }
 /* Within 2 units of the last place. */
 K_FN float k_reciprocal(float x) {
@@ -452,6 +484,18 @@ K_FN void k_largest64(uint64_t *at, uint64_t v) {
 K_FN uint32_t k_load_acquire(const uint32_t *at) {
     return __atomic_load_n(at, __ATOMIC_ACQUIRE);
 }
+K_FN uint32_t k_load_relaxed(const void *at) {
+    return __atomic_load_n((const k_u32 *)at, __ATOMIC_RELAXED);
+}
+K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
+    for (int i = 0; there && i < 4; i++) {
+        v->w[i] = k_load_relaxed((const k_u32 *)at + i);
+    }
+}
+K_FN void k_store_relaxed(void *at, uint32_t v) {
+    __atomic_store_n((k_u32 *)at, v, __ATOMIC_RELAXED);
+}
+void k_relax(void); /* others may need the core */
 K_FN float k_exchange(float x, int mask) {
     (void)mask;
     return x;
@@ -474,6 +518,15 @@ K_FN int32_t k_dot4(uint32_t a, uint32_t b, int32_t c) {
         c += (int32_t)(int8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
     }
     return c;
+}
+K_FN int32_t k_dot4_unsigned(uint32_t a, uint32_t b, int32_t c) {
+    for (int i = 0; i < 4; i++) {
+        c += (int32_t)(uint8_t)(a >> 8 * i) * (int8_t)(b >> 8 * i);
+    }
+    return c;
+}
+K_FN uint32_t k_bytes4(int32_t a, int32_t b, int32_t c, int32_t d) {
+    return (uint32_t)(a & 255) | (uint32_t)(b & 255) << 8 | (uint32_t)(c & 255) << 16 | (uint32_t)d << 24;
 }
 K_FN int32_t k_nearest(float x) {
     return (int32_t)(x < 0 ? x - 0.5f : x + 0.5f);

@@ -8,31 +8,36 @@
 #include "device/cuda/kernel_attend.h"
 #include "device/cuda/kernel_queue.h"
 #include "device/cuda/kernel_recurrent.h"
+#include "device/cuda/kernel_run.h"
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
 #ifdef K_WGMMA
 #include "device/cuda/kernel_fetch_hopper.h"
 #endif
 
-/* An operation that was not brought here, where those can use it that want it in shared memory: at the end of what operations work in. */
-static const k_op *op_nearer(const k_op *op) {
-    k_words4 *to = (k_words4 *)(void *)(k_shared() + K_WORK - K_OPS / 2);
-    for (uint32_t i = k_thread(); i < sizeof(k_op) / 16; i += K_THREADS) {
-        to[i] = ((const k_words4 *)(const void *)op)[i];
+/* An operation that was not brought takes the place of the phase's first, for those that want it there. */
+static const k_op *op_here(const k_op *op) {
+    for (uint32_t i = k_thread() * 16; op != k_op_at() && i < sizeof *op; i += K_THREADS * 16) {
+        *(k_words4 *)(void *)((uint8_t *)k_op_at() + i) = *(const k_words4 *)(const void *)((const uint8_t *)op + i);
     }
     k_block_sync();
-    return (const k_op *)(const void *)to;
+    return k_op_at();
+}
+
+static void stream_alone(const k_op *op, uint32_t part) {
+    op = op_here(op);
+    k_do_stream(k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
+    if (op->after & K_AFTER_LARGEST) {
+        k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
+    }
+    k_block_sync();
 }
 
 /* Not inlined: what decoding runs all the time keeps its registers to itself. */
 static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     switch (op->op) {
     case K_OP_STREAM:
-        k_do_stream(op, k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
-        if (op->after & K_AFTER_LARGEST) {
-            k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
-        }
-        k_block_sync();
+        stream_alone(op, part);
         break;
     case K_OP_HALVES:
         k_do_halves(op, part);
@@ -44,7 +49,7 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         k_do_mask_map(op, part);
         break;
     case K_OP_ATTEND_HALVES:
-        k_do_attend_halves(op_nearer(op), part);
+        k_do_attend_halves(op_here(op), part);
         break;
     case K_OP_FLAT:
         k_do_flat(op, part);
@@ -98,67 +103,32 @@ static const k_op *find_part(const k_op *ops, const k_phase *phase, uint32_t *pa
     return op;
 }
 
-_Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 16 == 0 && sizeof(k_schedule) % 16 == 0 && sizeof(k_phase) % 16 == 0,
-               "two operations fit, aligned");
-
-static k_op *op_place(uint32_t phase) {
-    return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
-}
-
-/* The phase's operation, and the work of the one behind it. */
-K_INLINE void bring(const k_block *b, k_run *r, uint32_t phase) {
-    const k_work work = r->works[phase & 3];
-    const uint8_t *from = (const uint8_t *)&r->ops[work.op];
-    for (uint32_t i = k_thread() * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
-        k_copy_async((uint8_t *)op_place(phase) + i, from + i, true);
-    }
-    if (k_thread() == 0 && phase + 1 < r->n) {
-        k_copy_async(&r->works[(phase + 1) & 3], &r->list[(uint64_t)(phase + 1) * b->blocks], true);
-    }
-}
-
-K_INLINE void mark(const k_run *r, uint32_t i) {
+K_INLINE void mark(const volatile k_run *r, uint32_t i) {
     if (k_thread() == 0 && r->marks && i < K_MARKS) {
         r->marks[i] = k_now_ns();
     }
 }
 
-/* A phase ends at a barrier. */
-K_INLINE uint32_t phase_of(volatile const k_block *b, volatile const k_run *r) {
-    return b->barriers - r->before;
-}
-
-K_INLINE void run_work(volatile k_block *b, volatile k_run *r) {
-    const k_op *op = op_place(phase_of(b, r));
-    volatile k_work *work = &r->works[phase_of(b, r) & 3];
-    uint32_t part = work->part & ~K_MORE;
+/* Any work. */
+K_INLINE void run_work(const k_block *b, volatile k_run *r) {
+    const k_op *op = k_op_at();
+    const volatile k_work *work = &r->works[r->at & 3];
+    uint32_t part = work->part & ~(K_MORE | K_FLOWS);
+    k_bring_next();
     if (work->op == K_NO_WORK) {
         return;
     }
-    if (op->op == K_OP_STREAM && phase_of(b, r) >= r->ring_from) {
-        uint32_t taken = k_do_stream(op, work->from, work->to, b->ring, b->taken);
-        if (k_thread() == 0) {
-            b->taken = taken;
-        }
-        if (op->after & K_AFTER_LARGEST) {
-            k_stream_largest(op, work->from, work->to);
-        }
-        part = K_NO_WORK;
-    } else if (op->op == K_OP_ATTEND_HALVES) {
-        k_do_attend_halves(op, part);
-        part = K_NO_WORK;
-    }
-    for (uint32_t next = b->block;;) { /* the rest's weights don't come through the ring */
-        if (part != K_NO_WORK && op->op == K_OP_TILES) {
+    for (uint32_t next = b->block;;) {
+        if (op->op == K_OP_TILES) {
             k_do_tiles(op, part);
-        } else if (part != K_NO_WORK && op->op == K_OP_ATTEND) {
+        } else if (op->op == K_OP_ATTEND) {
             k_do_attend(op, part);
-        } else if (part != K_NO_WORK) {
+        } else {
             run_op(op, part);
         }
         next += b->blocks;
-        const k_phase *phase = &r->phases[phase_of(b, r)];
-        if (!(r->works[phase_of(b, r) & 3].part & K_MORE) || next >= phase->n_parts) {
+        const k_phase *phase = &r->phases[r->at];
+        if (!(r->works[r->at & 3].part & K_MORE) || next >= phase->n_parts) {
             return;
         }
         k_block_sync();
@@ -178,11 +148,15 @@ K_INLINE void begin_run(k_block *b, k_run *r, const k_schedule *schedule, bool l
         r->n = s.n_phases;
         r->ring_from = s.ring_from;
         r->before = b->barriers;
+        r->blocks = b->blocks;
+        r->turn = s.turn;
+        r->halt = &b->state->stop;
+        r->at = 0;
         r->answer = s.answer;
         r->answer_bytes = s.answer_bytes;
     }
     k_block_sync();
-    bring(b, r, 0);
+    k_bring(0);
     k_copies_wait_all();
     if (later && k_thread() == 0) {
         k_await_ready(b, k_control_at()->command.later);
@@ -191,30 +165,94 @@ K_INLINE void begin_run(k_block *b, k_run *r, const k_schedule *schedule, bool l
     mark(r, 0);
 }
 
+/* To the phase behind, at once or past a barrier. True: stopped. */
+K_INLINE bool next_phase(k_block *b, volatile k_run *r) {
+    bool stopped = false;
+    if (r->at + 1 < r->n && r->works[(r->at + 1) & 3].part & K_FLOWS) {
+        k_block_sync();
+    } else {
+        stopped = k_grid_barrier(b, b->block == 0 && k_thread() == 0 ? r->stop[0] : 0);
+    }
+    if (k_thread() == 0) {
+        r->at++;
+    }
+    k_block_sync();
+    return stopped;
+}
+
+K_INLINE void begin_phase(const k_block *b, volatile k_run *r) {
+    if (k_thread() == 0 && r->at == r->ring_from) {
+        *(volatile uint32_t *)&k_control_at()->open = 1;
+    }
+    if (b->block == 0 && k_thread() == 0) {
+        k_peek_async((uint32_t *)(uintptr_t)r->stop, &b->state->stop);
+    }
+}
+
+K_INLINE bool end_phase(k_block *b, volatile k_run *r) {
+    k_copies_wait_all();
+    bool stopped = next_phase(b, r);
+    mark(r, r->at);
+    return stopped;
+}
+
+/* What decoding does all the time: has the block nothing to do in the phase, or one product through the ring, or attention? */
+K_INLINE bool is_decoding(const volatile k_run *r) {
+    const volatile k_work *work = &r->works[r->at & 3];
+    uint32_t op = k_op_at()->op;
+    return r->at < r->n && r->at >= r->ring_from && !(work->part & K_MORE) &&
+           (work->op == K_NO_WORK || op == K_OP_STREAM || op == K_OP_ATTEND_HALVES);
+}
+
+/*
+ * Such phases, as many as come. Apart, since the registers of everything else would be spilled here, and what is read back from a block's little
+ * first cache takes as long as what is read from memory. True: stopped.
+ */
+K_APART bool run_decoding(k_block *block) {
+    k_block *b = k_block_at(block);
+    volatile k_run *r = k_run_at();
+    bool stopped = false;
+    while (!stopped && is_decoding(r)) {
+        const volatile k_work *work = &r->works[r->at & 3];
+        begin_phase(b, r);
+        if (work->op != K_NO_WORK && k_op_at()->op == K_OP_STREAM) {
+            uint32_t taken = k_do_stream(work->from, work->to, b->ring, b->taken);
+            if (k_thread() == 0) {
+                b->taken = taken;
+            }
+            if (k_op_at()->after & K_AFTER_LARGEST) {
+                k_stream_largest(k_op_at(), work->from, work->to);
+            }
+        } else {
+            k_bring_next();
+            if (work->op != K_NO_WORK) {
+                k_do_attend_halves(k_op_at(), work->part & ~K_FLOWS);
+            }
+        }
+        stopped = end_phase(b, r);
+    }
+    return stopped;
+}
+
 /* True: stopped. What is needed behind the work of a phase is read again from shared memory: the work needs all registers. */
 K_INLINE bool run_phases(k_block *b, const k_schedule *schedule, bool later) {
-    k_run *r = &k_control_at()->run;
-    begin_run(b, r, schedule, later);
-    while (phase_of(b, r) < *(volatile uint32_t *)&r->n) {
-        if (k_thread() == 0 && phase_of(b, r) == r->ring_from) {
-            *(volatile uint32_t *)&k_control_at()->open = 1;
+    volatile k_run *r = k_run_at();
+    bool stopped = false;
+    begin_run(b, &k_control_at()->run, schedule, later);
+    while (!stopped && r->at < r->n) {
+        if (is_decoding(r)) {
+            stopped = run_decoding(b);
+        } else {
+            begin_phase(b, r);
+            run_work(b, r);
+            stopped = end_phase(b, r);
         }
-        if (b->block == 0 && k_thread() == 0) {
-            k_peek_async(r->stop, &b->state->stop);
-        }
-        bring(b, r, phase_of(b, r) + 1);
-        run_work(b, r);
-        k_copies_wait_all();
-        if (k_grid_barrier(b, b->block == 0 && k_thread() == 0 ? *(volatile uint32_t *)r->stop : 0)) {
-            return true;
-        }
-        mark(r, phase_of(b, r));
     }
-    return false;
+    return stopped;
 }
 
 /* True: stopped. The fetching warp begins and ends with the others. */
-K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone, bool later) {
+K_INLINE bool run_schedule(k_block *b, k_schedule *schedule, bool alone, bool later) {
     k_control *control = k_control_at();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
@@ -227,6 +265,8 @@ K_INLINE bool run_schedule(k_block *b, const k_schedule *schedule, bool alone, b
         *(volatile uint32_t *)&control->open = 1;
         if (stopped) {
             *(volatile uint32_t *)&control->stop = 1;
+        } else if (b->block == 0) {
+            schedule->turn ^= 1;
         }
     }
     k_all_sync();
@@ -358,7 +398,7 @@ K_INLINE bool run_command(k_block *b, uint64_t go) {
             return true;
         }
     }
-    return schedule && run_schedule(b, (const k_schedule *)(uintptr_t)schedule, go & K_ALONE, go & K_LATER);
+    return schedule && run_schedule(b, (k_schedule *)(uintptr_t)schedule, go & K_ALONE, go & K_LATER);
 }
 
 /* Block 0 says that it is done. */

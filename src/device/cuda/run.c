@@ -151,6 +151,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
             bool any = op < phases[i].first_op + phases[i].n_ops;
             k_work *work = &works[(uint64_t)i * blocks + b];
             *work = any ? (k_work){.op = op, .part = part | (phases[i].n_parts > blocks ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
+            work->part |= phases[i].flows ? K_FLOWS : 0;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
             }
@@ -189,7 +190,7 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *work
     for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
-            n += stream_of(&p->ops[work->op].op, work->part & ~K_MORE, streams ? streams + n : NULL);
+            n += stream_of(&p->ops[work->op].op, work->part & ~(K_MORE | K_FLOWS), streams ? streams + n : NULL);
         }
     }
     return n;
@@ -226,7 +227,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     x->phases_at = sizeof(k_schedule) + n_works * sizeof(k_work);
     x->ops_at = x->phases_at + (uint64_t)p->n_phases * sizeof(k_phase);
     x->streams_at = x->ops_at + (uint64_t)p->n_ops * sizeof(k_op);
-    x->tables_at = x->streams_at + (uint64_t)x->n_streams * blocks * sizeof(k_stream);
+    x->tables_at = (x->streams_at + (uint64_t)x->n_streams * blocks * sizeof(k_stream) + 127) / 128 * 128;
     x->maps_at = (x->tables_at + (uint64_t)p->n_tables * sizeof(float) + K_MAP - 1) / K_MAP * K_MAP;
     x->size = x->maps_at + (p->workspace->device->driver->maps ? count_mapped(p) * K_MAPS * K_MAP : 0);
     x->bytes = calloc(1, x->size);
@@ -289,7 +290,8 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
                        .n_streams = x->n_streams,
                        .ring_from = x->ring_from,
                        .answer = x->echoes ? x->echoes->beside + x->echo_from : 0,
-                       .answer_bytes = (uint32_t)(x->echo_to - x->echo_from)};
+                       .answer_bytes = (uint32_t)(x->echo_to - x->echo_from),
+                       .turn = 1}; /* what is stamped is zeros */
     memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + x->ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {

@@ -33,7 +33,8 @@ enum {
     K_SLOTS = 8,
     K_SHARED = K_BEFORE_WORK + K_WORK + K_SLOTS * K_SLOT, /* with a ring; without: */
     K_SHARED_LEAST = 99 * 1024,
-    K_SUMS = 4096,           /* floats of results in the working memory */
+    K_SUMS = 128,            /* rows that have sums in the working memory, or segments of rows */
+    K_SUM = 36,              /* floats of one: a lane each, and so that rows lie in other banks */
     K_UNDER_WAY = 56 * 1024, /* bytes that a block asks for at once: with more, everything else queues behind them */
 };
 
@@ -91,7 +92,7 @@ typedef struct k_tensor {
     uint64_t data; /* the device's address */
     int64_t nb[4];
     int32_t ne[4];
-    uint32_t type, reserved;
+    uint32_t type, stamped; /* stamped: 1 if its floats say when they were written (kernel_stamp.h) */
 } k_tensor;
 
 /* What is done to a product's right side while it is read into shared memory, and to its result. K_AFTER_LARGEST: argmax of one streamed column;
@@ -154,17 +155,20 @@ static inline uint32_t k_stream_most(const k_op *op) {
 }
 
 typedef struct k_phase {
-    uint32_t first_op, n_ops, n_parts, reserved;
+    uint32_t first_op, n_ops, n_parts;
+    uint32_t flows; /* begins without a barrier */
 } k_phase;
 
 /* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
- * K_MORE in `part`: the phase has more parts than there are blocks. */
+ * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that it needs is there or stamped, so that it begins without a
+ * barrier. */
 typedef struct k_work {
     uint32_t op, part, from, to;
 } k_work;
 
 enum { K_NO_WORK = 0x7fffffff };
 #define K_MORE 0x80000000u
+#define K_FLOWS 0x40000000u
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them. */
 typedef struct k_stream {
@@ -179,7 +183,9 @@ typedef struct k_schedule {
     uint32_t n_phases, n_ops, n_streams;
     uint32_t ring_from; /* the phase behind the last that needs the ring's memory: what is streamed before goes without */
     uint64_t answer;    /* what the host gets when it has run */
-    uint32_t answer_bytes, reserved[3];
+    uint32_t answer_bytes;
+    uint32_t turn; /* of what is stamped; changes with each run */
+    uint32_t reserved[2];
 } k_schedule;
 
 /* Bytes that are copied before the schedule runs, between memory of the host

@@ -1,0 +1,42 @@
+/*
+ * What a block has in shared memory of the phase that runs and of those to come: works are brought two phases ahead, operations one, so that nothing
+ * waits for them behind a barrier. Read by their place, operations are known to lie there, and read faster.
+ */
+#ifndef SP_DEVICE_CUDA_KERNEL_RUN_H
+#define SP_DEVICE_CUDA_KERNEL_RUN_H
+
+#include "device/cuda/platform.h"
+
+_Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 16 == 0 && sizeof(k_schedule) % 16 == 0 && sizeof(k_phase) % 16 == 0,
+               "two operations fit, aligned");
+
+K_INLINE volatile k_run *k_run_at(void) {
+    return &k_control_at()->run;
+}
+K_INLINE k_op *k_op_place(uint32_t phase) {
+    return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
+}
+/* Of the phase that runs. */
+K_INLINE k_op *k_op_at(void) {
+    return k_op_place(k_run_at()->at);
+}
+
+/* A phase's operation, and the work of the one behind it. */
+K_INLINE void k_bring(uint32_t phase) {
+    k_run *r = &k_control_at()->run;
+    const k_work work = r->works[phase & 3];
+    const uint8_t *from = (const uint8_t *)&r->ops[work.op];
+    for (uint32_t i = k_thread() * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
+        k_copy_async((uint8_t *)k_op_place(phase) + i, from + i, true);
+    }
+    if (k_thread() == 0 && phase + 1 < r->n) {
+        k_copy_async(&r->works[(phase + 1) & 3], &r->list[(uint64_t)(phase + 1) * r->blocks], true);
+    }
+}
+
+/* Once a phase, where what it waits for doesn't wait for this. */
+K_INLINE void k_bring_next(void) {
+    k_bring(k_run_at()->at + 1);
+}
+
+#endif
