@@ -17,7 +17,8 @@ enum {
     K_FEW_POSITIONS = 16,                    /* of a tile */
     K_FEW_WIDEST = K_LANES == 1 ? 256 : 128, /* elements of values: of 256 a warp takes one half, its neighbour the other */
     K_FEW_AT = 1024,                         /* of shared memory: by warp its tiles' values, and in the end what it has: [heads][K_FEW_ROW] floats */
-    K_FEW_SLOTS = K_LANES == 1 ? 8 : 2       /* heads that a lane has something of */
+    K_FEW_SLOTS = K_LANES == 1 ? 8 : 2,      /* heads that a lane has something of */
+    K_FEW_AHEAD = 3                          /* so many tiles before it is wanted, one is brought near */
 };
 
 /* Tiles whose values are under way; elements that a warp takes of them; warps that take tiles of their own. */
@@ -81,7 +82,19 @@ K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_
         keys[i * 2 + 1] = (k_half_a){{x.w[2], y.w[2], x.w[3], y.w[3]}};
     }
 }
-/* Likewise of the queries of heads that lie `step` bytes apart, all of them. */
+/* Brings a tile near that is wanted some tiles later: its keys, and its values where they aren't under way as long. */
+K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
+    uint64_t row = k_few_least(first + k_lane() % K_FEW_POSITIONS, a->last);
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide * 2; i += 256) {
+        __asm__ volatile("prefetch.global.L2 [%0];" ::"l"(a->keys + row * a->key_step + i + k_lane() / K_FEW_POSITIONS * 128 % (wide * 2))
+                         : "memory");
+    }
+    if (K_FEW_STAGES(wide) == 1) {
+        __asm__ volatile("prefetch.global.L2 [%0];" ::"l"(a->values + row * a->value_step + k_lane() / K_FEW_POSITIONS * 128) : "memory");
+    }
+}
+/* As k_few_keys has keys, the queries of heads that lie `step` bytes apart, all of them. */
 K_INLINE void k_few_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_b *q) {
     uint32_t head = k_lane() / 4 < heads ? k_lane() / 4 : heads - 1;
     k_floats4 x[16];
@@ -128,6 +141,9 @@ K_INLINE void k_copy_near(void *to, const void *from) {
 }
 K_INLINE bool k_warp_any(bool x) {
     return x;
+}
+K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
+    (void)wide, (void)a, (void)first;
 }
 K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
     for (uint32_t i = 0; i < K_FEW_POSITIONS * wide; i++) {
@@ -280,6 +296,9 @@ K_INLINE void k_few_along(const uint32_t wide, const k_few *a, k_stamp stamp, co
     for (uint32_t i = 0; i < K_FEW_STAGES(wide); i++) {
         k_few_bring(wide, a, first + i * step, stages + i * size);
     }
+    for (uint32_t i = 1; i < K_FEW_AHEAD; i++) {
+        k_few_ahead(wide, a, first + i * step);
+    }
     k_few_masks(a, first, masks);
     k_few_queries(wide, stamp, rows, apart, heads, queries);
     K_UNROLL_ALL
@@ -313,6 +332,7 @@ K_INLINE void k_few_along(const uint32_t wide, const k_few *a, k_stamp stamp, co
         }
         k_warp_sync();
         k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, stages + at * size);
+        k_few_ahead(wide, a, first + K_FEW_AHEAD * step);
     }
     k_copies_wait_all(); /* of tiles that nobody looked at, too, before others take their place */
     K_UNROLL_ALL

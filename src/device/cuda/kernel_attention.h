@@ -206,6 +206,17 @@ K_INLINE void k_few_end(const uint32_t wide, const k_op *op, const k_attention *
 
 enum { K_PIECES_AT_ONCE = 8 };
 
+/* A load that stands where it is: left to itself, the compiler looks at the first before it asks for the last. */
+K_INLINE float k_load_now(const k_f32 *at) {
+#ifdef __NVPTX__
+    float x;
+    __asm__ volatile("ld.global.f32 %0, [%1];" : "=f"(x) : "l"(at) : "memory");
+    return x;
+#else
+    return *at;
+#endif
+}
+
 /* One element of the result from its pieces, some of them under way at once. */
 K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
     uint64_t rest = row;
@@ -218,7 +229,7 @@ K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
         K_UNROLL_ALL
         for (uint32_t s = 0; s < K_PIECES_AT_ONCE; s++) {
             uint32_t at = (first + s < op->split ? first + s : first) * size;
-            own[s] = piece[at], total[s] = piece[at + 1], value[s] = piece[at + 2 + d];
+            own[s] = k_load_now(piece + at), total[s] = k_load_now(piece + at + 1), value[s] = k_load_now(piece + at + 2 + d);
         }
         K_UNROLL_ALL
         for (uint32_t s = 0; s < K_PIECES_AT_ONCE; s++) {
