@@ -52,6 +52,17 @@ K_INLINE void k_multiply_values(const uint32_t wide, const k_half_a *weights, co
     k_multiply_group();
 }
 
+/* Has any of a stage's positions a mask for the warp's tokens, or is it behind the last? */
+K_INLINE bool k_is_masked(const uint32_t wide, const k_attend *t, uint32_t first) {
+    bool masked = first + K_ATTEND_POSITIONS(wide) > t->positions;
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_ATTEND_POSITIONS(wide); i += K_MAP_POSITIONS) {
+        uint32_t at = (first + i) / K_MAP_POSITIONS, last = (t->positions - 1) / K_MAP_POSITIONS;
+        masked |= t->map && t->map[at < last ? at : last] != K_MAP_ALL;
+    }
+    return masked;
+}
+
 K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend *t) {
     k_attended a = {0};
     k_half_a queries[K_ATTEND_WIDEST / 16], weights[K_ATTEND_MOST / 16] = {0};
@@ -61,6 +72,7 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
     k_attend_begin(wide, &rows, queries, &a);
     k_stage_place at = k_ask(t->from < t->to, &(k_job){.op = (uintptr_t)op, .part = t->kv_head, .plane = t->batch, .from = t->from, .to = t->to});
     uint32_t before = at.stage, four = k_warp() / 4;
+    bool masked = k_is_masked(wide, t, t->from);
     if (four == 1) {
         k_give_turn(0);
     }
@@ -72,9 +84,10 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         k_multiply_keys(wide, queries, k_attend_stage(at.stage), scores);
         k_multiply_values(wide, weights, k_attend_stage(before), &a); /* at first weights are nothing */
         k_give_turn(four ^ 1);
+        bool masked_next = k_is_masked(wide, t, first + K_ATTEND_POSITIONS(wide)); /* what it reads comes while products are under way */
         k_multiply_wait();
         k_sums_there(scores, K_ATTEND_POSITIONS(wide) / 8);
-        if (k_map_at(t, first) != K_MAP_ALL || (wide == 64 && k_map_at(t, first + K_MAP_POSITIONS) != K_MAP_ALL)) {
+        if (masked) {
             k_add_mask(op, t, &rows, first, K_ATTEND_POSITIONS(wide) / 8, scores);
         }
         k_weigh(scale, K_ATTEND_POSITIONS(wide) / 8, scores, &a, by);
@@ -90,7 +103,7 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         for (uint32_t i = 0; i < K_ATTEND_POSITIONS(wide) / 16; i++) {
             weights[i] = k_weights_piece(&scores[i * 2], &scores[i * 2 + 1]);
         }
-        before = at.stage;
+        before = at.stage, masked = masked_next;
         k_pass(&at);
     }
     if (four == 0) {
