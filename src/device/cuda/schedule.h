@@ -33,9 +33,9 @@ enum {
     K_SLOTS = 8,
     K_SHARED = K_BEFORE_WORK + K_WORK + K_SLOTS * K_SLOT, /* with a ring; without: */
     K_SHARED_LEAST = 99 * 1024,
-    K_SUMS = 128,            /* rows that have sums in the working memory, or segments of rows */
-    K_SUM = 36,              /* floats of one: a lane each, and so that rows lie in other banks */
-    K_UNDER_WAY = 56 * 1024, /* bytes that a block asks for at once: with more, everything else queues behind them */
+    K_SUMS = 128,             /* rows that have sums in the working memory, or segments of rows */
+    K_SUM = 36,               /* floats of one: a lane each, and so that rows lie in other banks */
+    K_UNDER_WAY = 112 * 1024, /* bytes that a block asks for at once */
 };
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
