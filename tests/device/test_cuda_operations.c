@@ -29,6 +29,25 @@ static void test_products(void **state) {
     }
 }
 
+/* Rows that are longer than what comes at once: by slices; two matrices, whose results gate each other, and one with a residual. */
+static void test_long_rows(void **state) {
+    graph_case c;
+    static const int64_t lengths[] = {10752, 12288, 14336, 21504};
+    for (int i = 0; i < 8; i++) {
+        begin_case(&c, "long rows", 1e-6);
+        sp_graph *g = &c.g;
+        int64_t n0 = lengths[i / 2], n1 = random_int(1, 300);
+        sp_tensor x = numbers(&c, SP_TYPE_F32, n0, 1, 1, 1), both[2];
+        for (int m = 0; m < 2; m++) {
+            both[m] = sp_mul_mat(g, model_weight(&c, SP_TYPE_F16, n0, n1, 1), m && i % 2 ? sp_scale(g, x, 0.5f) : x);
+        }
+        uint32_t swapped = 0;
+        result(&c, i % 2 ? sp_graph_op2(g, SP_OP_ADD, both[0], both[1]) : sp_graph_op(g, SP_OP_SWIGLU, 2, both, 1, &swapped), SP_TYPE_F32, n1, 1, 1,
+               1);
+        compare(state, &c);
+    }
+}
+
 /* Many columns, with what products by tiles take in and share: their right side, made halves once; what comes before it; a residual. */
 static void test_tiles(void **state) {
     graph_case c;
@@ -604,6 +623,7 @@ int main(void) {
         cmocka_unit_test(test_moving),
         cmocka_unit_test(test_caches),
         cmocka_unit_test(test_products),
+        cmocka_unit_test(test_long_rows),
         cmocka_unit_test(test_experts),
         cmocka_unit_test(test_tiles),
         cmocka_unit_test(test_many_tiles),

@@ -100,10 +100,11 @@ K_INLINE float k_stream_pieces(const uint32_t once, const k_column *c, k_stamp s
     return squares;
 }
 
-/* What the norm divides by is the same for all elements: it is left to the results (k_stream_scale), so that nobody waits for it here. */
-K_INLINE k_column k_stream_column(const k_op *op, const bool quants) {
-    uint32_t n = (uint32_t)op->src[K_SRC_LEFT].ne[0];
-    const uint8_t *from = (const uint8_t *)(uintptr_t)op->src[K_SRC_RIGHT].data, *weight = (const uint8_t *)(uintptr_t)op->extra[0].data;
+/* The column, or a slice of n of it. What the norm divides by is the same for all elements: it is left to the results (k_stream_scale), so that
+ * nobody waits for it here. */
+K_INLINE k_column k_stream_column(const k_op *op, const bool quants, uint32_t n, uint32_t slice) {
+    const uint8_t *from = (const uint8_t *)(uintptr_t)op->src[K_SRC_RIGHT].data + (uint64_t)slice * n * 4,
+                  *weight = (const uint8_t *)(uintptr_t)op->extra[0].data;
     const k_stamp stamp = k_stamp_of(&op->src[K_SRC_RIGHT]);
     k_column c = {
         .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
@@ -239,9 +240,10 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
     return s;
 }
 
-/* n rows of a tile; sums: [n][segments][K_SUM]: what lanes have is added up at the end, so that nobody waits for it here. */
+/* n rows of a tile; more: their sums join what there is. sums: [n][segments][K_SUM]: what lanes have is added up at the end, so that nobody waits for
+ * it here. */
 K_INLINE void k_tile_sums(const int kind, const k_column *c, const k_warp_share *share, k_held *held, const uint8_t *tile, uint32_t stride,
-                          uint32_t n, k_f32 *sums) {
+                          uint32_t n, bool more, k_f32 *sums) {
     sums += share->segment * K_SUM + k_lane();
     for (uint32_t base = share->from; base < share->to; base += k_pieces(kind) * K_LANES) { /* once, but for long columns */
         if (held->base != base) {
@@ -252,7 +254,7 @@ K_INLINE void k_tile_sums(const int kind, const k_column *c, const k_warp_share 
             const uint8_t *rows[2] = {tile + r * stride, tile + (two ? r + share->step : r) * stride};
             k_f32 *at[2] = {sums + (r << share->segments) * K_SUM, sums + ((r + share->step) << share->segments) * K_SUM};
             float own[2] = {0, 0};
-            if (base > share->from) {
+            if (more || base > share->from) {
                 own[0] = *at[0], own[1] = two ? *at[1] : 0;
             }
             k_dot_rows(kind, c, held, share->to, rows, own);
@@ -277,15 +279,15 @@ K_INLINE const uint8_t *k_take_tile(bool ring, uint32_t taken, const uint8_t *th
     return k_slot(0);
 }
 
-/* Rows [from, to) of a matrix, as they come; returns how many tiles the ring has given by then. */
-K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor *a, const k_column *c, const k_warp_share *share, k_held *held,
-                                  uint32_t from, uint32_t to, k_f32 *sums, bool ring, uint32_t taken) {
-    uint32_t tile_rows = op->params[K_TILE_ROWS], stride = (uint32_t)a->nb[1];
-    const uint8_t *matrix = (const uint8_t *)(uintptr_t)a->data;
+/* Rows [from, to) of a matrix, or a slice of them, as they come; returns how many tiles the ring has given by then. */
+K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor *a, uint32_t slice, const k_column *c, const k_warp_share *share,
+                                  k_held *held, uint32_t from, uint32_t to, k_f32 *sums, bool ring, uint32_t taken) {
+    uint32_t tile_rows = op->params[K_TILE_ROWS], whole = (uint32_t)a->nb[1], stride = kind == K_BY_EIGHT ? c->n * 2 : whole;
+    const uint8_t *matrix = (const uint8_t *)(uintptr_t)a->data + slice * stride;
     for (uint32_t row = from; row < to; row += tile_rows) {
         uint32_t n = to - row < tile_rows ? to - row : tile_rows;
-        const uint8_t *tile = k_take_tile(ring, taken, matrix + (uint64_t)row * stride, n * stride);
-        k_tile_sums(kind, c, share, held, tile, stride, n, sums + ((row - from) << share->segments) * K_SUM);
+        const uint8_t *tile = k_take_tile(ring, taken, matrix + (uint64_t)row * whole, n * stride);
+        k_tile_sums(kind, c, share, held, tile, stride, n, slice > 0, sums + ((row - from) << share->segments) * K_SUM);
         if (ring) {
             k_release_tile(taken++);
         }
@@ -395,7 +397,7 @@ K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t own, uint32
 }
 
 /* The operation lies in shared memory (k_op_at), where the compiler sees that it does. */
-K_INLINE uint32_t k_stream_by(const int kind, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+K_INLINE uint32_t k_stream_by(const int kind, const bool sliced, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
     const k_op *op = k_op_at();
     uint32_t unit = op->params[K_UNIT], own = k_thread() / K_FINISHERS * unit;
     uint32_t most = K_LANES == 1 ? unit : k_stream_most(op); /* no more than threads finish */
@@ -403,9 +405,10 @@ K_INLINE uint32_t k_stream_by(const int kind, uint32_t from, uint32_t to, bool r
     int64_t id = op->after & K_AFTER_SET_ROW ? k_id(&op->src[K_SRC_IDS], 0, 0, 0) : 0;
     uint8_t *out = (uint8_t *)(uintptr_t)(op->dst.data + (uint64_t)(id * op->dst.nb[1]));
     k_beside beside = k_stream_beside(op, from + own, from + own < to);
-    const k_column c = k_stream_column(op, kind != K_BY_EIGHT);
+    const uint32_t slices = sliced ? op->params[K_SLICES] : 1, length = (uint32_t)op->src[K_SRC_LEFT].ne[0] / slices;
+    k_column c = k_stream_column(op, kind != K_BY_EIGHT, length, 0);
     k_bring_next();
-    const k_warp_share share = k_share_of_warp(kind, op, c.n);
+    const k_warp_share share = k_share_of_warp(kind, op, length);
     const float scale = k_stream_scale(op, &c);
     k_held held = {.base = ~0u};
     for (uint32_t row = from; row < to; row += most) {
@@ -414,9 +417,15 @@ K_INLINE uint32_t k_stream_by(const int kind, uint32_t from, uint32_t to, bool r
             k_block_sync();
             beside = k_stream_beside(op, row + own, row + own < to);
         }
-        for (uint32_t m = 0; m < matrices; m++) {
-            const k_tensor *left = &op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT];
-            taken = k_stream_matrix(kind, op, left, &c, &share, &held, row, row + n, sums + (m * n << share.segments) * K_SUM, ring, taken);
+        for (uint32_t m = 0; m < matrices * slices; m++) {
+            const k_tensor *left = &op->src[m / slices ? K_SRC_LEFT2 : K_SRC_LEFT];
+            if (sliced && (m || row > from)) {
+                k_block_sync();
+                c = k_stream_column(op, kind != K_BY_EIGHT, length, m % slices);
+                held.base = ~0u;
+            }
+            taken = k_stream_matrix(kind, op, left, m % slices, &c, &share, &held, row, row + n, sums + (m / slices * n << share.segments) * K_SUM,
+                                    ring, taken);
         }
         k_block_sync();
         k_stream_finish(op, row, own, n, share.segments, sums, sums + (n << share.segments) * K_SUM, &beside, scale, out);
@@ -426,21 +435,26 @@ K_INLINE uint32_t k_stream_by(const int kind, uint32_t from, uint32_t to, bool r
 
 /* Apart, so that each keeps registers to itself. */
 K_APART uint32_t k_stream_q4(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_BLOCK, from, to, ring, taken);
+    return k_stream_by(K_BY_BLOCK, false, from, to, ring, taken);
 }
 K_APART uint32_t k_stream_q8(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_HALF_BLOCK, from, to, ring, taken);
+    return k_stream_by(K_BY_HALF_BLOCK, false, from, to, ring, taken);
 }
 K_APART uint32_t k_stream_f16(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_EIGHT, from, to, ring, taken);
+    return k_stream_by(K_BY_EIGHT, false, from, to, ring, taken);
+}
+K_APART uint32_t k_stream_long(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+    return k_stream_by(K_BY_EIGHT, true, from, to, ring, taken);
 }
 
 /* Rows [from, to) of the phase's operation. `taken` tiles came out of the ring before; returns how many have now. What was written is there for
  * others behind a barrier alone, or by its stamps. */
 K_INLINE uint32_t k_do_stream(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    uint32_t type = k_op_at()->src[K_SRC_LEFT].type;
+    const k_op *op = k_op_at();
+    uint32_t type = op->src[K_SRC_LEFT].type;
     return type == K_TYPE_Q4_0_SPLIT   ? k_stream_q4(from, to, ring, taken)
            : type == K_TYPE_Q8_0_SPLIT ? k_stream_q8(from, to, ring, taken)
+           : op->params[K_SLICES] > 1  ? k_stream_long(from, to, ring, taken)
                                        : k_stream_f16(from, to, ring, taken);
 }
 

@@ -63,8 +63,9 @@ typedef struct plan {
     int32_t n_phases;
 } plan;
 
-/* Is this a product of weights that are streamed and one column? */
+/* Is this a product of weights that are streamed and one column? In how many slices of their rows (K_SLICES); 0: in none. */
 bool sp_plan_streams(const plan *p, uint32_t t);
+uint32_t sp_plan_slices(const sp_spec_tensor *weights);
 
 static inline const sp_spec_tensor *plan_tensor(const plan *p, uint32_t t) {
     return &p->spec->tensors[t];

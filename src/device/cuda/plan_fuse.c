@@ -46,14 +46,23 @@ static bool is_column(const plan *p, uint32_t t) {
     return is_contiguous_f32(plan_tensor(p, t)) && plan_tensor(p, t)->start % 16 == 0;
 }
 
+uint32_t sp_plan_slices(const sp_spec_tensor *weights) {
+    enum { MOST = 4, EACH = 256 };
+    uint32_t slices = 1;
+    while (slices <= MOST && (weights->nb[1] > (uint64_t)K_SLOT * slices || weights->ne[0] % (EACH * slices))) {
+        slices++;
+    }
+    return slices > MOST || (slices > 1 && weights->type != SP_TYPE_F16) ? 0 : slices;
+}
+
 bool sp_plan_streams(const plan *p, uint32_t t) {
     if (!is_small_product(p, t)) {
         return false;
     }
     const sp_spec_tensor *o = plan_tensor(p, t), *a = plan_tensor(p, o->src[0]), *b = plan_tensor(p, o->src[1]);
     bool type = a->type == SP_TYPE_Q4_0 || a->type == SP_TYPE_Q8_0 || a->type == SP_TYPE_F16;
-    return type && a->ne[0] % 256 == 0 && a->ne[2] * a->ne[3] == 1 && a->nb[1] <= K_SLOT && o->ne[1] * o->ne[2] * o->ne[3] == 1 &&
-           is_column(p, o->src[1]) && is_contiguous_f32(o) && b->ne[0] == a->ne[0];
+    return type && sp_plan_slices(a) && a->ne[2] * a->ne[3] == 1 && o->ne[1] * o->ne[2] * o->ne[3] == 1 && is_column(p, o->src[1]) &&
+           is_contiguous_f32(o) && b->ne[0] == a->ne[0];
 }
 
 /* The one operation that reads t, through views that keep its elements in order; SP_PROGRAM_NONE: there is not exactly one. */
@@ -109,8 +118,10 @@ static bool is_gate_before(const plan *p, uint32_t t) {
 static void take_in(plan *p, uint32_t product) {
     plan_fusion *f = &p->fusions[product];
     uint32_t t = plan_tensor(p, product)->src[1];
-    if (is_norm(p, t) && (!sp_plan_streams(p, product) || (is_column(p, plan_tensor(p, plan_tensor(p, t)->src[0])->src[0]) &&
-                                                           plan_tensor(p, plan_tensor(p, t)->src[1])->start % 16 == 0))) {
+    bool sliced = sp_plan_streams(p, product) && sp_plan_slices(plan_tensor(p, plan_tensor(p, product)->src[0])) > 1; /* sees no whole column */
+    if (is_norm(p, t) && !sliced &&
+        (!sp_plan_streams(p, product) ||
+         (is_column(p, plan_tensor(p, plan_tensor(p, t)->src[0])->src[0]) && plan_tensor(p, plan_tensor(p, t)->src[1])->start % 16 == 0))) {
         const sp_spec_tensor *mul = plan_tensor(p, t), *norm = plan_tensor(p, mul->src[0]);
         f->before = K_BEFORE_RMS_NORM, f->right = norm->src[0], f->norm_weight = mul->src[1], f->from = norm;
     } else if (is_gate_before(p, t) && !sp_plan_streams(p, product)) {

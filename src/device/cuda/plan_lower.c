@@ -468,7 +468,7 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
 /* Into so many segments, as a power of two, a row is cut: a warp holds its segment of the column in registers (k_held). */
 static uint32_t segments_of(const sp_spec_tensor *left) {
     uint32_t held = left->type == SP_TYPE_F16 ? 1024 : 2048, segments = 0;
-    while (segments < 3 && left->ne[0] > (int64_t)held << segments) {
+    while (segments < 3 && left->ne[0] / sp_plan_slices(left) > (int64_t)held << segments) {
         segments++;
     }
     return segments;
@@ -481,7 +481,8 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
     uint32_t tile_rows = 64;
-    while (tile_rows * left->nb[1] > K_SLOT) {
+    op->params[K_SLICES] = sp_plan_slices(left);
+    while (tile_rows * left->nb[1] > (uint64_t)K_SLOT * op->params[K_SLICES]) {
         tile_rows /= 2;
     }
     op->params[K_TILE_ROWS] = tile_rows;

@@ -417,7 +417,8 @@ K_FN void k_release_tile(uint32_t n) {
 K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
     k_control *c = k_control_at();
     uint32_t under_way = K_UNDER_WAY / stream->tile_bytes < K_SLOTS ? K_UNDER_WAY / stream->tile_bytes : K_SLOTS;
-    for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, n++) {
+    uint64_t from = stream->from;
+    for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step, n++) {
         uint32_t slot = n % K_SLOTS, bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
         while (!k_bar_passed(&c->empty[slot], k_round(n) ^ 1)) {
             if (*(volatile uint32_t *)&c->stop) {
@@ -428,14 +429,14 @@ K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
             k_await_tile(n - under_way);
         }
         k_bar_expect(&c->full[slot], bytes);
-        k_bulk_load(k_slot(n), stream->from + at, bytes, &c->full[slot]);
+        k_bulk_load(k_slot(n), from, bytes, &c->full[slot]);
     }
     return n;
 }
 
 /* One thread. A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
 K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
-    const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0, 0, 0};
+    const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0, 0, 0, 0};
     k_stream next = s->n_streams ? streams[0] : none;
     for (uint32_t i = 1; next.bytes && !*(volatile uint32_t *)&k_control_at()->stop; i++) {
         k_stream now = next;

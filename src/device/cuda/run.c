@@ -163,12 +163,15 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
 static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
     uint32_t from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op), n = 0, stride = (uint32_t)left->nb[1];
+    uint32_t slices = op->params[K_SLICES], slice = stride / slices;
     for (uint32_t row = from; row < to; row += most) {
         uint32_t rows = to - row < most ? to - row : most;
-        for (int m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1); m++, n++) {
+        for (uint32_t m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1) * slices; m++, n++) {
             if (streams) {
-                streams[n] =
-                    (k_stream){op->src[m ? K_SRC_LEFT2 : K_SRC_LEFT].data + (uint64_t)row * stride, rows * stride, op->params[K_TILE_ROWS] * stride};
+                streams[n] = (k_stream){.from = op->src[m / slices ? K_SRC_LEFT2 : K_SRC_LEFT].data + (uint64_t)row * stride + m % slices * slice,
+                                        .step = (uint64_t)op->params[K_TILE_ROWS] * stride,
+                                        .bytes = rows * slice,
+                                        .tile_bytes = op->params[K_TILE_ROWS] * slice};
             }
         }
     }

@@ -112,6 +112,7 @@ enum {
     K_ROPE_DIMS,
     K_ROPE_HEAD,
     K_ROPE_MAGNITUDE,
+    K_SLICES, /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
 /* params of a K_OP_FLAT, beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
@@ -172,7 +173,7 @@ enum { K_NO_WORK = 0x7fffffff };
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them. */
 typedef struct k_stream {
-    uint64_t from;
+    uint64_t from, step; /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes;
 } k_stream;
 
