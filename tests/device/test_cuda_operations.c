@@ -46,6 +46,14 @@ static void test_long_rows(void **state) {
                1);
         compare(state, &c);
     }
+    static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0};
+    for (int i = 0; i < 6; i++) {
+        int64_t n0 = lengths[i / 2], n1 = random_int(1, 70), columns = random_int(2, 15);
+        begin_case(&c, "long rows, some columns", product_tolerance(types[i % 3]));
+        sp_tensor x = numbers(&c, SP_TYPE_F32, n0, columns, 1, 1), product = sp_mul_mat(&c.g, model_weight(&c, types[i % 3], n0, n1, 1), x);
+        result(&c, sp_graph_op2(&c.g, SP_OP_ADD, product, numbers(&c, SP_TYPE_F32, n1, columns, 1, 1)), SP_TYPE_F32, n1, columns, 1, 1);
+        compare(state, &c);
+    }
 }
 
 /* Many columns, with what products by tiles take in and share: their right side, made halves once; what comes before it; a residual. */

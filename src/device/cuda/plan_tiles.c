@@ -10,6 +10,7 @@ enum {
     LEAST_STEPS = 4,        /* of a piece */
     MOST_LEFT = 256u << 20, /* bytes of a left side as halves: what is larger goes another way */
     KEPT_BY_A_LANE = 32,    /* elements of a row */
+    LONG_ROW = 8192,        /* elements: columns so long leave the other way (kernel_product.h) little room for several */
 };
 
 static uint64_t planes_of(const sp_spec_tensor *t) {
@@ -30,10 +31,13 @@ static bool is_read_directly(const sp_spec_tensor *t) {
 /* Matrices of floats have a precision that halves have not. */
 bool sp_plan_tiles(const plan *p, uint32_t t) {
     const sp_spec_tensor *o = plan_tensor(p, t);
-    if (o->kind != SP_TENSOR_OP || o->op != SP_OP_MUL_MAT || o->ne[1] < K_TILES_FROM || o->nb[0] != sizeof(float)) {
+    if (o->kind != SP_TENSOR_OP || o->op != SP_OP_MUL_MAT || o->ne[1] < 2 || o->nb[0] != sizeof(float)) {
         return false;
     }
     const sp_spec_tensor *left = plan_tensor(p, o->src[0]);
+    if (o->ne[1] < K_TILES_FROM) {
+        return is_read_directly(left) && left->ne[0] >= LONG_ROW;
+    }
     return left->type != SP_TYPE_F32 && (is_read_directly(left) || halves_bytes(left) <= MOST_LEFT);
 }
 
