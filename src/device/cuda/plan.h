@@ -103,7 +103,7 @@ sp_status sp_plan_set_extra(plan *p, plan_op *o, k_tensor *out, uint32_t t, sp_e
 /* What a product takes in before it (op->before, extra); into params from `at` on: a norm's epsilon, a gate's kind, alpha and limit. */
 sp_status sp_plan_take_before(plan *p, plan_op *o, const plan_fusion *f, int at, sp_error *err);
 uint32_t sp_plan_new_root(plan *p, uint64_t bytes);
-/* Room for n numbers in the schedule's own memory, zeros; their address. */
+/* Room for n numbers in the schedule's own memory, zeros; their address, a multiple of 128 bytes. */
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
 
 /* Where a window lies; the root that what writes a tensor writes. */

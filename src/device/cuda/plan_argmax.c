@@ -4,9 +4,7 @@
 /* A table of keys and counters by row (k_argmax_arrive). */
 static sp_status argmax_table(plan *p, uint32_t rows, uint64_t *out, sp_error *err) {
     enum { KEY = sizeof(uint64_t) / sizeof(float) };
-    sp_status status = sp_plan_new_table(p, p->n_tables % KEY + (uint64_t)rows * (KEY + 1), out, err);
-    *out = (*out + sizeof(uint64_t) - 1) / sizeof(uint64_t) * sizeof(uint64_t);
-    return status;
+    return sp_plan_new_table(p, (uint64_t)rows * (KEY + 1), out, err);
 }
 
 /* Does anything but `by` write the window, or read it or what `by` computes? */

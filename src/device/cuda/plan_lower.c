@@ -162,10 +162,10 @@ static int rope_row(const sp_spec_tensor *t, int pair) {
 }
 
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
-    enum { MOST = 1 << 26 };
-    p->n_tables = (p->n_tables + 31) / 32 * 32;
-    if (p->n_tables + n > p->max_tables) {
-        uint64_t more = (p->n_tables + n) * 2;
+    enum { MOST = 1 << 26, ALIGNED = 128 / sizeof(float) };
+    uint64_t at = (p->n_tables + ALIGNED - 1) / ALIGNED * ALIGNED;
+    if (at + n > p->max_tables) {
+        uint64_t more = (at + n) * 2;
         float *grown = more <= MOST ? realloc(p->tables, more * sizeof *grown) : NULL;
         if (!grown) {
             return sp_fail(err, SP_ERR_NO_MEMORY, "the program's tables take more memory than there is");
@@ -173,9 +173,9 @@ sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
         p->tables = grown;
         p->max_tables = (uint32_t)more;
     }
-    memset(p->tables + p->n_tables, 0, n * sizeof *p->tables);
-    *out = PLAN_TABLE | (uint64_t)p->n_tables * sizeof(float);
-    p->n_tables += (uint32_t)n;
+    memset(p->tables + p->n_tables, 0, (at + n - p->n_tables) * sizeof *p->tables);
+    *out = PLAN_TABLE | at * sizeof(float);
+    p->n_tables = (uint32_t)(at + n);
     return SP_OK;
 }
 
@@ -185,18 +185,21 @@ static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t
     float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
     uint32_t n = (uint32_t)n_dims / 2;
     sp_status status = sp_plan_new_table(p, 2ull * n, &op->table, err);
+    if (status != SP_OK) {
+        return status;
+    }
     float *turns = p->tables + p->n_tables - 2ull * n, *rows = turns + n;
     float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
     low = fmaxf(0, low);
     high = fminf((float)n_dims - 1, high);
     float step = powf(base, -2.0f / (float)n_dims), angle = 1;
-    for (uint32_t i = 0; status == SP_OK && i < n; i++, angle *= step) {
+    for (uint32_t i = 0; i < n; i++, angle *= step) {
         float mix = ext != 0 ? (1 - fminf(1, fmaxf(0, ((float)i - low) / fmaxf(0.001f, high - low)))) * ext : 0;
         turns[i] = angle * (scale * (1 - mix) + mix);
         rows[i] = (float)rope_row(t, (int)i);
     }
     *magnitude_word = as_word(ext != 0 ? magnitude * (1 + 0.1f * logf(1 / scale)) : magnitude);
-    return status;
+    return SP_OK;
 }
 
 /* Has attention the faster way (K_OP_ATTEND_HALVES)? */
