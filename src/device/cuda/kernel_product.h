@@ -165,8 +165,9 @@ K_FN void k_stage_bytes(const k_right *r, uint32_t column) {
         }
         sum = k_group_sum(sum);
         if (live && lane == 0) {
-            r->scale[block] = d;
-            r->sum[block] = d * (float)sum;
+            float scale = k_from_half(k_to_half(d)); /* as ggml's q8_0 has it */
+            r->scale[block] = scale;
+            r->sum[block] = scale * (float)sum;
         }
     }
 }

@@ -19,8 +19,9 @@ typedef struct k_column {
     uint32_t n;
     k_f32 *x;           /* for halves: floats */
     uint8_t *bytes;     /* for quants: blocks of 32 signed bytes */
-    k_f32 *scale, *sum; /* by block; sum: scale times the bytes' sum */
+    k_f32 *scale, *sum; /* by block; sum: of the bytes */
     k_f32 *squares;     /* by warp: its part of the sum of squares */
+    float norm;         /* what it was not multiplied with */
 } k_column;
 
 /* Eight neighbouring elements of each of four lanes make a block of 32 bytes; on the host, all of them. */
@@ -52,7 +53,7 @@ K_INLINE void k_stream_bytes(const k_column *c, uint32_t at, const float *x) {
     }
     if (at % 32 == 0) {
         c->scale[at / 32] = d;
-        c->sum[at / 32] = d * all;
+        c->sum[at / 32] = all;
     }
 }
 
@@ -170,16 +171,18 @@ K_INLINE void k_hold(const int kind, const k_column *c, uint32_t base, uint32_t 
     for (uint32_t p = 0; p < k_pieces(kind); p++) {
         uint32_t i = k_piece_at(base, p, end);
         bool live = base + p * K_LANES + k_lane() < end;
-        if (kind == K_BY_HALF_BLOCK) {
-            h->x[p][0] = *(const k_words4 *)(const void *)(c->bytes + i * 16);
-            h->scale[p] = live ? c->scale[i / 2] : 0;
-        } else {
-            const uint8_t *from = kind == K_BY_BLOCK ? c->bytes : (const uint8_t *)c->x;
-            h->x[p][0] = *(const k_words4 *)(const void *)(from + i * 32);
-            h->x[p][1] = *(const k_words4 *)(const void *)(from + i * 32 + 16);
-            h->scale[p] = !live ? 0 : kind == K_BY_BLOCK ? c->scale[i] * 0.0625f : 1;
-            h->sum[p] = live && kind == K_BY_BLOCK ? c->sum[i] * 8 : 0;
+        if (kind == K_BY_EIGHT) {
+            h->x[p][0] = *(const k_words4 *)(const void *)(c->x + i * 8);
+            h->x[p][1] = *(const k_words4 *)(const void *)(c->x + i * 8 + 4);
+            h->scale[p] = live ? 1 : 0;
+            continue;
         }
+        uint32_t block = kind == K_BY_BLOCK ? i : i / 2;
+        float scale = live ? k_from_half(k_to_half(c->scale[block] * c->norm)) : 0; /* as ggml's q8_0 has it */
+        h->x[p][0] = *(const k_words4 *)(const void *)(c->bytes + i * (kind == K_BY_BLOCK ? 32 : 16));
+        h->x[p][1] = kind == K_BY_BLOCK ? *(const k_words4 *)(const void *)(c->bytes + i * 32 + 16) : h->x[p][0];
+        h->scale[p] = kind == K_BY_BLOCK ? scale * 0.0625f : scale;
+        h->sum[p] = kind == K_BY_BLOCK ? scale * 8 * c->sum[block] : 0;
     }
 }
 
@@ -409,7 +412,8 @@ K_INLINE uint32_t k_stream_by(const int kind, const bool sliced, uint32_t from, 
     k_column c = k_stream_column(op, kind != K_BY_EIGHT, length, 0);
     k_bring_next();
     const k_warp_share share = k_share_of_warp(kind, op, length);
-    const float scale = k_stream_scale(op, &c);
+    const float norm = k_stream_scale(op, &c), scale = kind == K_BY_EIGHT ? norm : 1;
+    c.norm = norm;
     k_held held = {.base = ~0u};
     for (uint32_t row = from; row < to; row += most) {
         uint32_t n = to - row < most ? to - row : most, matrices = op->after & K_AFTER_GLU ? 2 : 1;
