@@ -8,6 +8,8 @@
 #include "device/cuda/kernel_attend_rows.h"
 #include "device/cuda/kernel_stages_hopper.h"
 
+#ifdef K_WGMMA
+
 /* A stage: K_POSITIONS keys, by 64 elements in lines of 128 bytes; then the values, likewise. Bytes of 64 elements of all of them, and of a stage: */
 #define K_PART(wide) (K_ATTEND_POSITIONS(wide) * 128)
 enum { K_ATTEND_STAGE = 2 * K_ATTEND_MOST * 128 };
@@ -121,5 +123,7 @@ K_INLINE void k_attend_along(const uint32_t wide, const k_op *op, const k_attend
         k_put_attended(wide, op, t, &a);
     }
 }
+
+#endif
 
 #endif

@@ -5,6 +5,8 @@
 #include "device/cuda/kernel_attend_hopper.h"
 #include "device/cuda/kernel_tiles_hopper.h"
 
+#ifdef K_WGMMA
+
 /* What it knows from one schedule to the next. */
 typedef struct k_fetched {
     k_stage_place at;
@@ -29,5 +31,7 @@ K_FN void k_serve_stages(k_fetched *f) {
         }
     }
 }
+
+#endif
 
 #endif

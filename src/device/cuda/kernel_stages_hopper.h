@@ -7,6 +7,8 @@
 
 #include "device/cuda/kernel_wgmma.h"
 
+#ifdef K_WGMMA
+
 /* The stage that is next: stages are used again and again. */
 typedef struct k_stage_place {
     uint32_t stage, round;
@@ -76,5 +78,7 @@ K_INLINE const uint64_t *k_take_stage(const k_stage_place *at, uint32_t bytes) {
     k_bar_expect(&control->stage_full[at->stage], bytes);
     return &control->stage_full[at->stage];
 }
+
+#endif
 
 #endif

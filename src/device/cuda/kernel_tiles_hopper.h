@@ -10,6 +10,8 @@
 #include "device/cuda/kernel_stages_hopper.h"
 #include "device/cuda/kernel_tile.h"
 
+#ifdef K_WGMMA
+
 /* A stage: the columns' lines; the weights, as halves or as quants: two blocks of each row, then eight scales of each, of four steps. Behind the
  * stages, of quants: the left sides of three steps. */
 enum { K_SIDE = K_TILE_M * K_LINE, K_SCALES = K_TILE_M * 16, K_LEFTS = 3 };
@@ -259,5 +261,7 @@ K_INLINE void k_do_tiles(const k_op *op, uint32_t part) {
     }
     k_leave_stages(&at);
 }
+
+#endif
 
 #endif
