@@ -158,6 +158,34 @@ K_FN bool k_tile_out_at(const k_tile_out *o, uint32_t bytes) {
     return (((uintptr_t)o->to | o->stride | (uintptr_t)o->residual | (o->residual ? o->residual_stride : 0)) & (bytes - 1)) == 0;
 }
 
+/* Of several blocks that share a tile, is this the last to come? The others leave their pieces and say so; it waits until all have. */
+K_INLINE uint32_t *k_tile_arrived(const k_op *op, const k_tile *t) {
+    return (uint32_t *)(uintptr_t)op->table + t->number * 2ull;
+}
+K_INLINE bool k_tile_comes_last(const k_op *op, const k_tile *t) {
+    uint32_t *seen = (uint32_t *)(void *)k_shared();
+    if (k_thread() == 0) {
+        *seen = k_count_up(k_tile_arrived(op, t));
+    }
+    k_block_sync();
+    return *seen == op->split - 1;
+}
+K_INLINE void k_piece_left(const k_op *op, const k_tile *t) {
+    k_block_sync();
+    if (k_thread() == 0) {
+        k_count_up(k_tile_arrived(op, t) + 1);
+    }
+}
+K_INLINE void k_await_pieces(const k_op *op, const k_tile *t) {
+    uint32_t *arrived = k_tile_arrived(op, t);
+    if (k_thread() == 0) {
+        while (k_load_acquire(arrived + 1) < op->split - 1) {
+        }
+        arrived[0] = arrived[1] = 0;
+    }
+    k_block_sync();
+}
+
 /* Row r of the tile; rows behind the last are the last. */
 K_INLINE const uint8_t *k_left_row(const k_tile *t, uint32_t r) {
     bool other = t->second && r >= K_TILE_M / 2;

@@ -38,30 +38,17 @@ K_INLINE k_floats4 *k_four_sums(uint32_t i) {
 
 /* Of several blocks that share a tile, the last has the sums of all pieces, added in their order; false: another will. */
 K_FN bool k_gather_pieces(const k_op *op, const k_tile *t) {
-    uint32_t *arrived = (uint32_t *)(uintptr_t)op->table + t->number * 2ull, *seen = (uint32_t *)(void *)k_shared(), split = op->split;
+    uint32_t split = op->split;
     k_floats4 *all = (k_floats4 *)(uintptr_t)op->scratch + (uint64_t)t->number * split * K_FOURS;
-    if (k_thread() == 0) {
-        *seen = k_count_up(arrived);
-    }
-    k_block_sync();
-    bool last = *seen == split - 1;
-    if (!last) {
+    if (!k_tile_comes_last(op, t)) {
         K_UNROLL_BY(4)
         for (uint32_t i = k_thread(); i < K_FOURS; i += K_THREADS) {
             all[t->piece * K_FOURS + i] = *k_four_sums(i);
         }
-        k_block_sync();
-        if (k_thread() == 0) {
-            k_count_up(arrived + 1);
-        }
+        k_piece_left(op, t);
         return false;
     }
-    if (k_thread() == 0) {
-        while (k_load_acquire(arrived + 1) < split - 1) {
-        }
-        arrived[0] = arrived[1] = 0;
-    }
-    k_block_sync();
+    k_await_pieces(op, t);
     K_UNROLL_BY(4)
     for (uint32_t i = k_thread(); i < K_FOURS; i += K_THREADS) {
         k_floats4 sum = {{0, 0, 0, 0}};

@@ -134,30 +134,17 @@ enum { K_FOURS = K_TILE_M * K_TILE_N / 4, K_AT_A_TIME = 8 /* fragments */ };
 
 /* Of several blocks that share a tile, the last has the sums of all pieces, added in their order; false: another will. */
 K_INLINE bool k_gather_pieces(const k_op *op, const k_tile *t, k_fragment_c *c) {
-    uint32_t *arrived = (uint32_t *)(uintptr_t)op->table + t->number * 2ull, *seen = (uint32_t *)(void *)k_shared(), split = op->split;
+    uint32_t split = op->split;
     k_floats4 *all = (k_floats4 *)(uintptr_t)op->scratch + (uint64_t)t->number * split * K_FOURS + k_thread();
-    if (k_thread() == 0) {
-        *seen = k_count_up(arrived);
-    }
-    k_block_sync();
-    bool last = *seen == split - 1;
-    if (!last) {
+    if (!k_tile_comes_last(op, t)) {
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_FRAGMENTS; i++) {
             all[t->piece * K_FOURS + i * K_THREADS] = (k_floats4){{c[i].f[0], c[i].f[1], c[i].f[2], c[i].f[3]}};
         }
-        k_block_sync();
-        if (k_thread() == 0) {
-            k_count_up(arrived + 1);
-        }
+        k_piece_left(op, t);
         return false;
     }
-    if (k_thread() == 0) {
-        while (k_load_acquire(arrived + 1) < split - 1) {
-        }
-        arrived[0] = arrived[1] = 0;
-    }
-    k_block_sync();
+    k_await_pieces(op, t);
     K_UNROLL_ALL
     for (uint32_t first = 0; first < K_FRAGMENTS; first += K_AT_A_TIME) {
         k_fragment_c sums[K_AT_A_TIME] = {0};
