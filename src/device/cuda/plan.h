@@ -70,9 +70,24 @@ uint32_t sp_plan_slices(const sp_spec_tensor *weights);
 static inline const sp_spec_tensor *plan_tensor(const plan *p, uint32_t t) {
     return &p->spec->tensors[t];
 }
-/* Where a root's bytes will be, until it has a place. */
+/* Where a root's bytes will be, until it has a place; the root of such an address, or PLAN_NONE (row ids, in front of all temporaries, have none);
+ * how far behind its root's begin an address is. */
+enum { PLAN_ROOT_SHIFT = 40 };
 static inline uint64_t plan_at_root(uint32_t root) {
-    return PLAN_TEMPORARY | (uint64_t)root << 40;
+    return PLAN_TEMPORARY | (uint64_t)root << PLAN_ROOT_SHIFT;
+}
+static inline uint32_t plan_root_of(uint64_t address) {
+    uint32_t root = address & PLAN_TEMPORARY ? (uint32_t)((address & ~PLAN_TEMPORARY) >> PLAN_ROOT_SHIFT) : 0;
+    return root ? root : PLAN_NONE;
+}
+static inline uint64_t plan_behind_root(uint64_t address) {
+    return address & ((1ull << PLAN_ROOT_SHIFT) - 1);
+}
+
+/* All tensors of an entry, one after the other. */
+enum { PLAN_TENSORS = 1 + K_MAX_SRC + K_MAX_EXTRA };
+static inline k_tensor *plan_tensor_of(k_op *op, uint32_t i) {
+    return i == 0 ? &op->dst : i <= K_MAX_SRC ? &op->src[i - 1] : &op->extra[i - 1 - K_MAX_SRC];
 }
 
 /* Is this operation a gated unit, of one side or two? */

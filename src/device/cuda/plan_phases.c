@@ -133,22 +133,17 @@ static sp_status place_temporaries(plan *p, sp_error *err) {
 
 /* A temporary's address: its root, in the upper bits, becomes its place. */
 static void settle(const plan *p, uint64_t *address) {
-    if (*address & PLAN_TEMPORARY) {
-        uint64_t root = (*address & ~PLAN_TEMPORARY) >> 40, offset = *address & ((1ull << 40) - 1);
-        if (root) {
-            *address = p->roots[root].table ? p->roots[root].table + offset : PLAN_TEMPORARY | (p->roots[root].at + offset);
-        }
+    uint32_t root = plan_root_of(*address);
+    if (root != PLAN_NONE) {
+        const plan_root *r = &p->roots[root];
+        *address = plan_behind_root(*address) + (r->table ? r->table : PLAN_TEMPORARY | r->at);
     }
 }
 
 static void settle_op(const plan *p, k_op *op) {
-    settle(p, &op->dst.data);
     settle(p, &op->scratch);
-    for (int i = 0; i < K_MAX_SRC; i++) {
-        settle(p, &op->src[i].data);
-    }
-    for (int i = 0; i < 3; i++) {
-        settle(p, &op->extra[i].data);
+    for (uint32_t i = 0; i < PLAN_TENSORS; i++) {
+        settle(p, &plan_tensor_of(op, i)->data);
     }
 }
 

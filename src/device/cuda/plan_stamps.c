@@ -8,16 +8,9 @@
 #include "device/cuda/plan.h"
 
 enum {
-    ROOT_SHIFT = 40,
     MOST_BYTES = 1 << 16,  /* of a stamped column: every block reads all of it */
     MOST_IN_ALL = 4 << 20, /* of a schedule */
 };
-
-/* The temporary that an address is in, or PLAN_NONE. Row ids, at root 0, are none. */
-static uint32_t root_at(uint64_t address) {
-    uint32_t root = address & PLAN_TEMPORARY ? (uint32_t)((address & ~PLAN_TEMPORARY) >> ROOT_SHIFT) : 0;
-    return root ? root : PLAN_NONE;
-}
 
 /* Floats that fill the whole temporary. */
 static bool fills(const plan *p, const k_tensor *t, uint32_t root) {
@@ -42,18 +35,11 @@ typedef void (*each_fn)(plan *p, k_op *op, k_tensor *t, uint32_t root, uint8_t *
 
 static void each_tensor(plan *p, each_fn fn, uint8_t *fit) {
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        k_op *op = &p->ops[i].op;
-        k_tensor *all[1 + K_MAX_SRC + 3] = {&op->dst};
-        for (int s = 0; s < K_MAX_SRC; s++) {
-            all[1 + s] = &op->src[s];
-        }
-        for (int s = 0; s < 3; s++) {
-            all[1 + K_MAX_SRC + s] = &op->extra[s];
-        }
-        for (int s = 0; s < 1 + K_MAX_SRC + 3; s++) {
-            uint32_t root = root_at(all[s]->data);
+        for (uint32_t j = 0; j < PLAN_TENSORS; j++) {
+            k_tensor *t = plan_tensor_of(&p->ops[i].op, j);
+            uint32_t root = plan_root_of(t->data);
             if (root != PLAN_NONE) {
-                fn(p, op, all[s], root, fit);
+                fn(p, &p->ops[i].op, t, root, fit);
             }
         }
     }

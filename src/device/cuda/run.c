@@ -298,14 +298,10 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
     memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + x->ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {
-        resolve(x, &ops[i].dst.data);
         resolve(x, &ops[i].scratch);
         resolve(x, &ops[i].table);
-        for (int s = 0; s < K_MAX_SRC; s++) {
-            resolve(x, &ops[i].src[s].data);
-        }
-        for (int s = 0; s < 3; s++) {
-            resolve(x, &ops[i].extra[s].data);
+        for (uint32_t t = 0; t < PLAN_TENSORS; t++) {
+            resolve(x, &plan_tensor_of(&ops[i], t)->data);
         }
     }
     sp_status status = map_matrices(x, ops, bytes, err);

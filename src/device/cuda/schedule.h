@@ -12,6 +12,7 @@
 
 enum {
     K_MAX_SRC = 7,
+    K_MAX_EXTRA = 3,
     K_MAX_PARAMS = 16,
     K_CARD_THREADS = 256,    /* of a block on a card that compute */
     K_CARD_LAUNCHED = 288,   /* and the warp that fetches weights */
@@ -128,7 +129,7 @@ typedef struct k_op {
     uint64_t scratch, table; /* device addresses: partial results; numbers that
                                 the host worked out */
     k_tensor dst, src[K_MAX_SRC];
-    k_tensor extra[3]; /* of what is fused before (the norm's weight, the gate)
+    k_tensor extra[K_MAX_EXTRA]; /* of what is fused before (the norm's weight, the gate)
                           and after (the residual) */
 } __attribute__((aligned(16))) k_op;
 
