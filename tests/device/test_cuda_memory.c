@@ -140,11 +140,21 @@ static void test_small(void **state) {
 
 enum { WIDTH = 256, ROWS_EACH = 3 }; /* rows of 1 KiB */
 
+/* The graph's program; the graph is freed. */
+static sp_spec *end_program(sp_graph *g, sp_program **program) {
+    sp_error err = {0};
+    uint32_t size;
+    const void *bytes = sp_graph_bytes(g, &size);
+    sp_spec *spec = NULL;
+    ok(sp_program_load(bytes, size, NULL, program, &err), &err);
+    ok(sp_program_specialise(*program, NULL, 0, NULL, &spec, &err), &err);
+    sp_graph_free(g);
+    return spec;
+}
+
 /* Rows are set by ids, and a window at the end gets their sum. */
 static sp_spec *make_program(sp_program **program, int64_t rows) {
     sp_graph g;
-    sp_error err = {0};
-    uint32_t size;
     sp_graph_init(&g);
     uint32_t in = sp_graph_slot(&g, "in", SP_SLOT_READ), out = sp_graph_slot(&g, "out", SP_SLOT_STATE);
     sp_tensor ids = sp_graph_memory_1d(&g, "ids", in, SP_TYPE_I64, sp_dim(ROWS_EACH), sp_dim(0));
@@ -153,12 +163,7 @@ static sp_spec *make_program(sp_program **program, int64_t rows) {
     sp_tensor sums = sp_graph_memory_2d(&g, "sums", out, SP_TYPE_F32, sp_dim(1), sp_dim(ROWS_EACH), sp_dim(rows * WIDTH * 4));
     sp_set_rows(&g, cache, new_rows, ids);
     sp_graph_into(&g, sp_sum_rows(&g, new_rows), sums);
-    const void *bytes = sp_graph_bytes(&g, &size);
-    sp_spec *spec = NULL;
-    ok(sp_program_load(bytes, size, NULL, program, &err), &err);
-    ok(sp_program_specialise(*program, NULL, 0, NULL, &spec, &err), &err);
-    sp_graph_free(&g);
-    return spec;
+    return end_program(&g, program);
 }
 
 /* What a run writes is copied before, and nothing else: three rows in two pieces, and the sums in the last. */
@@ -210,19 +215,12 @@ enum { VOCABULARY = 20011, N_ROWS = 3, ANSWER_AT = 4096 }; /* a row goes over se
 /* By row, which number is the largest: a small output. */
 static sp_spec *make_argmax(sp_program **program) {
     sp_graph g;
-    sp_error err = {0};
-    uint32_t size;
     sp_graph_init(&g);
     uint32_t in = sp_graph_slot(&g, "in", SP_SLOT_READ), out = sp_graph_slot(&g, "out", SP_SLOT_WRITE | SP_SLOT_OUTPUT);
     sp_tensor rows = sp_graph_memory_2d(&g, "rows", in, SP_TYPE_F32, sp_dim(VOCABULARY), sp_dim(N_ROWS), sp_dim(0));
     sp_tensor largest = sp_graph_memory_1d(&g, "largest", out, SP_TYPE_I32, sp_dim(N_ROWS), sp_dim(0));
     sp_graph_into(&g, sp_argmax(&g, rows), largest);
-    const void *bytes = sp_graph_bytes(&g, &size);
-    sp_spec *spec = NULL;
-    ok(sp_program_load(bytes, size, NULL, program, &err), &err);
-    ok(sp_program_specialise(*program, NULL, 0, NULL, &spec, &err), &err);
-    sp_graph_free(&g);
-    return spec;
+    return end_program(&g, program);
 }
 
 static void expect_largest(const place *out, int32_t first, int32_t second, int32_t third) {
