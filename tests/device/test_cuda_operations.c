@@ -524,70 +524,6 @@ static void test_layers(void **state) {
     }
 }
 
-/* Results of so many runs of one executable, each over numbers of its own. */
-static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, uint8_t *pages, int runs, float *results) {
-    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
-    sp_device_weights *w = NULL;
-    sp_device_memory *memory = NULL;
-    sp_workspace *workspace = NULL;
-    sp_executable *x = NULL;
-    const filled *in = &c->windows[0], *out = &c->windows[1];
-    MUST(sp_device_weights_open(device, &table, NULL, NULL, &w, err));
-    MUST(sp_device_memory_open(device, pages, REGION, &memory, err));
-    MUST(sp_workspace_open(device, 1ull << 32, &workspace, err));
-    sp_slot_binding bindings[2] = {{memory, 0, REGION / 2}, {memory, REGION / 2, REGION / 2}};
-    MUST(sp_device_prepare(workspace, spec, bindings, &w, 1, &x, err));
-    for (int run = 0; run < runs; run++) {
-        for (uint64_t i = 0; i < in->size / sizeof(float); i++) {
-            ((float *)(void *)(pages + in->offset))[i] = sinf((float)(i + 1) * (float)(run + 1));
-        }
-        MUST(sp_device_memory_sync(memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
-        MUST(sp_device_execute(x, err));
-        MUST(sp_device_memory_sync(memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
-        memcpy(results + (uint64_t)run * out->size / sizeof(float), pages + REGION / 2 + out->offset, out->size);
-    }
-    sp_executable_close(x);
-    sp_workspace_close(workspace);
-    sp_device_memory_close(memory);
-    sp_device_weights_close(w);
-}
-
-/* Columns that products hand on are where those of the last run were: each run must wait for its own. */
-static void test_runs_anew(void **state) {
-    enum { N = 512, RUNS = 6 };
-    const devices *d = *state;
-    graph_case one, *c = &one;
-    begin_case(c, "runs anew", 1e-3);
-    sp_graph *g = &c->g;
-    sp_tensor x = add_window(c, IN, SP_TYPE_F32, N, 1, 1, 1), h = sp_mul_mat(g, model_weight(c, SP_TYPE_Q4_0, N, N, 1), x);
-    for (int i = 0; i < 6; i++) {
-        h = sp_graph_op2(g, SP_OP_ADD, sp_mul_mat(g, model_weight(c, i % 2 ? SP_TYPE_Q8_0 : SP_TYPE_F16, N, N, 1), h), h);
-    }
-    result(c, h, SP_TYPE_F32, N, 1, 1, 1);
-    uint32_t size;
-    const void *bytes = sp_graph_bytes(g, &size);
-    sp_weight_source source = {find_case_weight, c};
-    sp_program *program = NULL;
-    sp_spec *spec = NULL;
-    MUST(sp_program_load(bytes, size, &source, &program, err));
-    MUST(sp_program_specialise(program, NULL, 0, NULL, &spec, err));
-    uint8_t *pages = new_pages(REGION), *weights = new_pages(c->weight_bytes + 4096);
-    for (uint32_t i = 0; i < c->n_weights; i++) {
-        fill_numbers(c->weights[i].type, weights + c->weights[i].offset, N, N, -0.1f, 0.1f, 0);
-    }
-    static float mine[RUNS][N], right[RUNS][N];
-    run_anew(c, d->cpu, spec, weights, pages, RUNS, right[0]);
-    run_anew(c, d->tested, spec, weights, pages, RUNS, mine[0]);
-    for (int run = 0; run < RUNS; run++) {
-        check_window(c, &(filled){.type = SP_TYPE_F32, .size = sizeof mine[run], .ne = {N, 1, 1, 1}}, (uint8_t *)mine[run], (uint8_t *)right[run]);
-    }
-    munmap(pages, REGION);
-    munmap(weights, c->weight_bytes + 4096);
-    sp_spec_free(spec);
-    sp_program_free(program);
-    sp_graph_free(g);
-}
-
 /* Small writes wait for the next command. Each has the bytes of its time, and what comes later is later. */
 static void test_writes_in_order(void **state) {
     const devices *d = *state;
@@ -640,7 +576,6 @@ int main(void) {
         cmocka_unit_test(test_attention_of_few),
         cmocka_unit_test(test_attention_of_many),
         cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_runs_anew),
         cmocka_unit_test(test_recurrent),
         cmocka_unit_test(test_rope_sections),
         cmocka_unit_test(test_writes_in_order),

@@ -5,6 +5,10 @@
  * instructions.
  *
  * Queries and weights are rounded to halves, sums are floats. Scores are counted in powers of two.
+ *
+ * The newest row of the cache may be one that products of the same run are writing meanwhile (plan_newest.c). It is not taken from the cache, where
+ * it is there behind a barrier alone, but from columns that say by stamps that they are there (kernel_stamp.h), together with the queries. What was
+ * read in its place from the cache, old or new, is thrown away; every other row was written in an earlier run, and runs end with a barrier.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTEND_FEW_H
 #define SP_DEVICE_CUDA_KERNEL_ATTEND_FEW_H
@@ -18,7 +22,8 @@ enum {
     K_FEW_WIDEST = K_LANES == 1 ? 256 : 128, /* elements of values: of 256 a warp takes one half, its neighbour the other */
     K_FEW_AT = 1024,                         /* of shared memory: by warp its tiles' values, and in the end what it has: [heads][K_FEW_ROW] floats */
     K_FEW_SLOTS = K_LANES == 1 ? 8 : 2,      /* heads that a lane has something of */
-    K_FEW_AHEAD = 3                          /* so many tiles before it is wanted, one is brought near */
+    K_FEW_AHEAD = 3,                         /* so many tiles before it is wanted, one is brought near */
+    K_FEW_NONE = 0xffffffff
 };
 
 /* Tiles whose values are under way; elements that a warp takes of them; warps that take tiles of their own. */
@@ -40,7 +45,22 @@ typedef struct k_few {
     const k_u16 *mask;            /* or NULL */
     uint32_t key_step, value_step, last;
     float scale, cap, slope[K_FEW_SLOTS];
+    k_stamp stamp;
+    const uint8_t *newest_key, *newest_value; /* stamped floats that take the place of the rows at: K_FEW_NONE: of none of the warp's */
+    uint32_t newest_key_at, newest_value_at;
+    uint32_t key_id, value_id, from; /* where that is found: the rows' numbers, the piece's first row */
 } k_few;
+
+/* Queries as fragments have them; four elements of the newest value. The newest key goes to shared memory, as halves: one warp has it, or two have
+ * the same. */
+typedef struct k_taken_few {
+    k_half_b queries[256 / 16];
+    uint32_t value[2];
+} k_taken_few;
+
+K_INLINE k_u16 *k_few_newest_key(void) {
+    return (k_u16 *)(void *)k_shared();
+}
 
 /* What it has so far. Of values rows are elements, columns heads. */
 typedef struct k_so_far {
@@ -55,7 +75,21 @@ K_INLINE float k_few_most(float a, float b) {
     return __builtin_fmaxf(a, b);
 }
 
+/* Where the newest row is among the piece's positions, if it is one of those that the warp takes. */
+K_INLINE uint32_t k_few_newest_at(const uint32_t wide, const k_few *a, uint32_t id) {
+    uint32_t at = id - a->from;
+    bool own = K_LANES == 1 || at / K_FEW_POSITIONS % K_FEW_TAKERS(wide) == k_warp() % K_FEW_TAKERS(wide);
+    return at <= a->last && own ? at : K_FEW_NONE;
+}
+K_INLINE void k_few_find_newest(const uint32_t wide, k_few *a) {
+    a->newest_key_at = a->newest_key ? k_few_newest_at(wide, a, a->key_id) : K_FEW_NONE;
+    a->newest_value_at = a->newest_key ? k_few_newest_at(wide, a, a->value_id) : K_FEW_NONE;
+}
+
 #ifdef __NVPTX__
+
+typedef const __attribute__((address_space(1))) k_words4 *k_global_words4;
+typedef const __attribute__((address_space(1))) k_u16 *k_global_u16;
 
 K_INLINE void k_warp_sync(void) {
     __nvvm_bar_warp_sync(0xffffffffu);
@@ -77,7 +111,7 @@ K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_
     }
     K_UNROLL_ALL
     for (uint32_t i = 0; i < wide / 32; i++) {
-        const k_words4 x = *(const k_words4 *)(const void *)(rows[0] + i * 64), y = *(const k_words4 *)(const void *)(rows[1] + i * 64);
+        const k_words4 x = *(k_global_words4)(uintptr_t)(rows[0] + i * 64), y = *(k_global_words4)(uintptr_t)(rows[1] + i * 64);
         keys[i * 2] = (k_half_a){{x.w[0], y.w[0], x.w[1], y.w[1]}};
         keys[i * 2 + 1] = (k_half_a){{x.w[2], y.w[2], x.w[3], y.w[3]}};
     }
@@ -94,14 +128,76 @@ K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
         __asm__ volatile("prefetch.global.L2 [%0];" ::"l"(a->values + row * a->value_step + k_lane() / K_FEW_POSITIONS * 128) : "memory");
     }
 }
-/* As k_few_keys has keys, the queries of heads that lie `step` bytes apart, all of them. */
-K_INLINE void k_few_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_b *q) {
-    uint32_t head = k_lane() / 4 < heads ? k_lane() / 4 : heads - 1;
-    k_floats4 x[16];
-    k_take_floats(stamp, wide / 32, 2, wide / 32, rows + (uint64_t)head * step + k_lane() % 4 * 32, 128, x);
+/* Rounded already: nothing is lost. */
+K_INLINE void k_few_four_halves(k_stamp s, const k_words4 *w, k_u32 *to) {
+    to[0] = k_two_halves(k_taken(s, w->w[0]), k_taken(s, w->w[1])), to[1] = k_two_halves(k_taken(s, w->w[2]), k_taken(s, w->w[3]));
+}
+/* As k_few_keys has keys, the queries of heads that lie `step` bytes apart, all of them, and the newest row. All are asked for before one is looked
+ * at. */
+K_INLINE void k_few_take(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_taken_few *t) {
+    const k_stamp always = {.turn = a->stamp.turn, .bit = 1};
+    const uint8_t *from = rows + (uint64_t)(k_lane() / 4 < heads ? k_lane() / 4 : heads - 1) * step + k_lane() % 4 * 32;
+    const k_words4 none = {{always.turn, always.turn, always.turn, always.turn}};
+    bool has_key = a->newest_key_at != K_FEW_NONE && k_lane() * 4 < wide;
+    bool has_value = a->newest_value_at != K_FEW_NONE && k_lane() * 4 < K_FEW_VALUES(wide);
+    k_words4 q[16], k[2], v;
+    uint32_t polls = 0, lacks;
+    do {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 16; i++) {
+            k_load_relaxed4(from + i / 2 * 128 + i % 2 * 16, true, &q[i]);
+        }
+        k[0] = k[1] = v = none;
+        k_load_relaxed4(a->newest_key + k_lane() * 16, has_key, &k[0]);
+        if (wide > 128) {
+            k_load_relaxed4(a->newest_key + k_lane() * 16 + 512, has_key, &k[1]);
+        }
+        k_load_relaxed4(a->newest_value + k_lane() * 16, has_value, &v);
+        lacks = k_lacking4(always, &k[0]) | k_lacking4(always, &k[1]) | k_lacking4(always, &v);
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 16; i++) {
+            lacks |= k_lacking4(a->stamp, &q[i]);
+        }
+    } while (lacks && !k_waits_in_vain(&polls));
     K_UNROLL_ALL
     for (uint32_t i = 0; i < wide / 16; i++) {
-        q[i] = (k_half_b){{k_two_halves(x[i].f[0], x[i].f[1]), k_two_halves(x[i].f[2], x[i].f[3])}};
+        t->queries[i] = (k_half_b){{k_two_halves(k_taken(a->stamp, q[i].w[0]), k_taken(a->stamp, q[i].w[1])),
+                                    k_two_halves(k_taken(a->stamp, q[i].w[2]), k_taken(a->stamp, q[i].w[3]))}};
+    }
+    k_few_four_halves(always, &v, t->value);
+    if (a->newest_key_at != K_FEW_NONE) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < (wide + 127) / 128; i++) {
+            if (has_key) {
+                k_few_four_halves(always, &k[i], (k_u32 *)(void *)(k_few_newest_key() + i * 128 + k_lane() * 4));
+            }
+        }
+        k_warp_sync();
+    }
+}
+/* Where a tile has the newest row, it gets it. The tile's values are there. */
+K_INLINE void k_few_renew_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
+    uint32_t row = a->newest_key_at - first;
+    if (row < K_FEW_POSITIONS && row % 8 == k_lane() / 4) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < wide / 32; i++) {
+            const k_words4 x = *(const k_words4 *)(const void *)(k_few_newest_key() + i * 32 + k_lane() % 4 * 8);
+            K_UNROLL_ALL
+            for (uint32_t j = 0; j < 4; j++) {
+                uint32_t *w = &keys[i * 2 + j / 2].w[j % 2 * 2];
+                w[0] = row < 8 ? x.w[j] : w[0], w[1] = row < 8 ? w[1] : x.w[j];
+            }
+        }
+    }
+}
+K_INLINE void k_few_renew_values(const uint32_t wide, const k_few *a, uint32_t first, const k_taken_few *t, k_u16 *stage) {
+    uint32_t row = a->newest_value_at - first;
+    if (row < K_FEW_POSITIONS) {
+        if (k_lane() * 4 < K_FEW_VALUES(wide)) {
+            k_u32 *at = (k_u32 *)(void *)(stage + row * K_FEW_APART(wide) + k_lane() * 4);
+            at[0] = t->value[0], at[1] = t->value[1];
+        }
+        k_warp_sync();
     }
 }
 /* Weights as halves; positions, which were rows, become columns. */
@@ -134,6 +230,8 @@ K_INLINE float k_heads_sum(float x) {
 
 #else
 
+typedef const k_u16 *k_global_u16;
+
 K_INLINE void k_warp_sync(void) {
 }
 K_INLINE void k_copy_near(void *to, const void *from) {
@@ -147,15 +245,29 @@ K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
 }
 K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
     for (uint32_t i = 0; i < K_FEW_POSITIONS * wide; i++) {
-        uint32_t row = i / wide, d = i % wide;
-        keys[d / 16].x[row][d % 16] = k_half(a->keys + (uint64_t)k_few_least(first + row, a->last) * a->key_step + d * 2ull);
+        uint32_t row = k_few_least(first + i / wide, a->last), d = i % wide;
+        keys[d / 16].x[i / wide][d % 16] = row == a->newest_key_at ? 0 : k_half(a->keys + (uint64_t)row * a->key_step + d * 2ull);
     }
 }
-K_INLINE void k_few_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_b *q) {
+K_INLINE float k_few_await(k_stamp stamp, const uint8_t *row, uint32_t d) {
+    const k_u32 *at = (const k_u32 *)(const void *)row + d;
+    return k_from_half(k_to_half(k_stamp_await(stamp, k_load_relaxed(at), at)));
+}
+K_INLINE void k_few_take(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_taken_few *t) {
     for (uint32_t i = 0; i < 8 * wide; i++) {
         uint32_t head = i / wide, d = i % wide;
-        const k_u32 *at = (const k_u32 *)(const void *)(rows + (uint64_t)(head < heads ? head : heads - 1) * step) + d;
-        q[d / 16].x[head][d % 16] = k_from_half(k_to_half(k_stamp_await(stamp, k_load_relaxed(at), at)));
+        t->queries[d / 16].x[head][d % 16] = k_few_await(a->stamp, rows + (uint64_t)(head < heads ? head : heads - 1) * step, d);
+    }
+}
+K_INLINE void k_few_renew_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
+    for (uint32_t d = 0; a->newest_key_at - first < K_FEW_POSITIONS && d < wide; d++) {
+        keys[d / 16].x[a->newest_key_at - first][d % 16] = k_few_await((k_stamp){a->stamp.turn, 1}, a->newest_key, d);
+    }
+}
+K_INLINE void k_few_renew_values(const uint32_t wide, const k_few *a, uint32_t first, const k_taken_few *t, k_u16 *stage) {
+    (void)t;
+    for (uint32_t d = 0; a->newest_value_at - first < K_FEW_POSITIONS && d < wide; d++) {
+        stage[(a->newest_value_at - first) * K_FEW_APART(wide) + d] = k_to_half(k_few_await((k_stamp){a->stamp.turn, 1}, a->newest_value, d));
     }
 }
 K_INLINE k_half_b k_few_weights(const k_fragment_c *c) {
@@ -203,7 +315,7 @@ K_INLINE void k_few_masks(const k_few *a, uint32_t first, uint16_t *mask) {
     for (uint32_t r = 0; r < K_C_ROWS; r++) {
         mask[r] = 0;
         if (a->mask) {
-            mask[r] = a->mask[k_few_least(first + k_few_row(r), a->last)];
+            mask[r] = ((k_global_u16)(uintptr_t)a->mask)[k_few_least(first + k_few_row(r), a->last)];
         }
     }
 }
@@ -215,7 +327,9 @@ K_INLINE void k_few_bring(const uint32_t wide, const k_few *a, uint32_t first, k
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_FEW_POSITIONS * pieces / K_LANES; i++) {
             uint32_t at = (i * K_LANES + k_lane()) % pieces * 8, row = (i * K_LANES + k_lane()) / pieces;
-            k_copy_near(stage + row * K_FEW_APART(wide) + at, a->values + (uint64_t)k_few_least(first + row, a->last) * a->value_step + at * 2);
+            if (K_LANES > 1 || first + row != a->newest_value_at) { /* on the host it would be a race */
+                k_copy_near(stage + row * K_FEW_APART(wide) + at, a->values + (uint64_t)k_few_least(first + row, a->last) * a->value_step + at * 2);
+            }
         }
     }
     k_copies_end();
@@ -284,23 +398,31 @@ K_INLINE void k_few_add_values(const uint32_t wide, const k_u16 *stage, const k_
     }
 }
 
-/* All of the warp's tiles; rows: of the heads' queries, `apart` bytes from one to the next. */
-K_INLINE void k_few_along(const uint32_t wide, const k_few *a, k_stamp stamp, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages,
-                          k_so_far *s) {
-    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, size = K_FEW_POSITIONS * K_FEW_APART(wide);
+/* All of the warp's tiles; rows: of the heads' queries, `apart` bytes from one to the next. Keys of two tiles are under way, where registers are
+ * there for them. */
+K_INLINE void k_few_along(const uint32_t wide, k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages, k_so_far *s) {
+    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, size = K_FEW_POSITIONS * K_FEW_APART(wide), two = wide == 64;
     uint32_t first = k_warp() % K_FEW_TAKERS(wide) * K_FEW_POSITIONS;
-    k_half_a keys[256 / 16];
-    k_half_b queries[256 / 16];
-    uint16_t masks[K_C_ROWS];
+    k_half_a keys[256 / 16], next[256 / 16];
+    k_taken_few taken;
+    uint16_t masks[K_C_ROWS], next_masks[K_C_ROWS];
+    if (K_LANES == 1) { /* a card asks for all else first */
+        k_few_find_newest(wide, a);
+    }
     k_few_keys(wide, a, first, keys);
+    if (two) {
+        k_few_keys(wide, a, first + step, next);
+    }
     for (uint32_t i = 0; i < K_FEW_STAGES(wide); i++) {
         k_few_bring(wide, a, first + i * step, stages + i * size);
     }
-    for (uint32_t i = 1; i < K_FEW_AHEAD; i++) {
+    k_few_masks(a, first, masks);
+    k_few_masks(a, first + step, next_masks);
+    for (uint32_t i = 1 + two; i < K_FEW_AHEAD && first + i * step <= a->last; i++) {
         k_few_ahead(wide, a, first + i * step);
     }
-    k_few_masks(a, first, masks);
-    k_few_queries(wide, stamp, rows, apart, heads, queries);
+    k_few_find_newest(wide, a);
+    k_few_take(wide, a, rows, apart, heads, &taken);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
         s->most[i] = -k_infinity(), s->weight[i] = 0;
@@ -315,24 +437,38 @@ K_INLINE void k_few_along(const uint32_t wide, const k_few *a, k_stamp stamp, co
         for (uint32_t e = 0; e < K_OF_C; e++) {
             scores.f[e] = 0;
         }
+        k_few_renew_keys(wide, a, first, keys);
         K_UNROLL_ALL
         for (uint32_t i = 0; i < wide / 16; i++) {
-            k_multiply_halves(&scores, &keys[i], &queries[i]);
+            k_multiply_halves(&scores, &keys[i], &taken.queries[i]);
         }
-        bool live = k_few_scores(a, first, masks, &scores);
-        if (first + step <= a->last) {
-            k_few_keys(wide, a, first + step, keys);
-            k_few_masks(a, first + step, masks);
+        bool live = k_few_scores(a, first, masks, &scores), more = first + step <= a->last;
+        K_UNROLL_ALL
+        for (uint32_t r = 0; r < K_C_ROWS; r++) {
+            masks[r] = next_masks[r];
+        }
+        K_UNROLL_ALL
+        for (uint32_t i = 0; two && i < wide / 16; i++) {
+            keys[i] = next[i];
+        }
+        if (more) {
+            k_few_keys(wide, a, first + (1 + two) * step, two ? next : keys);
+            k_few_masks(a, first + 2 * step, next_masks);
         }
         if (live) {
             k_few_weigh(wide, &scores, s);
             k_copies_wait_but(K_FEW_STAGES(wide) - 1);
             k_warp_sync();
+            k_few_renew_values(wide, a, first, &taken, stages + at * size);
             k_few_add_values(wide, stages + at * size, &scores, s);
         }
-        k_warp_sync();
-        k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, stages + at * size);
-        k_few_ahead(wide, a, first + K_FEW_AHEAD * step);
+        if (more) {
+            k_warp_sync();
+            k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, stages + at * size);
+            if (first + K_FEW_AHEAD * step <= a->last) {
+                k_few_ahead(wide, a, first + K_FEW_AHEAD * step);
+            }
+        }
     }
     k_copies_wait_all(); /* of tiles that nobody looked at, too, before others take their place */
     K_UNROLL_ALL

@@ -1,11 +1,12 @@
 /*
  * Attention, split over tokens, heads and pieces of the cache. A block takes one token, the heads that share keys, and one piece: scores in shared
- * memory, their largest and their sum, then the weighted values. Caches of halves have a faster way (K_OP_ATTEND_HALVES). Pieces leave (largest, sum,
- * values) in scratch memory; the block that is the last to bring one combines them.
+ * memory, their largest and their sum, then the weighted values. Pieces leave (largest, sum, values) in scratch memory; the block that is the last to
+ * bring one combines them. Caches of halves have a faster way (K_OP_ATTEND_HALVES): their pieces are stamped (kernel_stamp.h), and each block that
+ * made one waits for the others and combines its share of all. They lie in the schedule's own memory.
  *
  * params: 0 scale, 1 max_bias, 2 logit_softcap, 4 positions a piece, 5 heads that are computed together, which share keys and values, 6 how many such
- * groups there are; of K_OP_ATTEND_HALVES also 8 tasks, and the inverses of 9 pieces, 10 groups, 11 groups that share keys, 12 tokens. op->split:
- * pieces; op->table: how many have been brought, by token and heads.
+ * groups there are; of K_OP_ATTEND_HALVES also 7 pairs of elements that a block combines, 8 tasks, and the inverses of 9 pieces, 10 groups, 11 groups
+ * that share keys, 12 tokens. op->split: pieces; op->table: how many have been brought, by token and heads.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTENTION_H
 #define SP_DEVICE_CUDA_KERNEL_ATTENTION_H
@@ -129,7 +130,7 @@ K_FN void k_attention_put(const k_op *op, const k_attention *t, uint32_t h, uint
     } else if (sink != -k_infinity()) {
         weight += k_exp_fast(sink - most);
     }
-    k_give_float(k_stamp_of(&op->dst), (k_f32 *)k_row(&op->dst, head, t->token, t->batch) + d, weight > 0 ? sum * k_reciprocal(weight) : 0);
+    ((k_f32 *)k_row(&op->dst, head, t->token, t->batch))[d] = weight > 0 ? sum * k_reciprocal(weight) : 0;
 }
 
 K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *stats, uint32_t groups, uint32_t piece) {
@@ -140,67 +141,6 @@ K_FN void k_attention_finish(const k_op *op, const k_attention *t, const k_f32 *
             sum += t->parts[(g * t->heads + h) * t->dv + d];
         }
         k_attention_put(op, t, h, d, piece, stats[h * 2], stats[h * 2 + 1], sum);
-    }
-}
-
-/* ---- caches of halves: dk == dv ---- */
-
-/* In shared memory: by head the warps' largest, then their weights. */
-enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
-_Static_assert(K_FEW_STATS_AT + K_HALVES_HEADS * K_FEW_STATS * 4 <= K_FEW_AT, "it fits");
-
-K_INLINE k_f32 *k_few_stats(uint32_t head) {
-    return (k_f32 *)(void *)(k_shared() + K_FEW_STATS_AT) + head * K_FEW_STATS;
-}
-K_INLINE uint8_t *k_few_stage(const uint32_t wide, uint32_t warp) {
-    return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
-}
-
-/* What the warp has, to where the block's is. */
-K_INLINE void k_few_put(const uint32_t wide, uint32_t heads, const k_so_far *s) {
-    k_f32 *values = (k_f32 *)(void *)k_few_stage(wide, k_warp());
-    k_warp_sync();
-    K_UNROLL_ALL
-    for (uint32_t e = 0; e < K_OF_C; e++) {
-        uint32_t head = k_column_in_c(e);
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16; i++) {
-            if (head < heads) {
-                values[head * K_FEW_ROW(wide) + i * 16 + k_row_in_c(e)] = s->values[i].f[e];
-            }
-        }
-        if (e < K_FEW_SLOTS && k_row_in_c(e) == 0) {
-            k_f32 *stats = k_few_stats(head) + k_warp() % K_FEW_TAKERS(wide);
-            stats[0] = s->most[e], stats[K_FEW_STATS / 2] = s->weight[e];
-        }
-    }
-}
-
-/* What warps have is merged and put where it belongs. */
-K_INLINE void k_few_end(const uint32_t wide, const k_op *op, const k_attention *t, uint32_t piece) {
-    const uint32_t takers = K_FEW_TAKERS(wide);
-    for (uint32_t i = k_thread(); i < t->heads * wide; i += K_THREADS) {
-        uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * takers;
-        const k_f32 *values = (const k_f32 *)(const void *)k_few_stage(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
-        float stats[K_FEW_STATS], largest = -k_infinity(), sum = 0, all = 0;
-        K_UNROLL_ALL
-        for (uint32_t w = 0; w < K_FEW_STATS; w += 4) {
-            if (w % (K_FEW_STATS / 2) < takers) {
-                *(k_floats4 *)&stats[w] = *(const k_floats4 *)(const void *)(k_few_stats(h) + w);
-            }
-        }
-        K_UNROLL_ALL
-        for (uint32_t w = 0; w < takers; w++) {
-            largest = k_few_most(largest, stats[w]);
-        }
-        float base = largest == -k_infinity() ? 0 : largest;
-        K_UNROLL_ALL
-        for (uint32_t w = 0; w < takers; w++) {
-            float by = k_exp2_fast(stats[w] - base);
-            sum += values[w * (K_FEW_BYTES(wide) / 4)] * by;
-            all += stats[K_FEW_STATS / 2 + w] * by;
-        }
-        k_attention_put(op, t, h, d, piece, largest * K_LN_2, all, sum);
     }
 }
 
@@ -261,7 +201,7 @@ K_INLINE void k_attention_arrive(const k_op *op, const k_attention *t, uint64_t 
     for (uint32_t i = k_thread(); i < t->heads * t->dv; i += K_THREADS) {
         uint32_t head = t->head + i / t->dv, d = i % t->dv;
         uint64_t row = ((uint64_t)t->batch * (uint32_t)op->dst.ne[2] + t->token) * (uint32_t)op->dst.ne[1] + head;
-        k_give_float(k_stamp_of(&op->dst), (k_f32 *)k_row(&op->dst, head, t->token, t->batch) + d, k_attention_combined(op, row, d));
+        ((k_f32 *)k_row(&op->dst, head, t->token, t->batch))[d] = k_attention_combined(op, row, d);
     }
     if (k_thread() == 0) {
         *arrived = 0;
@@ -313,9 +253,165 @@ K_APART void k_do_attention(const k_op *op, uint32_t part) {
     }
 }
 
+/* ---- caches of halves: dk == dv ---- */
+
+/* In shared memory: by head the warps' largest, then their weights. */
+enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
+_Static_assert(K_FEW_STATS_AT + K_HALVES_HEADS * K_FEW_STATS * 4 <= K_FEW_AT, "it fits");
+
+K_INLINE k_f32 *k_few_stats(uint32_t head) {
+    return (k_f32 *)(void *)(k_shared() + K_FEW_STATS_AT) + head * K_FEW_STATS;
+}
+K_INLINE uint8_t *k_few_stage(const uint32_t wide, uint32_t warp) {
+    return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
+}
+
+/* What the warp has, to where the block's is. */
+K_INLINE void k_few_put(const uint32_t wide, uint32_t heads, const k_so_far *s) {
+    k_f32 *values = (k_f32 *)(void *)k_few_stage(wide, k_warp());
+    k_warp_sync();
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < K_OF_C; e++) {
+        uint32_t head = k_column_in_c(e);
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_FEW_VALUES(wide) / 16; i++) {
+            if (head < heads) {
+                values[head * K_FEW_ROW(wide) + i * 16 + k_row_in_c(e)] = s->values[i].f[e];
+            }
+        }
+        if (e < K_FEW_SLOTS && k_row_in_c(e) == 0) {
+            k_f32 *stats = k_few_stats(head) + k_warp() % K_FEW_TAKERS(wide);
+            stats[0] = s->most[e], stats[K_FEW_STATS / 2] = s->weight[e];
+        }
+    }
+}
+
 /* n divided by what a parameter is the inverse of: exact, since both are less than K_HALVES_TASKS. */
 K_INLINE uint32_t k_quotient(uint32_t n, const k_op *op, int inverse) {
     return (uint32_t)(((float)n + 0.5f) * k_param(op, inverse));
+}
+K_INLINE uint32_t k_log2(uint32_t n) {
+    return 31 - (uint32_t)__builtin_clz(n);
+}
+
+/* A pair of a head's elements, of all that there is: sinks join it. Here largest scores are powers of two. row: the token's and head's. */
+K_INLINE void k_few_result(const k_op *op, uint32_t row, uint32_t log2_wide, uint32_t d, float most, float weight, const float *sum) {
+    float by = 1;
+    if (op->src[4].data) {
+        float sink = k_attention_sink(op, row % (uint32_t)op->dst.ne[1]) * K_LOG2_E, all = k_few_most(most, sink);
+        by = most == -k_infinity() ? 0 : k_exp2_fast(most - all);
+        weight = weight * by + (sink == -k_infinity() ? 0 : k_exp2_fast(sink - all));
+    }
+    by = weight > 0 ? by * k_reciprocal(weight) : 0;
+    k_give_two(k_stamp_of(&op->dst), (k_f32 *)(uintptr_t)op->dst.data + ((uint64_t)row << log2_wide) + d, sum[0] * by, sum[1] * by);
+}
+
+/* Where a piece of a token's head lies: stamped as it is, whoever reads it waits for it. */
+K_INLINE k_f32 *k_few_piece(const k_op *op, uint32_t row, uint32_t piece, uint32_t wide) {
+    return (k_f32 *)(uintptr_t)op->scratch + (uint64_t)(row * op->split + piece) * (wide + 2);
+}
+
+/* What warps have is merged and put where it belongs, a thread two elements. row: the first of those of the token and its heads. */
+K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint32_t heads, uint32_t piece) {
+    const uint32_t takers = K_FEW_TAKERS(wide);
+    for (uint32_t i = k_thread() * 2; i < heads * wide; i += K_THREADS * 2) {
+        uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * takers;
+        const k_f32 *values = (const k_f32 *)(const void *)k_few_stage(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
+        float stats[K_FEW_STATS], largest = -k_infinity(), sum[2] = {0, 0}, all = 0;
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < K_FEW_STATS; w += 4) {
+            if (w % (K_FEW_STATS / 2) < takers) {
+                *(k_floats4 *)&stats[w] = *(const k_floats4 *)(const void *)(k_few_stats(h) + w);
+            }
+        }
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < takers; w++) {
+            largest = k_few_most(largest, stats[w]);
+        }
+        float base = largest == -k_infinity() ? 0 : k_bits_float(k_float_bits(largest) & ~1u); /* nothing is lost when it is stamped */
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < takers; w++) {
+            const k_floats2 two = *(const k_floats2 *)(const void *)(values + w * (K_FEW_BYTES(wide) / 4));
+            float by = k_exp2_fast(stats[w] - base);
+            sum[0] += two.f[0] * by, sum[1] += two.f[1] * by;
+            all += stats[K_FEW_STATS / 2 + w] * by;
+        }
+        base = largest == -k_infinity() ? largest : base;
+        if (op->split == 1) {
+            k_few_result(op, row + h, k_log2(wide), d, base, all, sum);
+            continue;
+        }
+        k_f32 *out = k_few_piece(op, row + h, piece, wide);
+        k_give_two(k_stamp_always(), out + 2 + d, sum[0], sum[1]);
+        if (d == 0) {
+            k_give_two(k_stamp_always(), out, base, all);
+        }
+    }
+}
+
+/* Lanes that share the pieces of two elements, and how many of these a lane asks for at once. */
+enum { K_FEW_SHARERS = K_LANES == 1 ? 1 : 4, K_FEW_ONCE = 4 };
+
+/* A lane's share of two elements' pieces, so many of them, of which n are apart by `step` floats from `at` on. */
+K_INLINE float k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint32_t n, float *weight, float *sum) {
+    const k_stamp stamp = k_stamp_always();
+    float most = -k_infinity();
+    for (uint32_t first = 0; first < n; first += K_FEW_SHARERS * K_FEW_ONCE) {
+        uint32_t stats[K_FEW_ONCE][2], values[K_FEW_ONCE][2], polls = 0, lacks;
+        float own[K_FEW_ONCE], before = most;
+        do {
+            lacks = 0;
+            K_UNROLL_ALL
+            for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
+                const k_f32 *piece = at + k_few_least(first + i * K_FEW_SHARERS + k_thread() % K_FEW_SHARERS, n - 1) * step;
+                k_load_relaxed2(piece, stats[i]);
+                k_load_relaxed2(piece + 2 + d, values[i]);
+            }
+            K_UNROLL_ALL
+            for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
+                lacks |= k_lacking2(stamp, stats[i]) | k_lacking2(stamp, values[i]);
+            }
+        } while (lacks && !k_waits_in_vain(&polls));
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
+            own[i] = first + i * K_FEW_SHARERS + k_thread() % K_FEW_SHARERS < n ? k_taken(stamp, stats[i][0]) : -k_infinity();
+            most = k_few_most(most, own[i]);
+        }
+        float base = most == -k_infinity() ? 0 : most, by = k_exp2_fast(before - base);
+        *weight *= by, sum[0] *= by, sum[1] *= by;
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
+            by = k_exp2_fast(own[i] - base);
+            *weight += k_taken(stamp, stats[i][1]) * by;
+            sum[0] += k_taken(stamp, values[i][0]) * by, sum[1] += k_taken(stamp, values[i][1]) * by;
+        }
+    }
+    return most;
+}
+
+/* The block's share of a result that lies in pieces: each block that made one combines all pieces of some elements, so that all of them are busy, and
+ * read little. at: the operation, in shared memory. */
+K_APART void k_few_combine(uint32_t at, uint32_t task) {
+    const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
+    uint32_t counter = k_quotient(task, op, 9), piece = task - counter * op->split, wide = (uint32_t)op->dst.ne[0], log2_wide = k_log2(wide);
+    uint32_t first = counter * op->params[5], pairs = op->params[5] * wide / 2, each = op->params[7], to = k_few_least((piece + 1) * each, pairs);
+    for (uint32_t from = piece * each + k_warp() * (K_LANES / K_FEW_SHARERS); from < to; from += K_THREADS / K_FEW_SHARERS) {
+        uint32_t own = from + k_lane() / K_FEW_SHARERS, i = k_few_least(own, to - 1) * 2, row = first + (i >> log2_wide), d = i & (wide - 1);
+        float weight = 0, sum[2] = {0, 0}, most = k_few_sum_pieces(k_few_piece(op, row, 0, wide), d, wide + 2, op->split, &weight, sum), all = most;
+        K_UNROLL_ALL
+        for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
+            all = k_few_most(all, k_exchange(all, m));
+        }
+        float by = all == -k_infinity() ? 0 : k_exp2_fast(most - all);
+        weight *= by, sum[0] *= by, sum[1] *= by;
+        K_UNROLL_ALL
+        for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
+            weight += k_exchange(weight, m), sum[0] += k_exchange(sum[0], m), sum[1] += k_exchange(sum[1], m);
+        }
+        if (own < to && k_thread() % K_FEW_SHARERS == 0) {
+            k_few_result(op, row, log2_wide, d, all, weight, sum);
+        }
+    }
 }
 
 /* As k_row, of strides that fit into 32 bits. */
@@ -328,15 +424,21 @@ K_INLINE const uint8_t *k_few_place(const k_tensor *t, uint32_t i1, uint32_t i2,
 K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
     const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2], *m = &op->src[3];
-    uint32_t counter = k_quotient(task, op, 9), piece = task - counter * op->split, heads = op->params[5];
+    uint32_t counter = k_quotient(task, op, 9), piece = task - counter * op->split, heads = op->params[5], from = piece * op->params[4];
     uint32_t row = k_quotient(counter, op, 10), group = counter - row * op->params[6], kv_head = k_quotient(group, op, 11);
-    k_attention t = {.head = group * heads, .heads = heads, .dk = wide, .dv = wide, .from = piece * op->params[4]};
-    t.batch = k_quotient(row, op, 12), t.token = row - t.batch * (uint32_t)q->ne[1];
-    k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .scale = k_param(op, 0), .cap = k_param(op, 2)};
-    a.last = k_few_least((uint32_t)k->ne[1] - t.from, op->params[4]) - 1;
-    a.keys = k_few_place(k, t.from, kv_head, t.batch);
-    a.values = k_few_place(v, t.from, kv_head, t.batch) + k_warp() / K_FEW_TAKERS(wide) * K_FEW_VALUES(wide) * 2;
-    a.mask = m->data ? (const k_u16 *)(const void *)k_few_place(m, t.token, 0, t.batch) + t.from : NULL;
+    uint32_t batch = k_quotient(row, op, 12), token = row - batch * (uint32_t)q->ne[1], half = k_warp() / K_FEW_TAKERS(wide) * K_FEW_VALUES(wide);
+    k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .scale = k_param(op, 0), .cap = k_param(op, 2), .from = from};
+    a.stamp = k_stamp_of(q);
+    a.last = k_few_least((uint32_t)k->ne[1] - from, op->params[4]) - 1;
+    a.keys = k_few_place(k, from, kv_head, batch);
+    a.values = k_few_place(v, from, kv_head, batch) + half * 2;
+    a.mask = m->data ? (const k_u16 *)(const void *)k_few_place(m, token, 0, batch) + from : NULL;
+    if (op->extra[0].data) { /* ids are less than 2^32 */
+        a.key_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_KEY_ID].data);
+        a.value_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_VALUE_ID].data);
+        a.newest_key = (const uint8_t *)(uintptr_t)op->extra[0].data + kv_head * wide * 4;
+        a.newest_value = (const uint8_t *)(uintptr_t)op->extra[1].data + (kv_head * wide + half) * 4;
+    }
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
         a.slope[i] = K_LOG2_E;
@@ -344,18 +446,14 @@ K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
     if (k_param(op, 1) > 0) {
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_FEW_SLOTS; i++) {
-            a.slope[i] *= k_alibi_slope(k_param(op, 1), t.head + k_column_in_c(i), (uint32_t)q->ne[2]);
+            a.slope[i] *= k_alibi_slope(k_param(op, 1), group * heads + k_column_in_c(i), (uint32_t)q->ne[2]);
         }
     }
     k_so_far s;
-    k_few_along(wide, &a, k_stamp_of(q), k_few_place(q, t.token, t.head, t.batch), (uint32_t)q->nb[2], heads,
-                (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
+    k_few_along(wide, &a, k_few_place(q, token, group * heads, batch), (uint32_t)q->nb[2], heads, (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
     k_few_put(wide, heads, &s);
     k_block_sync();
-    k_few_end(wide, op, &t, piece);
-    if (op->split > 1) {
-        k_attention_arrive(op, &t, counter);
-    }
+    k_few_end(wide, op, counter * heads, heads, piece);
 }
 
 /* Apart, so that each keeps registers to itself. */
@@ -369,7 +467,8 @@ K_APART void k_attend_few_256(uint32_t at, uint32_t task) {
     k_attend_few(256, at, task);
 }
 
-/* op lies in shared memory. */
+/* op lies in shared memory. All of the part's pieces come before any of them is combined with others': these may wait for it. Parts of an operation
+ * are in other blocks each, and a block does its parts in their order, so none waits for what comes behind it. */
 K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
     uint32_t at = (uint32_t)((const uint8_t *)op - k_shared_start());
     for (uint32_t task = part; task < op->params[8]; task += op->n_parts) {
@@ -383,6 +482,9 @@ K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
         } else {
             k_attend_few_256(at, task);
         }
+    }
+    for (uint32_t task = part; op->split > 1 && task < op->params[8]; task += op->n_parts) {
+        k_few_combine(at, task);
     }
 }
 

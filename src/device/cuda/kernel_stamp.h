@@ -17,11 +17,19 @@ typedef struct k_stamp {
 K_INLINE k_stamp k_stamp_of(const k_tensor *t) {
     return (k_stamp){.turn = *(volatile uint32_t *)&k_control_at()->run.turn, .bit = t->stamped};
 }
+/* Of what is stamped in any case. */
+K_INLINE k_stamp k_stamp_always(void) {
+    return (k_stamp){.turn = *(volatile uint32_t *)&k_control_at()->run.turn, .bit = 1};
+}
 K_INLINE bool k_is_there(k_stamp s, uint32_t word) {
     return !((word ^ s.turn) & s.bit);
 }
-K_INLINE bool k_are_there(k_stamp s, const k_words4 *w) {
-    return !(((w->w[0] ^ s.turn) | (w->w[1] ^ s.turn) | (w->w[2] ^ s.turn) | (w->w[3] ^ s.turn)) & s.bit);
+/* 0: all words are there. */
+K_INLINE uint32_t k_lacking2(k_stamp s, const uint32_t *w) {
+    return ((w[0] ^ s.turn) | (w[1] ^ s.turn)) & s.bit;
+}
+K_INLINE uint32_t k_lacking4(k_stamp s, const k_words4 *w) {
+    return ((w->w[0] ^ s.turn) | (w->w[1] ^ s.turn) | (w->w[2] ^ s.turn) | (w->w[3] ^ s.turn)) & s.bit;
 }
 K_INLINE float k_taken(k_stamp s, uint32_t word) {
     return k_bits_float(word & ~s.bit);
@@ -57,7 +65,7 @@ K_INLINE void k_take_floats(k_stamp s, const uint32_t n, const uint32_t each, ui
         }
         K_UNROLL_ALL
         for (uint32_t i = 0; i < n * each; i++) {
-            there &= k_are_there(s, &words[i]);
+            there &= !k_lacking4(s, &words[i]);
         }
     } while (!there && !k_waits_in_vain(&polls));
     K_UNROLL_ALL
@@ -69,8 +77,14 @@ K_INLINE void k_take_floats(k_stamp s, const uint32_t n, const uint32_t each, ui
     }
 }
 
+K_INLINE uint32_t k_stamped(k_stamp s, float x) {
+    return (k_float_bits(x) & ~s.bit) | (s.turn & s.bit);
+}
 K_INLINE void k_give_float(k_stamp s, void *at, float x) {
-    k_store_relaxed(at, (k_float_bits(x) & ~s.bit) | (s.turn & s.bit));
+    k_store_relaxed(at, k_stamped(s, x));
+}
+K_INLINE void k_give_two(k_stamp s, void *at, float x, float y) {
+    k_store_relaxed2(at, k_stamped(s, x), k_stamped(s, y));
 }
 
 #endif

@@ -394,6 +394,9 @@ K_INLINE void k_stream_finish(const k_op *op, uint32_t row, uint32_t own, uint32
         if (op->dst.stamped) {
             k_give_float(k_stamp_of(&op->dst), at, s ? y : x);
         } else {
+            if (op->extra[K_NEWEST].data) { /* rounded as the cache's, whose lowest bits are zeros */
+                k_give_float(k_stamp_always(), (k_f32 *)(uintptr_t)op->extra[K_NEWEST].data + row + i + s, k_from_half(k_to_half(s ? y : x)));
+            }
             k_put(op->dst.type, at, s ? y : x);
         }
     }

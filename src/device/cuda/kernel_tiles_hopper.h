@@ -169,10 +169,6 @@ K_INLINE bool k_gather_pieces(const k_op *op, const k_tile *t, k_fragment_c *c) 
     return true;
 }
 
-typedef struct k_floats2 {
-    float f[2];
-} __attribute__((may_alias, aligned(8))) k_floats2;
-
 /* Of a column: two neighbouring rows' results of each fragment, from row `row` on; n fragments. */
 K_INLINE void k_put_column(const k_tile *t, const k_tile_out *o, bool wide, uint32_t column, uint32_t row, uint32_t n, const k_floats2 *x) {
     const k_f32 *residual = o->residual ? (const k_f32 *)(const void *)(o->residual + column * o->residual_stride) + row : NULL;

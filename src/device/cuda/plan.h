@@ -137,6 +137,11 @@ sp_status sp_plan_lower_tiles(plan *p, uint32_t product, uint32_t end, sp_error 
 bool sp_plan_has_maps(const k_op *op);
 sp_status sp_plan_map(sp_cuda_driver *driver, const k_op *op, uint8_t *maps, sp_error *err);
 
+/* newest.c: attention of one token takes the newest row of its cache from the products that make it, where they are known. */
+sp_status sp_plan_newest(plan *p, sp_error *err);
+/* Does b read no more of a's result than the row that a hands on to it? */
+bool sp_plan_hands_newest(const plan_op *a, const plan_op *b);
+
 /* stamps.c: which columns say by themselves when they are there, before they have their places; and which phases begin without a barrier, after. */
 sp_status sp_plan_stamp(plan *p, sp_error *err);
 void sp_plan_flow(const plan *p, k_phase *phases);

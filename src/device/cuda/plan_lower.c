@@ -209,7 +209,8 @@ static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
     bool width = q->ne[0] == 64 || q->ne[0] == 128 || q->ne[0] == 256;
     bool masked = t->n_src > 3 && t->src[3] != SP_PROGRAM_NONE;
     return k->type == SP_TYPE_F16 && v->type == SP_TYPE_F16 && width && v->ne[0] == q->ne[0] && k->ne[2] == v->ne[2] &&
-           (q->data | k->data | v->data | strides) % 16 == 0 && q->nb[0] == 4 && k->nb[0] == 2 && v->nb[0] == 2 &&
+           (q->data | k->data | v->data | strides) % 16 == 0 && q->nb[0] == 4 && k->nb[0] == 2 && v->nb[0] == 2 && op->dst.nb[0] == 4 &&
+           op->dst.nb[1] == 4ll * q->ne[0] && op->dst.nb[2] == op->dst.nb[1] * op->dst.ne[1] && op->dst.nb[3] == op->dst.nb[2] * op->dst.ne[2] &&
            (!masked || (mask->ne[2] == 1 && (mask->ne[3] == 1 || mask->ne[3] == q->ne[3]))) &&
            (strides | (uint64_t)(mask->nb[1] | mask->nb[3])) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
 }
@@ -276,10 +277,10 @@ static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_e
     return status;
 }
 
-/* Positions of a piece of the cache, so that all blocks have some. Pieces cost: those of halves have at least HALVES_LEAST bytes of a head. */
+/* Positions of a piece of the cache, so that all blocks have some. Pieces cost: those of halves are worth it from some tiles of each warp on. */
 static uint32_t positions_of_piece(const k_tensor *k, double tasks, uint32_t blocks, bool halves) {
-    enum { HALVES_LEAST = 96 * 1024 };
-    uint32_t positions = (uint32_t)k->ne[1], step = halves ? 16 : 32, least = halves ? HALVES_LEAST / 4 / (uint32_t)k->ne[0] : step;
+    enum { HALVES_LEAST = 256 };
+    uint32_t positions = (uint32_t)k->ne[1], step = halves ? 16 : 32, least = halves ? HALVES_LEAST : step;
     double split = blocks / tasks < 1 ? 1 : floor(blocks / tasks);
     uint32_t piece = ((uint32_t)ceil(positions / split) + step - 1) / step * step;
     piece = piece < least ? least : piece;
@@ -314,9 +315,10 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
         return SP_OK;
     }
     uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
+    op->params[7] = (heads * (uint32_t)op->dst.ne[0] / 2 + op->split - 1) / op->split;
     o->scratch = sp_plan_new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
     op->scratch = plan_at_root(o->scratch);
-    return sp_plan_new_table(p, rows / heads, &op->table, err);
+    return halves ? SP_OK : sp_plan_new_table(p, rows / heads, &op->table, err);
 }
 
 /* Copies of one type between contiguous tensors are of bytes; into quants, of

@@ -179,7 +179,8 @@ sp_status sp_plan_schedule(plan *p, k_phase **phases, sp_error *err) {
     for (uint32_t i = 0; i < p->n_ops; i++) {
         assign_phase(p, &p->ops[i]);
     }
-    sp_status status = sp_plan_stamp(p, err);
+    sp_status status = sp_plan_newest(p, err);
+    status = status == SP_OK ? sp_plan_stamp(p, err) : status;
     status = status == SP_OK ? place_temporaries(p, err) : status;
     *phases = calloc((size_t)p->n_phases + 1, sizeof **phases);
     if (status == SP_OK && !*phases) {

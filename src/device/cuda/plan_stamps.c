@@ -79,6 +79,13 @@ sp_status sp_plan_stamp(plan *p, sp_error *err) {
     if (status == SP_OK) {
         each_tensor(p, stamp, fit);
     }
+    for (uint32_t i = 0; status == SP_OK && i < p->n_ops; i++) { /* pieces of attention are stamped always */
+        plan_root *scratch = p->ops[i].op.op == K_OP_ATTEND_HALVES && p->ops[i].scratch != PLAN_NONE ? &p->roots[p->ops[i].scratch] : NULL;
+        if (scratch) {
+            status = sp_plan_new_table(p, scratch->bytes / sizeof(float), &scratch->table, err);
+            scratch->bytes = 0;
+        }
+    }
     free(fit);
     return status;
 }
@@ -93,13 +100,13 @@ static bool overlap(const plan *p, uint32_t a, uint32_t b) {
     return a == b || (x->bytes && y->bytes && x->at < y->at + y->bytes && y->at < x->at + x->bytes);
 }
 
-/* Does b touch what a writes? */
+/* Does b touch what a writes? A cache's newest row, which it has from a by its stamps, doesn't count. */
 static bool touches(const plan *p, const plan_op *a, const plan_op *b) {
     bool any = false;
     for (int w = 0; w < 2; w++) {
         uint32_t root = w ? a->scratch : a->writes;
         any |= overlap(p, root, b->writes) || overlap(p, root, b->scratch);
-        for (uint32_t i = 0; i < b->n_reads; i++) {
+        for (uint32_t i = 0; i < b->n_reads && !(w == 0 && sp_plan_hands_newest(a, b)); i++) {
             any |= overlap(p, root, b->reads[i]);
         }
     }

@@ -22,6 +22,9 @@ typedef uint32_t __attribute__((may_alias)) k_u32;
 typedef int32_t __attribute__((may_alias)) k_i32;
 typedef int64_t __attribute__((may_alias)) k_i64;
 typedef float __attribute__((may_alias)) k_f32;
+typedef struct k_floats2 {
+    float f[2];
+} __attribute__((may_alias, aligned(8))) k_floats2;
 typedef struct k_floats4 {
     float f[4];
 } __attribute__((may_alias, aligned(16))) k_floats4;
@@ -244,6 +247,12 @@ K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
 K_FN void k_store_relaxed(void *at, uint32_t v) {
     __asm__ volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
 }
+K_FN void k_load_relaxed2(const void *at, uint32_t *v) {
+    __asm__ volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(v[0]), "=r"(v[1]) : "l"(at) : "memory");
+}
+K_FN void k_store_relaxed2(void *at, uint32_t v, uint32_t w) {
+    __asm__ volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(at), "r"(v), "r"(w) : "memory");
+}
 K_FN void k_relax(void) {
 }
 K_FN void k_add_release(uint32_t *at, uint32_t n) {
@@ -413,6 +422,11 @@ K_FN void k_release_tile(uint32_t n) {
     }
 }
 
+/* Memory's bytes on their way into the second cache. */
+K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
+    __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+
 /* One thread. Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
 K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
     k_control *c = k_control_at();
@@ -441,7 +455,11 @@ K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) 
     for (uint32_t i = 1; next.bytes && !*(volatile uint32_t *)&k_control_at()->stop; i++) {
         k_stream now = next;
         next = i < s->n_streams ? streams[i] : none;
-        n = k_fetch_stream(&now, n);
+        if (now.tile_bytes) {
+            n = k_fetch_stream(&now, n);
+        } else {
+            k_bring_near(now.from, now.bytes);
+        }
     }
     for (uint32_t back = n < K_SLOTS ? n : K_SLOTS; back; back--) {
         k_await_tile(n - back);
@@ -495,6 +513,12 @@ K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
 }
 K_FN void k_store_relaxed(void *at, uint32_t v) {
     __atomic_store_n((k_u32 *)at, v, __ATOMIC_RELAXED);
+}
+K_FN void k_load_relaxed2(const void *at, uint32_t *v) {
+    v[0] = k_load_relaxed(at), v[1] = k_load_relaxed((const k_u32 *)at + 1);
+}
+K_FN void k_store_relaxed2(void *at, uint32_t v, uint32_t w) {
+    k_store_relaxed(at, v), k_store_relaxed((k_u32 *)at + 1, w);
 }
 void k_relax(void); /* others may need the core */
 K_FN float k_exchange(float x, int mask) {

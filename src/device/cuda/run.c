@@ -187,11 +187,36 @@ static uint32_t ring_from(const plan *p) {
     return (uint32_t)(last + 1);
 }
 
+/* A block's share of the keys and values that the attention of a phase looks at, which it brings near ahead of it: all of them, the newest too, since
+ * what is near is what is true. Returns how many ranges. streams may be NULL. */
+static uint32_t near_of(const plan *p, const k_phase *phase, uint32_t blocks, uint32_t block, k_stream *streams) {
+    enum { MOST = 12 << 20, LINE = 128 }; /* more would drive out what else is near */
+    uint32_t n = 0;
+    for (uint32_t i = phase->first_op; i < phase->first_op + phase->n_ops; i++) {
+        for (uint32_t s = 1; p->ops[i].op.op == K_OP_ATTEND_HALVES && s <= 2; s++) {
+            const k_tensor *t = &p->ops[i].op.src[s];
+            uint64_t used = 2ull * (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2];
+            uint64_t bytes =
+                2ull * (uint64_t)t->ne[0] + (uint64_t)(t->ne[1] - 1) * (uint64_t)t->nb[1] + (uint64_t)(t->ne[2] - 1) * (uint64_t)t->nb[2];
+            uint32_t lines =
+                bytes <= MOST && bytes <= 2 * used && t->ne[3] == 1 && !(t->data & (PLAN_TEMPORARY | PLAN_TABLE)) ? (uint32_t)(bytes / LINE) : 0;
+            uint64_t from = k_share(lines, block, blocks), to = k_share(lines, block + 1, blocks);
+            if (to > from && streams) {
+                streams[n] = (k_stream){.from = t->data + from * LINE, .bytes = (uint32_t)(to - from) * LINE};
+            }
+            n += to > from;
+        }
+    }
+    return n;
+}
+
 /* A block's streams over the phases from ring_from on; returns how many. streams may be NULL. */
-static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_work *works, uint32_t blocks, uint32_t block, k_stream *streams) {
+static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_phase *phases, const k_work *works, uint32_t blocks, uint32_t block,
+                           k_stream *streams) {
     uint32_t n = 0;
     for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
+        n += near_of(p, &phases[i], blocks, block, streams ? streams + n : NULL);
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
             n += stream_of(&p->ops[work->op].op, work->part & ~(K_MORE | K_FLOWS), streams ? streams + n : NULL);
         }
@@ -224,7 +249,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     deal_works(p, phases, blocks, works);
     x->ring_from = ring_from(p);
     for (uint32_t b = 0; b < blocks; b++) {
-        uint32_t n = streams_of(p, x->ring_from, works, blocks, b, NULL);
+        uint32_t n = streams_of(p, x->ring_from, phases, works, blocks, b, NULL);
         x->n_streams = n > x->n_streams ? n : x->n_streams;
     }
     x->phases_at = sizeof(k_schedule) + n_works * sizeof(k_work);
@@ -244,7 +269,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     }
     memcpy(x->bytes + sizeof(k_schedule), works, n_works * sizeof *works);
     for (uint32_t b = 0; b < blocks; b++) {
-        streams_of(p, x->ring_from, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
+        streams_of(p, x->ring_from, phases, works, blocks, b, (k_stream *)(void *)(x->bytes + x->streams_at) + (uint64_t)b * x->n_streams);
     }
     free(works);
     if (p->n_tables) {

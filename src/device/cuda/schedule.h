@@ -86,6 +86,12 @@ enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
  * they are floats); extra[1]: their inverse scales. */
 enum { K_ATTEND_LINES = 8 };
 
+/*
+ * Sources of a K_OP_ATTEND_HALVES that may take the newest row of keys and values from the products that make them: the row's ids; extra[0] and
+ * extra[1] are the rows then, stamped, and extra[K_NEWEST] of each such product is the row that it hands on beside the cache's.
+ */
+enum { K_SRC_KEY_ID = 5, K_SRC_VALUE_ID = 6, K_NEWEST = 1 };
+
 /* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
 #define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
 
@@ -172,7 +178,8 @@ enum { K_NO_WORK = 0x7fffffff };
 #define K_MORE 0x80000000u
 #define K_FLOWS 0x40000000u
 
-/* A range of weights that a block streams through its ring, in the order of the phases that want them. */
+/* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
+ * or values that it brings near, which attention is to look at soon. */
 typedef struct k_stream {
     uint64_t from, step; /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes;
