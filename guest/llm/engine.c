@@ -16,6 +16,8 @@ typedef struct place {
     uint32_t offset, capacity;
     uint32_t used;   /* inputs: bytes that were filled since engine_rest */
     uint32_t window; /* inputs: what the slot is filled as */
+    sp_input input;  /* and with */
+    sp_window shape; /* for engine.symbols */
 } place;
 
 static struct {
@@ -35,6 +37,7 @@ static struct {
     bool unseen;               /* there are logits that were not asked for */
     bool embeddings;           /* the output is embeddings, for each token, and no logits */
     place *places;             /* of each slot: inputs in the inputs' region, state in the state's */
+    uint64_t symbols[SYMBOLS]; /* of the last batch */
 } engine;
 
 static char problem[512];
@@ -166,6 +169,7 @@ static uint64_t lay_out(bool state, const uint64_t most[SYMBOLS]) {
             engine.places[i].offset = (uint32_t)total;
             engine.places[i].capacity = (uint32_t)sp_program_slot_size(engine.program, i, most);
             engine.places[i].window = state ? SP_NONE : sp_inputs_window_of(engine.program, i);
+            engine.places[i].input = sp_inputs_know(slot_name(i));
             total += engine.places[i].capacity;
         }
     }
@@ -316,21 +320,37 @@ static const char *clear_summaries(void) {
     return NULL;
 }
 
-/* Once a token: so a slot's window is not looked for in the program, which is long. */
+/* Most tokens have the windows of the one before them. */
+static void shape_inputs(const uint64_t symbols[SYMBOLS]) {
+    const sp_program_header *header = engine.program;
+    if (memcmp(symbols, engine.symbols, header->n_symbols * sizeof *symbols) == 0) {
+        return;
+    }
+    memcpy(engine.symbols, symbols, header->n_symbols * sizeof *symbols);
+    for (uint32_t i = 0; i < header->n_slots; i++) {
+        place *at = &engine.places[i];
+        if (sp_inputs_is_input(&engine.knows, i) && at->window != SP_NONE) {
+            at->shape = sp_program_window(engine.program, at->window, symbols);
+        }
+    }
+}
+
+/* Once a token: so nothing is looked for in the program, which is long, and no names are compared. */
 static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symbols[SYMBOLS]) {
     const sp_program_header *header = engine.program;
+    shape_inputs(symbols);
     for (uint32_t i = 0; i < header->n_slots; i++) {
         place *at = &engine.places[i];
         if (!sp_inputs_is_input(&engine.knows, i)) {
             continue;
         }
-        const sp_window w = at->window == SP_NONE ? (sp_window){0} : sp_program_window(engine.program, at->window, symbols);
-        if (at->window == SP_NONE || !sp_inputs_fill_named(&engine.knows, slot_name(i), w.type, w.ne, batch, engine.inputs + at->offset)) {
+        const sp_window *w = &at->shape;
+        if (at->window == SP_NONE || !sp_inputs_fill_known(&engine.knows, &at->input, w->type, w->ne, batch, engine.inputs + at->offset)) {
             snprintf(problem, sizeof problem, "the model wants the input %s, which this guest does not know how to fill", slot_name(i));
             return problem;
         }
-        at->used = w.end > at->used ? (uint32_t)w.end : at->used;
-        if (!sp_inputs_is_ids(slot_name(i)) && sp_region_sync(engine.input_region, at->offset, (uint32_t)w.end, SP_TO_DEVICE) < 0) {
+        at->used = w->end > at->used ? (uint32_t)w->end : at->used;
+        if (!at->input.ids && sp_region_sync(engine.input_region, at->offset, (uint32_t)w->end, SP_TO_DEVICE) < 0) {
             return failed("an input can't be synced");
         }
     }

@@ -20,6 +20,7 @@
 #include "samepage/graph.h"
 
 enum { SP_INPUTS_PAD = 256 }; /* libllama looks at a cache in steps of so many cells, and sizes it so */
+enum { SP_INPUTS_MOST = 16 }; /* symbols of a program at most */
 
 /* What a window lets a token see: the last `window` positions; those of its chunk of `window`; or half a window to both sides. */
 enum { SP_WINDOW_NONE = 0, SP_WINDOW_STANDARD = 1, SP_WINDOW_CHUNKED = 2, SP_WINDOW_SYMMETRIC = 3 };
@@ -34,7 +35,8 @@ typedef struct sp_inputs {
     bool recurrent;              /* some state can't go back */
     uint32_t temperature_length; /* attention is scaled by the logarithm of the position over this */
     float temperature_scale, temperature_offset;
-    float token_scale; /* embeddings of tokens are multiplied by it */
+    float token_scale;               /* embeddings of tokens are multiplied by it */
+    uint8_t symbols[SP_INPUTS_MOST]; /* what each of the program's is (sp_inputs_find_symbol) */
     char problem[128];
 } sp_inputs;
 
@@ -119,27 +121,35 @@ static inline void sp_inputs_mask_cell(void *out, uint64_t at, uint32_t type, bo
 
 /* Cells [from, to) of a row, all seen or none, without distances. */
 static inline void sp_inputs_mask_run(void *out, uint64_t from, uint64_t to, uint32_t type, bool seen) {
+    const uint64_t size = type == SP_TYPE_F16 ? sizeof(uint16_t) : sizeof(float);
     uint64_t c;
-    for (c = from; type == SP_TYPE_F16 && c < to; c++) {
-        ((uint16_t *)out)[c] = seen ? 0 : 0xfc00;
-    }
-    for (c = from; type != SP_TYPE_F16 && c < to; c++) {
-        ((float *)out)[c] = seen ? 0 : -INFINITY;
+    if (seen) {
+        memset((uint8_t *)out + from * size, 0, (size_t)((to - from) * size));
+    } else if (type == SP_TYPE_F16) {
+        for (c = from; c < to; c++) {
+            ((uint16_t *)out)[c] = 0xfc00;
+        }
+    } else {
+        for (c = from; c < to; c++) {
+            ((float *)out)[c] = -INFINITY;
+        }
     }
 }
 
 /* Of cells [from, to) of a row, of which cell 0 would hold position q, those that hold positions [first, p] are seen. */
 static inline void sp_inputs_mask_part(const sp_inputs *in, void *out, uint64_t row, uint32_t type, int64_t from, int64_t to, int64_t q,
                                        int64_t first, int64_t p) {
+    const int64_t begin = first - q < from ? from : first - q > to ? to : first - q;
+    const int64_t end = p - q + 1 < begin ? begin : p - q + 1 > to ? to : p - q + 1;
     int64_t c;
-    from = first - q > from ? first - q : from;
-    to = p - q + 1 < to ? p - q + 1 : to;
-    if (from < to && !in->alibi) {
-        sp_inputs_mask_run(out, row + (uint64_t)from, row + (uint64_t)to, type, true);
+    sp_inputs_mask_run(out, row + (uint64_t)from, row + (uint64_t)begin, type, false);
+    if (!in->alibi) {
+        sp_inputs_mask_run(out, row + (uint64_t)begin, row + (uint64_t)end, type, true);
     }
-    for (c = from; in->alibi && c < to; c++) {
+    for (c = begin; in->alibi && c < end; c++) {
         sp_inputs_mask_cell(out, row + (uint64_t)c, type, true, (uint32_t)(p - q - c));
     }
+    sp_inputs_mask_run(out, row + (uint64_t)end, row + (uint64_t)to, type, false);
 }
 
 /* A row for each token. With the batch stored, a cell holds the newest position that maps to it: in the first cells that of this lap around the
@@ -152,10 +162,11 @@ static inline void sp_inputs_mask(const sp_inputs *in, const sp_inputs_batch *b,
     for (i = 0; i < b->n_tokens; i++) {
         const uint32_t p = b->n_past + i, first = window ? sp_inputs_first_seen(in, p) : 0;
         const uint64_t row = (uint64_t)i * n_kv;
-        sp_inputs_mask_run(out, row, row + n_kv, type, false);
         sp_inputs_mask_part(in, out, row, type, 0, newer, lap, first, p);
         if (lap) {
             sp_inputs_mask_part(in, out, row, type, newer, n_kv, (int64_t)lap - cells, first, p);
+        } else {
+            sp_inputs_mask_run(out, row + newer, row + n_kv, type, false);
         }
     }
 }
@@ -230,24 +241,34 @@ static inline uint32_t sp_inputs_window_of(const void *program, uint32_t slot) {
 
 /* ---- for callers ---- */
 
+/* Symbols that differ from run to run, by their names; what else a symbol is, is a fact. */
+static const char *const sp_inputs_symbol_names[] = {"n_tokens", "n_outputs", "n_ctx", "n_kv", "n_ctx_swa", "n_kv_swa"};
+enum { SP_INPUTS_SYMBOLS = sizeof sp_inputs_symbol_names / sizeof sp_inputs_symbol_names[0] };
+
+/* Which of them; SP_INPUTS_SYMBOLS: none. */
+static inline uint32_t sp_inputs_find_symbol(const char *name) {
+    uint32_t i = 0;
+    while (i < SP_INPUTS_SYMBOLS && strcmp(name, sp_inputs_symbol_names[i]) != 0) {
+        i++;
+    }
+    return i;
+}
+
+static inline uint64_t sp_inputs_symbol_value(const sp_inputs *in, uint32_t which, const sp_inputs_batch *b) {
+    const uint32_t padded = sp_inputs_padded(b->n_past + b->n_tokens);
+    const uint32_t values[SP_INPUTS_SYMBOLS] = {b->n_tokens,   b->n_outputs,
+                                                in->n_ctx,     padded < in->n_ctx ? padded : in->n_ctx,
+                                                in->n_ctx_swa, padded < in->n_ctx_swa ? padded : in->n_ctx_swa};
+    return values[which];
+}
+
 /* The value of a symbol for a batch; false: it is not known. */
 static inline bool sp_inputs_symbol(const sp_inputs *in, const char *name, const sp_inputs_batch *b, uint64_t *value) {
-    const uint32_t padded = sp_inputs_padded(b->n_past + b->n_tokens);
-    if (strcmp(name, "n_tokens") == 0) {
-        *value = b->n_tokens;
-    } else if (strcmp(name, "n_outputs") == 0) {
-        *value = b->n_outputs;
-    } else if (strcmp(name, "n_ctx") == 0) {
-        *value = in->n_ctx;
-    } else if (strcmp(name, "n_kv") == 0) {
-        *value = padded < in->n_ctx ? padded : in->n_ctx;
-    } else if (strcmp(name, "n_ctx_swa") == 0) {
-        *value = in->n_ctx_swa;
-    } else if (strcmp(name, "n_kv_swa") == 0) {
-        *value = padded < in->n_ctx_swa ? padded : in->n_ctx_swa;
-    } else {
+    const uint32_t which = sp_inputs_find_symbol(name);
+    if (which == SP_INPUTS_SYMBOLS) {
         return false;
     }
+    *value = sp_inputs_symbol_value(in, which, b);
     return true;
 }
 
@@ -255,10 +276,8 @@ static inline bool sp_inputs_symbol(const sp_inputs *in, const char *name, const
 static inline void sp_inputs_symbols(const sp_inputs *in, const sp_inputs_batch *b, uint64_t *values) {
     const sp_program_symbol *symbols = sp_program_symbol_table(in->program);
     uint32_t i;
-    for (i = 0; i < ((const sp_program_header *)in->program)->n_symbols; i++) {
-        if (!sp_inputs_symbol(in, sp_program_text(in->program, symbols[i].name), b, &values[i])) {
-            values[i] = symbols[i].min; /* a fact */
-        }
+    for (i = 0; i < ((const sp_program_header *)in->program)->n_symbols && i < SP_INPUTS_MOST; i++) {
+        values[i] = in->symbols[i] == SP_INPUTS_SYMBOLS ? symbols[i].min : sp_inputs_symbol_value(in, in->symbols[i], b);
     }
 }
 
@@ -277,53 +296,111 @@ static inline bool sp_inputs_is_summary(const char *name) {
     return strncmp(name, "cache_r_", 8) == 0 || strncmp(name, "cache_s_", 8) == 0;
 }
 
-/* Fills a slot of the given name, type and shape; false: it is not known. */
-static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, uint32_t type, const int64_t ne[4], const sp_inputs_batch *b,
+/* What inputs are filled with. */
+enum {
+    SP_INPUT_UNKNOWN,
+    SP_INPUT_TOKENS,
+    SP_INPUT_POSITIONS,
+    SP_INPUT_OUTPUTS,
+    SP_INPUT_CELLS,
+    SP_INPUT_MASK,
+    SP_INPUT_BATCH_MASK,
+    SP_INPUT_FIRST_STATE,
+    SP_INPUT_ROTATION,
+    SP_INPUT_TEMPERATURE,
+    SP_INPUT_MINUS_TOKENS,
+    SP_INPUT_SLOPES,
+    SP_INPUT_DECAY,
+    SP_INPUT_ROW_SCALES
+};
+
+/* An input, as its name says. To be found out once, where many runs follow. */
+typedef struct sp_input {
+    const char *name;
+    uint8_t kind; /* SP_INPUT_* */
+    bool window;  /* of the sliding window */
+    bool ids;     /* sp_inputs_is_ids */
+} sp_input;
+
+static inline sp_input sp_inputs_know(const char *name) {
+    static const struct {
+        const char *name;
+        uint8_t length, kind; /* length: of what the name begins with; 0: it is the name */
+    } known[] = {{"inp_tokens", 0, SP_INPUT_TOKENS},
+                 {"inp_pos", 0, SP_INPUT_POSITIONS},
+                 {"out_ids", 0, SP_INPUT_OUTPUTS},
+                 {"attn_inp_k_idxs", 15, SP_INPUT_CELLS},
+                 {"attn_inp_v_idxs", 15, SP_INPUT_CELLS},
+                 {"attn_inp_kq_mask", 16, SP_INPUT_MASK},
+                 {"self_kq_mask", 12, SP_INPUT_BATCH_MASK},
+                 {"rs_s_copy", 0, SP_INPUT_FIRST_STATE},
+                 {"attn_inp_k_rot", 14, SP_INPUT_ROTATION},
+                 {"attn_inp_v_rot", 14, SP_INPUT_ROTATION},
+                 {"inp_attn_scale", 0, SP_INPUT_TEMPERATURE},
+                 {"minus_n_tokens", 0, SP_INPUT_MINUS_TOKENS},
+                 {"slopes", 0, SP_INPUT_SLOPES},
+                 {"inp_scale_rows", 0, SP_INPUT_ROW_SCALES}};
+    sp_input input = {name, SP_INPUT_UNKNOWN, false, false};
+    uint32_t i;
+    input.window = sp_inputs_ends(name, "_swa");
+    input.ids = sp_inputs_is_ids(name);
+    for (i = 0; i < sizeof known / sizeof known[0] && !input.kind; i++) {
+        if (known[i].length ? strncmp(name, known[i].name, known[i].length) == 0 : strcmp(name, known[i].name) == 0) {
+            input.kind = known[i].kind;
+        }
+    }
+    if (!input.kind && sp_inputs_ends(name, "_decay_exp")) {
+        input.kind = SP_INPUT_DECAY;
+    }
+    return input;
+}
+
+/* Fills an input of the given type and shape; false: it is not known. */
+static inline bool sp_inputs_fill_known(const sp_inputs *in, const sp_input *input, uint32_t type, const int64_t ne[4], const sp_inputs_batch *b,
                                         void *out) {
-    const bool window = sp_inputs_ends(name, "_swa");
-    const uint32_t cells = window ? in->n_ctx_swa : in->n_ctx, n = b->n_tokens;
+    const uint32_t cells = input->window ? in->n_ctx_swa : in->n_ctx, n = b->n_tokens, kind = input->kind;
     uint32_t i, s;
-    if (strcmp(name, "inp_tokens") == 0 && type == SP_TYPE_I32) {
+    if (kind == SP_INPUT_TOKENS && type == SP_TYPE_I32) {
         memcpy(out, b->tokens, n * sizeof(int32_t));
-    } else if (strcmp(name, "inp_pos") == 0 && type == SP_TYPE_I32 && n && ne[0] % n == 0) {
+    } else if (kind == SP_INPUT_POSITIONS && type == SP_TYPE_I32 && n && ne[0] % n == 0) {
         for (s = 0; s < (uint32_t)ne[0] / n; s++) { /* positions in several dimensions: text has three alike, and no fourth */
             for (i = 0; i < n; i++) {
                 ((int32_t *)out)[s * n + i] = s < 3 ? (int32_t)(b->n_past + i) : 0;
             }
         }
-    } else if (strcmp(name, "out_ids") == 0 && type == SP_TYPE_I32) {
+    } else if (kind == SP_INPUT_OUTPUTS && type == SP_TYPE_I32) {
         for (i = 0; i < (uint32_t)ne[0]; i++) { /* as many as there are outputs, or tokens */
             ((int32_t *)out)[i] = (int32_t)(n - (uint32_t)ne[0] + i);
         }
-    } else if ((strncmp(name, "attn_inp_k_idxs", 15) == 0 || strncmp(name, "attn_inp_v_idxs", 15) == 0) && type == SP_TYPE_I64 && cells && n) {
+    } else if (kind == SP_INPUT_CELLS && type == SP_TYPE_I64 && cells && n) {
         const uint32_t each = (uint32_t)ne[0] / n; /* above 1: a transposed cache, where a value's elements lie `cells` apart */
         for (i = 0; i < n; i++) {
             for (s = 0; s < each; s++) {
                 ((int64_t *)out)[(uint64_t)i * each + s] = (int64_t)s * cells + (int64_t)((b->n_past + i) % cells);
             }
         }
-    } else if (strncmp(name, "attn_inp_kq_mask", 16) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && cells) {
-        sp_inputs_mask(in, b, window, (uint32_t)ne[0], type, out);
-    } else if (strncmp(name, "self_kq_mask", 12) == 0 && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && ne[0] == n) {
-        sp_inputs_mask_batch(in, n, window, type, out);
-    } else if (strcmp(name, "rs_s_copy") == 0 && type == SP_TYPE_I32) {
+    } else if (kind == SP_INPUT_MASK && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && cells) {
+        sp_inputs_mask(in, b, input->window, (uint32_t)ne[0], type, out);
+    } else if (kind == SP_INPUT_BATCH_MASK && (type == SP_TYPE_F16 || type == SP_TYPE_F32) && ne[0] == n) {
+        sp_inputs_mask_batch(in, n, input->window, type, out);
+    } else if (kind == SP_INPUT_FIRST_STATE && type == SP_TYPE_I32) {
         memset(out, 0, (size_t)ne[0] * sizeof(int32_t)); /* the state is in the first place, and stays there */
-    } else if ((strncmp(name, "attn_inp_k_rot", 14) == 0 || strncmp(name, "attn_inp_v_rot", 14) == 0) && type == SP_TYPE_F32 && ne[0] == ne[1]) {
+    } else if (kind == SP_INPUT_ROTATION && type == SP_TYPE_F32 && ne[0] == ne[1]) {
         sp_inputs_rotation((float *)out, (uint32_t)ne[0]);
-    } else if (strcmp(name, "inp_attn_scale") == 0 && type == SP_TYPE_F32 && in->temperature_length) {
+    } else if (kind == SP_INPUT_TEMPERATURE && type == SP_TYPE_F32 && in->temperature_length) {
         for (i = 0; i < n; i++) {
             const float steps = floorf(((float)(b->n_past + i) + in->temperature_offset) / (float)in->temperature_length);
             ((float *)out)[i] = (float)(log((double)steps + 1.0) * (double)in->temperature_scale + 1.0);
         }
-    } else if (strcmp(name, "minus_n_tokens") == 0 && type == SP_TYPE_F32) {
+    } else if (kind == SP_INPUT_MINUS_TOKENS && type == SP_TYPE_F32) {
         *(float *)out = -(float)n;
-    } else if (strcmp(name, "slopes") == 0 && type == SP_TYPE_F32) {
+    } else if (kind == SP_INPUT_SLOPES && type == SP_TYPE_F32) {
         for (i = 0; i < (uint32_t)ne[0]; i++) {
             ((float *)out)[i] = sp_inputs_slope((uint32_t)ne[0], i);
         }
-    } else if (sp_inputs_ends(name, "_decay_exp") && type == SP_TYPE_F32) {
-        return sp_inputs_decay(name, ne, n, (float *)out);
-    } else if (strcmp(name, "inp_scale_rows") == 0 && type == SP_TYPE_F32) {
+    } else if (kind == SP_INPUT_DECAY && type == SP_TYPE_F32) {
+        return sp_inputs_decay(input->name, ne, n, (float *)out);
+    } else if (kind == SP_INPUT_ROW_SCALES && type == SP_TYPE_F32) {
         for (i = 0; i < n; i++) {
             ((float *)out)[i] = in->token_scale;
         }
@@ -331,6 +408,13 @@ static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, u
         return false;
     }
     return true;
+}
+
+/* The same by the slot's name. */
+static inline bool sp_inputs_fill_named(const sp_inputs *in, const char *name, uint32_t type, const int64_t ne[4], const sp_inputs_batch *b,
+                                        void *out) {
+    const sp_input input = sp_inputs_know(name);
+    return sp_inputs_fill_known(in, &input, type, ne, b, out);
 }
 
 /* Fills an input. out has as many bytes as sp_program_slot_size says for the batch's symbols. False: the input is not known. */
@@ -366,11 +450,7 @@ static inline const char *sp_inputs_open(sp_inputs *in, const void *program, uin
     const sp_program_symbol *symbols = sp_program_symbol_table(program);
     const sp_program_slot *slots = sp_program_slot_table(program);
     const sp_program_header *header = (const sp_program_header *)program;
-    const int32_t token = 0;
-    sp_inputs_batch one = {0};
-    uint64_t value;
     uint32_t i, cells;
-    one.tokens = &token, one.n_tokens = 1, one.n_outputs = 1;
     memset(in, 0, sizeof *in);
     in->program = program;
     in->n_ctx = sp_inputs_padded(n_ctx);
@@ -385,9 +465,10 @@ static inline const char *sp_inputs_open(sp_inputs *in, const void *program, uin
     in->temperature_scale = sp_inputs_float_fact(program, "temperature_scale");
     in->temperature_offset = sp_inputs_float_fact(program, "temperature_offset");
     in->token_scale = sp_inputs_float_fact(program, "token_scale");
-    for (i = 0; i < header->n_symbols; i++) {
+    for (i = 0; i < header->n_symbols && i < SP_INPUTS_MOST; i++) {
         const char *name = sp_program_text(program, symbols[i].name);
-        if (symbols[i].min != symbols[i].max && !sp_inputs_symbol(in, name, &one, &value)) {
+        in->symbols[i] = (uint8_t)sp_inputs_find_symbol(name);
+        if (symbols[i].min != symbols[i].max && in->symbols[i] == SP_INPUTS_SYMBOLS) {
             snprintf(in->problem, sizeof in->problem, "the model's program has a symbol that is not known: %s", name);
             return in->problem;
         }
