@@ -253,10 +253,13 @@ static sp_status get_prepared(sp_actor *actor, sp_loaded *loaded, const uint64_t
 
 /* The slot that a run wrote, while its ranges are marked. */
 typedef struct marking {
+    sp_actor *actor;
+    const sp_loaded *loaded;
+    const sp_prepared *prepared;
     sp_region *region;
     const sp_bound_slot *slot;
     sp_status status;
-    sp_error *err;
+    sp_error why;
 } marking;
 
 /* Whole granules, but nothing outside of the slot, where the guest's pages may be ahead; and not too many apart. */
@@ -269,22 +272,21 @@ static void mark_range(void *user, uint64_t from, uint64_t to) {
     bool many = m->region->n_ahead >= MOST_SPANS;
     from = from < start || many ? start : from;
     to = to > end || many ? end : to;
-    m->status = m->status ? m->status : sp_abi_mark_ahead(m->region, (uint32_t)from, (uint32_t)to, m->err);
+    m->status = m->status ? m->status : sp_abi_mark_ahead(m->region, (uint32_t)from, (uint32_t)to, &m->why);
 }
 
 /* A device with memory of its own is ahead of the guest's pages where the program may have written. Row ids lie in the guest's pages, and the run
  * has checked them. */
-static sp_status note_writes(sp_actor *actor, const sp_loaded *loaded, const sp_prepared *prepared, sp_error *err) {
-    marking m = {.status = SP_OK, .err = err};
-    for (uint32_t i = 0; m.status == SP_OK && i < prepared->n_writes; i++) {
-        const sp_spec_write *w = &prepared->writes[i];
-        const sp_bound_slot *ids = w->row_bytes ? &loaded->slots[w->ids_slot] : NULL;
-        const uint8_t *at = ids ? sp_memory_base(actor->memory) + actor->regions[ids->region].start + ids->offset + w->ids_offset : NULL;
-        m.slot = &loaded->slots[w->slot];
-        m.region = &actor->regions[m.slot->region];
-        sp_spec_each_write(w, at, mark_range, &m);
+static void note_writes(void *user) {
+    marking *m = user;
+    for (uint32_t i = 0; m->status == SP_OK && i < m->prepared->n_writes; i++) {
+        const sp_spec_write *w = &m->prepared->writes[i];
+        const sp_bound_slot *ids = w->row_bytes ? &m->loaded->slots[w->ids_slot] : NULL;
+        const uint8_t *at = ids ? sp_memory_base(m->actor->memory) + m->actor->regions[ids->region].start + ids->offset + w->ids_offset : NULL;
+        m->slot = &m->loaded->slots[w->slot];
+        m->region = &m->actor->regions[m->slot->region];
+        sp_spec_each_write(w, at, mark_range, m);
     }
-    return m.status;
 }
 
 static sp_status execute(sp_actor *actor, const sp_loaded *loaded, const sp_prepared *prepared, sp_error *err) {
@@ -292,8 +294,12 @@ static sp_status execute(sp_actor *actor, const sp_loaded *loaded, const sp_prep
         return sp_limit_reached(&actor->limits, SP_LIMIT_device_ms, actor->stats.device_ns / 1000000, err);
     }
     uint64_t start = sp_now_ns();
-    sp_status status = sp_device_execute(prepared->executable, err);
-    status = status ? status : note_writes(actor, loaded, prepared, err);
+    marking m = {.actor = actor, .loaded = loaded, .prepared = prepared};
+    sp_status status = sp_device_execute_and(prepared->executable, note_writes, &m, err);
+    if (!status && m.status) {
+        *err = m.why;
+        status = m.status;
+    }
     uint64_t took = sp_now_ns() - start;
     actor->stats.device_ns += took;
     actor->step_device_ns += took;

@@ -99,6 +99,12 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
  * Either way nothing is known of what it writes.
  */
 sp_status sp_device_execute(sp_executable *executable, sp_error *err);
+/*
+ * The same; `meanwhile` is called once, by this thread, for what is to be done in any case and needs none of the results: while a device that is
+ * waited for computes, or before. Its row ids were checked then. Not called where nothing ran.
+ */
+typedef void (*sp_meanwhile)(void *user);
+sp_status sp_device_execute_and(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err);
 /* What it holds on host and device, temporaries left out. */
 uint64_t sp_executable_bytes(const sp_executable *executable);
 void sp_executable_close(sp_executable *executable);

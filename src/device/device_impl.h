@@ -64,7 +64,7 @@ uint64_t sp_ggml_workspace_bytes(const sp_workspace *workspace);
 void sp_ggml_workspace_limit_time(sp_workspace *workspace, uint64_t milliseconds);
 sp_status sp_ggml_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                           sp_executable **out, sp_error *err);
-sp_status sp_ggml_execute(sp_executable *executable, sp_error *err);
+sp_status sp_ggml_execute(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err);
 uint64_t sp_ggml_executable_bytes(const sp_executable *executable);
 void sp_ggml_executable_close(sp_executable *executable);
 

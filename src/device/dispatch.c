@@ -101,8 +101,12 @@ sp_status sp_device_prepare(sp_workspace *workspace, const sp_spec *spec, const 
     return ops_of(workspace)->prepare(workspace, spec, bindings, weights, out, err);
 }
 
+sp_status sp_device_execute_and(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err) {
+    return ops_of(executable)->execute(executable, meanwhile, user, err);
+}
+
 sp_status sp_device_execute(sp_executable *executable, sp_error *err) {
-    return ops_of(executable)->execute(executable, err);
+    return sp_device_execute_and(executable, NULL, NULL, err);
 }
 
 uint64_t sp_executable_bytes(const sp_executable *executable) {

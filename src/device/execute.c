@@ -458,13 +458,16 @@ static bool compute(sp_device *device, struct ggml_cgraph *graph, char *why, siz
     return done;
 }
 
-sp_status sp_ggml_execute(sp_executable *x, sp_error *err) {
+sp_status sp_ggml_execute(sp_executable *x, sp_meanwhile meanwhile, void *user, sp_error *err) {
     sp_status status = x->generation == x->workspace->generation ? SP_OK : allocate(x, err);
     if (status == SP_OK) {
         status = take_ids(x, err);
     }
     if (status != SP_OK) {
         return status;
+    }
+    if (meanwhile) {
+        meanwhile(user);
     }
     sp_device *device = x->workspace->device;
     char why[300] = "";

@@ -26,8 +26,8 @@ typedef struct sp_device_ops {
     void (*workspace_limit_time)(sp_workspace *workspace, uint64_t milliseconds); /* (optional; runs take any time) */
     sp_status (*prepare)(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                          sp_executable **out, sp_error *err);
-    sp_status (*execute)(sp_executable *executable, sp_error *err);
-    uint64_t (*executable_bytes)(const sp_executable *executable); /* (optional; 0) */
+    sp_status (*execute)(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err); /* meanwhile may be NULL */
+    uint64_t (*executable_bytes)(const sp_executable *executable);                                      /* (optional; 0) */
     void (*executable_close)(sp_executable *executable);
 } sp_device_ops;
 

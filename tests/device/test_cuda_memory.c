@@ -281,6 +281,67 @@ static void test_answer(void **state) {
     sp_program_free(program);
 }
 
+enum { FEW = 40, RESULT = 16 }; /* numbers that one warp takes, more than it has lanes; and those that are an output that comes back */
+
+/* Twice a row, in place, and a piece of it clamped, into an output: programs of one operation each. */
+static sp_spec *make_few(sp_program **program, bool clamps) {
+    sp_graph g;
+    sp_graph_init(&g);
+    uint32_t slot = sp_graph_slot(&g, "x", SP_SLOT_STATE), out = clamps ? sp_graph_slot(&g, "out", SP_SLOT_WRITE | SP_SLOT_OUTPUT) : SP_NONE;
+    sp_tensor x = sp_graph_memory_1d(&g, "x", slot, SP_TYPE_F32, sp_dim(clamps ? RESULT : FEW), sp_dim(0));
+    if (clamps) {
+        sp_graph_into(&g, sp_clamp(&g, x, -20, 100), sp_graph_memory_1d(&g, "y", out, SP_TYPE_F32, sp_dim(RESULT), sp_dim(0)));
+    } else {
+        sp_graph_into(&g, sp_scale(&g, x, 2), x);
+    }
+    return end_program(&g, program);
+}
+
+/* Programs that one warp runs see what was written just before, and what they write is there for the next and for the host. */
+static void test_few(void **state) {
+    sp_device *device = ((const devices *)*state)->tested;
+    sp_error err = {0};
+    sp_program *programs[2] = {NULL, NULL};
+    sp_spec *doubles = make_few(&programs[0], false), *clamps = make_few(&programs[1], true);
+    place in = open_place(device, 0), out = open_place(device, 0);
+    float *x = (float *)(void *)in.pages, *y = (float *)(void *)(out.pages + ANSWER_AT);
+    sp_workspace *workspace = NULL;
+    sp_executable *first = NULL, *second = NULL;
+    const sp_slot_binding bindings[2] = {{in.memory, 0, region_bytes()}, {out.memory, ANSWER_AT, 4096}};
+    ok(sp_workspace_open(device, 1ull << 30, &workspace, &err), &err);
+    ok(sp_device_prepare(workspace, doubles, bindings, NULL, 0, &first, &err), &err);
+    ok(sp_device_prepare(workspace, clamps, bindings, NULL, 0, &second, &err), &err);
+    for (int round = 0; round < 5; round++) {
+        for (int i = 0; i < FEW; i++) {
+            x[i] = (float)(i * (round + 1) - 30);
+        }
+        put(&out, 0, 2 * ANSWER_AT, 9);
+        ok(sp_device_memory_sync(in.memory, 0, FEW * sizeof(float), SP_SYNC_TO_DEVICE, &err), &err);
+        for (int times = 0; times <= round; times++) {
+            ok(sp_device_execute(first, &err), &err);
+        }
+        ok(sp_device_execute(second, &err), &err);
+        memset(x, 0xee, FEW * sizeof(float));
+        ok(sp_device_memory_sync(in.memory, 0, FEW * sizeof(float), SP_SYNC_FROM_DEVICE, &err), &err);
+        ok(sp_device_memory_sync(out.memory, ANSWER_AT, RESULT * sizeof(float), SP_SYNC_FROM_DEVICE, &err), &err);
+        for (int i = 0; i < FEW; i++) {
+            float wanted = (float)(i * (round + 1) - 30) * (float)(2 << round), least = wanted < -20 ? -20 : wanted;
+            assert_true(x[i] == wanted);
+            assert_true(i >= RESULT || y[i] == (least > 100 ? 100 : least));
+        }
+        expect(&out, ANSWER_AT + RESULT * sizeof(float), 100, 9);
+    }
+    sp_executable_close(first);
+    sp_executable_close(second);
+    sp_workspace_close(workspace);
+    close_place(&in);
+    close_place(&out);
+    sp_spec_free(doubles);
+    sp_spec_free(clamps);
+    sp_program_free(programs[0]);
+    sp_program_free(programs[1]);
+}
+
 /* What is moved again and again is registered; other pages mapped in its place are found, once the device was told. */
 static void test_pages_replaced(void **state) {
     sp_device *device = ((const devices *)*state)->tested;
@@ -335,8 +396,8 @@ static void test_threads(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_forks_share),    cmocka_unit_test(test_small),   cmocka_unit_test(test_runs),
-        cmocka_unit_test(test_pages_replaced), cmocka_unit_test(test_threads), cmocka_unit_test(test_answer),
+        cmocka_unit_test(test_forks_share), cmocka_unit_test(test_small),  cmocka_unit_test(test_runs), cmocka_unit_test(test_pages_replaced),
+        cmocka_unit_test(test_threads),     cmocka_unit_test(test_answer), cmocka_unit_test(test_few),
     };
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);

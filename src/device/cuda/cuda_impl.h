@@ -22,6 +22,7 @@ typedef struct cuda_device {
     k_copy pending[K_MAX_COPIES];
     uint32_t n_pending;
     bool for_all; /* some copy in it is for all blocks */
+    bool to_host; /* some may write the host's pages */
     uint64_t packet_bytes;
     uint8_t *packet; /* K_PACKET of host memory that the device reads: k_entry and bytes */
     uint64_t *marks; /* K_MARKS, in memory of the host that the device writes; NULL: nobody asked what phases cost */
@@ -80,11 +81,13 @@ typedef struct cuda_command {
     const k_copy *copies;
     uint32_t n_copies;
     bool take;         /* all copies are from the host's memory: small ones may go along with the command */
-    bool alone;        /* one block can run the schedule */
+    bool alone, small; /* one block can run the schedule; one warp can: K_SMALL */
     uint64_t schedule; /* a device address, or 0 */
     uint64_t work;     /* floating-point operations, for the limit */
     void *answer;      /* where the schedule's answer goes, answer_bytes of it */
     uint32_t answer_bytes;
+    sp_meanwhile meanwhile; /* called with user once the bell is rung; may be NULL */
+    void *user;
 } cuda_command;
 
 /*
@@ -148,7 +151,7 @@ sp_status sp_cuda_weights_open(sp_device *device, const sp_weight_table *table, 
 void sp_cuda_weights_close(sp_device_weights *weights);
 sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp_slot_binding *bindings, sp_device_weights *const *weights,
                           sp_executable **out, sp_error *err);
-sp_status sp_cuda_execute(sp_executable *executable, sp_error *err);
+sp_status sp_cuda_execute(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err);
 void sp_cuda_executable_close(sp_executable *executable);
 
 #endif

@@ -88,8 +88,9 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
     return SP_OK;
 }
 
-/* flags: K_*; packet: bytes of it that go along. */
-static sp_status command(cuda_device *d, uint64_t schedule, uint32_t flags, uint64_t packet, uint64_t allowed_ns, sp_error *err) {
+/* flags: K_*; packet: bytes of it that go along; c: the command that it is, or NULL. */
+static sp_status command(cuda_device *d, const cuda_command *c, uint32_t flags, uint64_t packet, uint64_t allowed_ns, sp_error *err) {
+    uint64_t schedule = c ? c->schedule : 0;
     if (d->lost) {
         return sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name, d->why);
     }
@@ -100,21 +101,27 @@ static sp_status command(cuda_device *d, uint64_t schedule, uint32_t flags, uint
     }
     d->driver->ops->ring(d->driver);
     sp_status status = start_kernel(d, err);
+    if (status == SP_OK && c && c->meanwhile) {
+        c->meanwhile(c->user);
+    }
     return status == SP_OK ? finish(d, d->number, allowed_ns, err) : status;
 }
 
-/* What waits goes along with a schedule, or with none. alone: one block can run it. */
-static sp_status command_with_packet(cuda_device *d, uint64_t schedule, bool alone, uint64_t allowed_ns, sp_error *err) {
-    uint32_t flags = d->for_all ? K_ALL : alone || !schedule ? K_ALONE : 0;
+/* What waits goes along with a command, or with none (NULL). */
+static sp_status command_with_packet(cuda_device *d, const cuda_command *c, uint64_t allowed_ns, sp_error *err) {
     uint64_t bytes = d->packet_bytes;
+    bool program = c && c->schedule;
+    uint32_t flags = d->for_all ? K_ALL : program && !c->alone ? 0 : K_ALONE;
+    flags |= program && c->small && !bytes && !d->marks ? K_SMALL : 0;
+    flags |= d->to_host || d->marks ? K_TO_HOST : 0;
     d->n_pending = 0;
     d->packet_bytes = 0;
-    d->for_all = false;
-    return command(d, schedule, flags, bytes, allowed_ns, err);
+    d->for_all = d->to_host = false;
+    return command(d, c, flags, bytes, allowed_ns, err);
 }
 
 sp_status sp_cuda_flush(cuda_device *d, sp_error *err) {
-    return d->n_pending ? command_with_packet(d, 0, true, d->limit_ns, err) : SP_OK;
+    return d->n_pending ? command_with_packet(d, NULL, d->limit_ns, err) : SP_OK;
 }
 
 static bool touch(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) {
@@ -146,6 +153,7 @@ static sp_status add_copy(cuda_device *d, const k_copy *copy, bool take, sp_erro
     }
     d->pending[d->n_pending++] = *copy;
     d->packet_bytes += bytes;
+    d->to_host |= !take;
     d->for_all |= !take && copy->bytes > K_COPY_ALONE;
     return status;
 }
@@ -159,6 +167,22 @@ bool sp_cuda_put_off(cuda_device *d, uint64_t to, const void *from, uint64_t siz
     return true;
 }
 
+/* Its words come with the command's end, in no order. */
+static sp_status take_answer(cuda_device *d, const cuda_command *c, sp_error *err) {
+    uint64_t until = now_ns() + 1000000000;
+    for (uint32_t i = 0; i < c->answer_bytes / 4; i++) {
+        uint64_t word = 0;
+        while ((word = __atomic_load_n(&d->queue->answer[i], __ATOMIC_RELAXED)) >> 32 != d->number) {
+            if (now_ns() > until) {
+                return sp_cuda_lose(d, NULL, "a program's answer does not come", err);
+            }
+        }
+        const uint32_t low = (uint32_t)word;
+        memcpy((uint8_t *)c->answer + (size_t)i * 4, &low, sizeof low);
+    }
+    return SP_OK;
+}
+
 sp_status sp_cuda_command(cuda_device *d, const cuda_command *c, sp_error *err) {
     sp_status status = SP_OK;
     /* A card does at least 10 thousand operations in a microsecond, whatever they
@@ -168,9 +192,9 @@ sp_status sp_cuda_command(cuda_device *d, const cuda_command *c, sp_error *err) 
     for (uint32_t i = 0; i < c->n_copies && status == SP_OK; i++) {
         status = add_copy(d, &c->copies[i], c->take && c->copies[i].bytes <= TAKEN_LARGEST, err);
     }
-    status = status == SP_OK ? command_with_packet(d, c->schedule, c->alone, allowed, err) : status;
+    status = status == SP_OK ? command_with_packet(d, c, allowed, err) : status;
     if (status == SP_OK && c->answer_bytes) {
-        memcpy(c->answer, d->queue->answer, c->answer_bytes);
+        status = take_answer(d, c, err);
     }
     pthread_mutex_unlock(&d->lock);
     return status;
@@ -180,7 +204,7 @@ sp_status sp_cuda_quiet(cuda_device *d, sp_error *err) {
     if (d->lost || !kernel_runs(d)) {
         return SP_OK;
     }
-    sp_status status = command(d, 0, K_LEAVE, 0, 1000000000, err);
+    sp_status status = command(d, NULL, K_LEAVE, 0, 1000000000, err);
     return status == SP_OK ? d->driver->ops->join(d->driver, err) : status;
 }
 

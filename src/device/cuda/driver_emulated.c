@@ -62,9 +62,6 @@ void k_relax(void) {
 bool k_grid_barrier(k_block *b, uint32_t stop) {
     emulated *e = b->host;
     b->barriers++;
-    if (b->alone) {
-        return stop;
-    }
     pthread_mutex_lock(&e->lock);
     e->stopping |= stop;
     uint32_t generation = e->generation;

@@ -91,9 +91,6 @@ K_INLINE void k_few_find_newest(const uint32_t wide, k_few *a) {
 typedef const __attribute__((address_space(1))) k_words4 *k_global_words4;
 typedef const __attribute__((address_space(1))) k_u16 *k_global_u16;
 
-K_INLINE void k_warp_sync(void) {
-    __nvvm_bar_warp_sync(0xffffffffu);
-}
 /* As k_copy_async, where the compiler sees that it goes to shared memory. */
 K_INLINE void k_copy_near(void *to, const void *from) {
     __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(k_address_of(to)), "l"(from) : "memory");
@@ -232,8 +229,6 @@ K_INLINE float k_heads_sum(float x) {
 
 typedef const k_u16 *k_global_u16;
 
-K_INLINE void k_warp_sync(void) {
-}
 K_INLINE void k_copy_near(void *to, const void *from) {
     k_copy_async(to, from, true);
 }

@@ -269,6 +269,18 @@ K_APART float k_dsv4_hc_pre(const k_op *op, const k_at *at) {
     return sum;
 }
 
+/* What has one side, with its params. */
+K_FN float k_of_one(uint32_t kind, float x, float first, float second) {
+    if (kind == SP_OP_SCALE) {
+        return x * first + second;
+    }
+    if (kind == SP_OP_CLAMP) { /* as ggml: what is not a number becomes the minimum's neighbour, the maximum */
+        x = x < second ? x : second;
+        return x > first ? x : first;
+    }
+    return k_unary(kind, x);
+}
+
 K_APART float k_value(const k_op *op, const k_at *at) {
     switch (op->op) {
     case SP_OP_ADD:
@@ -280,14 +292,6 @@ K_APART float k_value(const k_op *op, const k_at *at) {
         return k_load_repeated(&op->src[0], *at);
     case SP_OP_CONCAT:
         return k_concat(op, *at);
-    case SP_OP_SCALE:
-        return k_load(&op->src[0], at) * k_param(op, 0) + k_param(op, 1);
-    case SP_OP_CLAMP: { /* as ggml: what is not a number becomes the minimum's
-                           neighbour, the maximum */
-        float x = k_load(&op->src[0], at), low = k_param(op, 0), high = k_param(op, 1);
-        x = x < high ? x : high;
-        return x > low ? x : low;
-    }
     case SP_OP_FILL:
         return k_param(op, 0);
     case SP_OP_REGLU:
@@ -315,7 +319,7 @@ K_APART float k_value(const k_op *op, const k_at *at) {
     case SP_OP_CPY:
         return k_load(&op->src[0], at);
     default:
-        return k_unary(op->op, k_load(&op->src[0], at));
+        return k_of_one(op->op, k_load(&op->src[0], at), k_param(op, 0), k_param(op, 1));
     }
 }
 
@@ -345,6 +349,17 @@ K_APART void k_do_flat(const k_op *op, uint32_t part) {
                                                               : k_glu_value(kind, x.f[e], y.f[e], k_param(op, 1), k_param(op, 2));
         }
         to[i] = x;
+    }
+}
+
+/* One side of floats, one behind the other. */
+K_FN void k_do_flat_one(const k_op *op, uint32_t part) {
+    const k_f32 *a = (const k_f32 *)(uintptr_t)op->src[0].data;
+    k_f32 *to = (k_f32 *)(uintptr_t)op->dst.data;
+    uint32_t kind = op->params[K_FLAT_OP];
+    uint64_t n = k_count(&op->dst), step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        to[i] = k_of_one(kind, a[i], k_param(op, 0), k_param(op, 1));
     }
 }
 

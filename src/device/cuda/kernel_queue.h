@@ -49,11 +49,24 @@ K_FN void k_await_ready(k_block *b, uint32_t n) {
     }
 }
 
-/* 16 bytes of the host's memory, past all caches. */
+/* 16 bytes of the host's memory, or another's, past all caches that are this block's. */
 K_FN k_words4 k_host16(const void *at) {
     k_words4 v;
     __asm__ volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3]) : "l"(at));
     return v;
+}
+
+/* A word that the host reads, by itself: whole, and in no order with others. */
+K_FN void k_store_word(uint64_t *at, uint64_t v) {
+    __asm__ volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(at), "l"(v) : "memory");
+}
+/* The command is done. What it wrote is in the second cache: blocks read it there, and so does the card's copying engine. The host's memory isn't. */
+K_FN void k_store_done(uint32_t *at, uint32_t v) {
+    __asm__ volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
+}
+/* What this thread, and those that it met, wrote is there for all blocks. */
+K_FN void k_show(void) {
+    __asm__ volatile("fence.acq_rel.gpu;" ::: "memory");
 }
 
 #else
@@ -65,6 +78,14 @@ void k_tell_ready(k_block *b, uint32_t n);
 void k_await_ready(k_block *b, uint32_t n);
 K_FN k_words4 k_host16(const void *at) {
     return *(const k_words4 *)at;
+}
+K_FN void k_store_word(uint64_t *at, uint64_t v) {
+    __atomic_store_n(at, v, __ATOMIC_RELAXED);
+}
+K_FN void k_store_done(uint32_t *at, uint32_t v) {
+    k_store_system(at, v);
+}
+K_FN void k_show(void) {
 }
 
 #endif

@@ -9,6 +9,11 @@
 
 _Static_assert(sizeof(k_op) <= K_OPS / 2 && sizeof(k_op) % 16 == 0 && sizeof(k_schedule) % 16 == 0 && sizeof(k_phase) % 16 == 0,
                "two operations fit, aligned");
+enum { K_HEAD = offsetof(k_schedule, first) };
+_Static_assert(offsetof(k_run, works) == K_HEAD && offsetof(k_run, n) == offsetof(k_schedule, n_phases) &&
+                   offsetof(k_run, answer) == offsetof(k_schedule, answer) && offsetof(k_run, turn) == offsetof(k_schedule, turn),
+               "it is laid out alike");
+_Static_assert(offsetof(k_schedule, turn) % 16 == 0 && offsetof(k_schedule, small) % 16 == 0, "what is read by 16 bytes");
 
 K_INLINE volatile k_run *k_run_at(void) {
     return &k_control_at()->run;

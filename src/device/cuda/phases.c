@@ -46,6 +46,7 @@ static const char *name_of(const k_op *op) {
            : op->op == K_OP_ATTEND        ? "attention by tiles"
            : op->op == K_OP_ATTEND_HALVES ? "attention by pieces"
            : op->op == K_OP_FLAT          ? sp_op_name(op->params[K_FLAT_OP])
+           : op->op == K_OP_FLAT_ONE      ? sp_op_name(op->params[K_FLAT_OP])
                                           : sp_op_name(op->op);
 }
 

@@ -125,6 +125,9 @@ sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
 sp_status sp_plan_window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err);
 uint32_t sp_plan_written_root(const plan *p, uint32_t t);
 
+/* flat.c: an operation element by element becomes one of a kind that is faster, where its tensors allow it. */
+void sp_plan_choose_flat(k_op *op);
+
 /* argmax.c. Long rows are cut into pieces, so that all blocks have some. */
 sp_status sp_plan_lower_argmax(plan *p, plan_op *o, sp_error *err);
 /* argmax of what a product writes joins it, where nobody waits for it: it costs no phase then. False: it can't. */

@@ -368,30 +368,6 @@ static void size_op(plan_op *o) {
     }
 }
 
-/* Floats, one behind the other. */
-static bool is_flat(const k_tensor *t) {
-    bool flat = t->type == SP_TYPE_F32 && t->data % 16 == 0 && t->nb[0] == 4;
-    for (int i = 1; i < 4; i++) {
-        flat &= t->ne[i] == 1 || t->nb[i] == t->nb[i - 1] * t->ne[i - 1];
-    }
-    return flat;
-}
-
-/* Operations of two sides that can go by four elements. */
-static void choose_flat(k_op *op) {
-    const k_tensor *a = &op->src[0], *b = &op->src[1], *d = &op->dst;
-    bool binary = op->op == SP_OP_ADD || op->op == SP_OP_SUB || op->op == SP_OP_MUL || op->op == SP_OP_DIV;
-    bool row = b->ne[0] == d->ne[0] && b->ne[1] == 1 && b->ne[2] == 1 && b->ne[3] == 1;
-    bool same = memcmp(a->ne, d->ne, sizeof a->ne) == 0, equal = memcmp(b->ne, d->ne, sizeof b->ne) == 0;
-    if ((!binary && !sp_plan_is_gated(op->op)) || op->n_src < 2 || d->ne[0] % 4 || !same || (!equal && !(row && binary)) || !is_flat(a) ||
-        !is_flat(b) || !is_flat(d)) {
-        return;
-    }
-    op->params[K_FLAT_OP] = op->op;
-    op->params[K_FLAT_ROW] = equal ? 0 : (uint32_t)d->ne[0] / 4;
-    op->op = K_OP_FLAT;
-}
-
 /* Elements of integers are moved, not computed with: by their bits. */
 static void move_bits(k_op *op) {
     if (op->dst.type == SP_TYPE_I32) {
@@ -553,7 +529,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
         move_bits(op);
         return SP_OK;
     default:
-        choose_flat(op);
+        sp_plan_choose_flat(op);
         return SP_OK;
     }
 }

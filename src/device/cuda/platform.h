@@ -39,26 +39,26 @@ typedef struct k_block {
     k_state *state;
     uint32_t barriers; /* passed since the launch */
     bool ring;         /* weights come through it */
-    bool alone;        /* it runs something that the others know nothing of */
     uint32_t taken;    /* tiles out of it, ever */
+    uint64_t packet;   /* the queue's */
     void *host;        /* the emulated device's */
 } k_block;
 
-/* The schedule that runs. */
+/* The schedule that runs. What a k_schedule begins with comes as it is. */
 typedef struct k_run {
-    k_work works[4]; /* by phase */
-    uint32_t stop[4];
     const k_phase *phases;
     const k_op *ops;
+    uint64_t streams;
+    uint32_t n, n_ops, n_streams; /* n: phases */
+    uint32_t ring_from;
+    uint32_t reserved[2], turn, answer_bytes;
+    uint64_t answer;
+    k_work works[4]; /* by phase */
+    uint32_t stop[4];
     const k_work *list; /* the block's works: every so many blocks one */
     volatile uint64_t *marks;
-    uint64_t answer;
-    uint32_t answer_bytes;
-    uint32_t n, ring_from; /* phases; that from which weights come through the ring */
-    uint32_t before;       /* barriers that the block had passed */
     uint32_t blocks;
     uint32_t at;          /* the phase that runs */
-    uint32_t turn;        /* of what is stamped */
     const uint32_t *halt; /* the host's: is the run stopped? */
 } __attribute__((aligned(16))) k_run;
 
@@ -73,6 +73,7 @@ typedef struct k_command {
     uint32_t number, words[K_COMMAND];
     uint64_t go;
     uint32_t later;
+    bool idle; /* none came for a while */
 } k_command;
 
 /* In K_CONTROL: what the fetching warp is to do, and the ring's barriers. */
@@ -150,6 +151,9 @@ K_FN void k_block_sync(void) {
 /* Those and the fetching warp. */
 K_FN void k_all_sync(void) {
     __nvvm_barrier_sync_cnt(0, K_CARD_LAUNCHED);
+}
+K_FN void k_warp_sync(void) {
+    __nvvm_bar_warp_sync(0xffffffffu);
 }
 K_FN float k_warp_sum(float x) {
     K_UNROLL
@@ -342,13 +346,11 @@ K_FN bool k_grid_barrier(k_block *b, uint32_t stop) {
     uint32_t *arrived = &b->state->arrived;
     k_block_sync();
     if (k_thread() == 0) {
-        uint32_t target = ++b->barriers * b->blocks, seen = stop ? 0x80000000u : 0;
-        if (!b->alone) {
-            k_add_release(arrived, stop ? 0x80000001u : 1u);
-            do {
-                seen = k_load_acquire(arrived);
-            } while ((int32_t)((seen - target) << 1) < 0);
-        }
+        uint32_t target = ++b->barriers * b->blocks, seen;
+        k_add_release(arrived, stop ? 0x80000001u : 1u);
+        do {
+            seen = k_load_acquire(arrived);
+        } while ((int32_t)((seen - target) << 1) < 0);
         *(volatile uint32_t *)&c->seen = seen;
     }
     k_block_sync();
@@ -485,6 +487,8 @@ K_FN uint32_t k_warp(void) {
 K_FN void k_block_sync(void) {
 }
 K_FN void k_all_sync(void) {
+}
+K_FN void k_warp_sync(void) {
 }
 K_FN float k_reciprocal(float x) {
     return 1.0f / x;

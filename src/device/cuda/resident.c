@@ -54,6 +54,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     case K_OP_FLAT:
         k_do_flat(op, part);
         break;
+    case K_OP_FLAT_ONE:
+        k_do_flat_one(op, part);
+        break;
     case SP_OP_MUL_MAT:
     case SP_OP_MUL_MAT_ID:
         k_do_product(op, part);
@@ -137,31 +140,43 @@ K_INLINE void run_work(const k_block *b, volatile k_run *r) {
     }
 }
 
-K_INLINE void begin_run(k_block *b, k_run *r, const k_schedule *schedule, bool later) {
+/* What a run begins with, in one trip: the schedule's head, the block's works of two phases, and the first operation, which is most often its own. */
+K_INLINE void bring_first(const k_run *r, const k_schedule *schedule) {
+    enum { PIECE = 16, OP = sizeof(k_op) / PIECE, HEAD = OP + K_HEAD / PIECE, ALL = HEAD + 2 };
+    uint8_t *op = (uint8_t *)k_op_place(0), *head = (uint8_t *)k_run_at();
+    for (uint32_t i = k_thread(); i < ALL; i += K_THREADS) {
+        uint32_t n = i < OP ? i : i < HEAD ? i - OP : i - HEAD;
+        k_copy_async(i < OP     ? op + n * PIECE
+                     : i < HEAD ? head + n * PIECE
+                                : head + offsetof(k_run, works) + n * PIECE,
+                     i < OP     ? (const uint8_t *)&schedule->first + n * PIECE
+                     : i < HEAD ? (const uint8_t *)schedule + n * PIECE
+                                : (const uint8_t *)&r->list[(uint64_t)n * r->blocks],
+                     true);
+    }
+}
+
+K_APART void begin_run(k_block *block, const k_schedule *schedule, bool later) {
+    k_block *b = k_block_at(block);
+    k_run *r = &k_control_at()->run;
+    const k_run first = {.list = (const k_work *)(const void *)(schedule + 1) + b->block, .blocks = b->blocks};
+    bring_first(&first, schedule);
     if (k_thread() == 0) {
-        const k_work *list = (const k_work *)(const void *)(schedule + 1) + b->block, work = *list;
-        const k_schedule s = *schedule; /* all at once: each read takes as long as all */
-        r->works[0] = work;
-        r->phases = (const k_phase *)(uintptr_t)s.phases;
-        r->ops = (const k_op *)(uintptr_t)s.ops;
-        r->list = list;
-        r->n = s.n_phases;
-        r->ring_from = s.ring_from;
-        r->before = b->barriers;
-        r->blocks = b->blocks;
-        r->turn = s.turn;
+        r->list = first.list;
+        r->blocks = first.blocks;
         r->halt = &b->state->stop;
         r->at = 0;
-        r->answer = s.answer;
-        r->answer_bytes = s.answer_bytes;
     }
-    k_block_sync();
-    k_bring(0);
     k_copies_wait_all();
     if (later && k_thread() == 0) {
         k_await_ready(b, k_control_at()->command.later);
     }
     k_block_sync();
+    if (r->works[0].op != 0) {
+        k_bring(0);
+        k_copies_wait_all();
+        k_block_sync();
+    }
     mark(r, 0);
 }
 
@@ -235,10 +250,9 @@ K_APART bool run_decoding(k_block *block) {
 }
 
 /* True: stopped. What is needed behind the work of a phase is read again from shared memory: the work needs all registers. */
-K_INLINE bool run_phases(k_block *b, const k_schedule *schedule, bool later) {
+K_INLINE bool run_phases(k_block *b) {
     volatile k_run *r = k_run_at();
     bool stopped = false;
-    begin_run(b, &k_control_at()->run, schedule, later);
     while (!stopped && r->at < r->n) {
         if (is_decoding(r)) {
             stopped = run_decoding(b);
@@ -252,29 +266,53 @@ K_INLINE bool run_phases(k_block *b, const k_schedule *schedule, bool later) {
 }
 
 /* True: stopped. The fetching warp begins and ends with the others. */
-K_INLINE bool run_schedule(k_block *b, k_schedule *schedule, bool alone, bool later) {
+K_INLINE bool run_schedule(k_block *b, k_schedule *schedule, bool later) {
     k_control *control = k_control_at();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
         control->open = 0;
-        b->alone = alone;
     }
     k_all_sync();
-    bool stopped = run_phases(b, schedule, later);
+    begin_run(b, schedule, later);
+    bool stopped = run_phases(b);
     if (k_thread() == 0) {
         *(volatile uint32_t *)&control->open = 1;
         if (stopped) {
             *(volatile uint32_t *)&control->stop = 1;
         } else if (b->block == 0) {
-            schedule->turn ^= 1;
+            schedule->turn = control->run.turn ^ 1;
         }
     }
     k_all_sync();
-    if (k_thread() == 0 && alone) { /* the others have passed no barriers */
-        b->barriers = control->run.before;
-        b->alone = false;
-    }
     return stopped;
+}
+
+/* One block has it all: it meets nobody, and nothing is fetched. True: stopped. */
+K_APART bool run_alone(k_block *block, k_schedule *schedule) {
+    k_block *b = k_block_at(block);
+    volatile k_run *r = k_run_at();
+    begin_run(b, schedule, false);
+    for (uint32_t at = 0, n = r->n; at < n; at++) {
+        begin_phase(b, r);
+        k_bring_next();
+        run_op(k_op_at(), 0);
+        k_copies_wait_all();
+        k_block_sync();
+        mark(r, at + 1);
+        if (r->stop[0]) {
+            return true;
+        }
+        if (at + 1 < n) {
+            if (k_thread() == 0) {
+                r->at = at + 1;
+            }
+            k_block_sync();
+        }
+    }
+    if (k_thread() == 0) {
+        schedule->turn = r->turn ^ 1;
+    }
+    return false;
 }
 
 /* Copies go by 16 bytes where both ends and the length allow it. Threads first, first + step, ... make it. */
@@ -351,23 +389,59 @@ K_INLINE void tell(k_block *b, uint64_t go) {
     k_tell(b, c->go);
 }
 
-/* Block 0 waits for a command, makes its copies, and tells the others of what is left. */
-K_APART uint64_t lead(k_block *b, uint64_t packet) {
+/* A command that one warp can do, and does. What it needs to know comes in one trip. */
+K_INLINE void run_small(k_block *b, const k_schedule *s, uint32_t number) {
+    const k_words4 where = k_host16(&s->small), what = k_host16(&s->small.kind), result = k_host16(&s->turn);
+    k_f32 *to = (k_f32 *)(uintptr_t)((uint64_t)where.w[1] << 32 | where.w[0]);
+    const k_f32 *from = (const k_f32 *)(uintptr_t)((uint64_t)where.w[3] << 32 | where.w[2]);
+    for (uint32_t i = k_lane(); i < what.w[1]; i += K_LANES) {
+        to[i] = k_of_one(what.w[0], from[i], k_bits_float(what.w[2]), k_bits_float(what.w[3]));
+    }
+    k_warp_sync();
+    for (uint32_t i = k_lane(); i < result.w[1] / 4; i += K_LANES) {
+        k_store_word(&b->queue->answer[i], (uint64_t)number << 32 | ((const k_u32 *)(uintptr_t)((uint64_t)result.w[3] << 32 | result.w[2]))[i]);
+    }
+    if (k_lane() == 0) {
+        k_show();
+        k_store_done(&b->queue->done, number);
+    }
+}
+
+/* The first warp of block 0 waits for a command that is for more than one warp. */
+K_APART void await_work(k_block *block) {
+    k_block *b = k_block_at(block);
     volatile k_command *c = &k_control_at()->command;
-    uint32_t last = c->number;
+    uint32_t last;
+    do {
+        last = c->number;
+        k_await_command(b, c);
+        k_warp_sync();
+        if (c->number != last && c->words[0] & K_SMALL) {
+            run_small(b, (const k_schedule *)(uintptr_t)((uint64_t)c->words[1] << 32 | (c->words[0] & ~(uint32_t)K_FLAGS)), c->number);
+        }
+    } while (c->number != last && c->words[0] & K_SMALL);
+    if (k_lane() == 0) {
+        c->idle = c->number == last;
+    }
+}
+
+/* Block 0 waits for a command, makes its copies, and tells the others of what is left. */
+K_APART uint64_t lead(k_block *block) {
+    k_block *b = k_block_at(block);
+    volatile k_command *c = &k_control_at()->command;
     k_block_sync();
     if (k_warp() == 0) {
-        k_await_command(b, c);
+        await_work(b);
     }
     k_block_sync();
-    uint64_t go = c->number == last ? K_LEAVE | K_IDLE : (uint64_t)c->words[1] << 32 | c->words[0];
+    uint64_t go = c->idle ? K_LEAVE | K_IDLE : (uint64_t)c->words[1] << 32 | c->words[0];
     uint32_t bytes = go & K_IDLE ? 0 : c->words[2];
     bool later = bytes && !(go & (K_ALONE | K_ALL)); /* the others may find out what to do while the copies are made */
     if (later && k_thread() == 0) {
         tell(b, go | K_LATER);
     }
     if (bytes) {
-        take_packet(b, packet, bytes);
+        take_packet(b, b->packet, bytes);
     }
     if (later && k_thread() == 0) {
         k_tell_ready(b, ++c->later);
@@ -378,7 +452,8 @@ K_APART uint64_t lead(k_block *b, uint64_t packet) {
 }
 
 /* The others wait until they are told. */
-K_INLINE uint64_t follow(k_block *b) {
+K_APART uint64_t follow(k_block *block) {
+    k_block *b = k_block_at(block);
     volatile k_command *c = &k_control_at()->command;
     k_block_sync();
     if (k_thread() == 0) {
@@ -398,18 +473,26 @@ K_INLINE bool run_command(k_block *b, uint64_t go) {
             return true;
         }
     }
-    return schedule && run_schedule(b, (k_schedule *)(uintptr_t)schedule, go & K_ALONE, go & K_LATER);
+    if (go & K_ALONE) {
+        return schedule && run_alone(b, (k_schedule *)(uintptr_t)schedule);
+    }
+    return schedule && run_schedule(b, (k_schedule *)(uintptr_t)schedule, go & K_LATER);
 }
 
-/* Block 0 says that it is done. */
-K_INLINE void answer(k_block *b, uint64_t go, bool stopped) {
+/* Block 0 says that it is done. An answer's words say by themselves when they are there: none waits for another, and done for none of them. */
+K_APART void answer(k_block *block, uint64_t go, bool stopped) {
+    k_block *b = k_block_at(block);
     const k_run *r = &k_control_at()->run;
-    for (uint32_t i = k_thread() * 4; go & ~(uint64_t)K_FLAGS && !stopped && i < r->answer_bytes; i += K_THREADS * 4) {
-        *(k_u32 *)(void *)(b->queue->answer + i) = *(const k_u32 *)(uintptr_t)(r->answer + i);
+    uint32_t number = k_control_at()->command.number, words = go & ~(uint64_t)K_FLAGS && !stopped ? r->answer_bytes / 4 : 0;
+    for (uint32_t i = K_THREADS - 1 - k_thread(); i < words; i += K_THREADS) {
+        k_store_word(&b->queue->answer[i], (uint64_t)number << 32 | ((const k_u32 *)(uintptr_t)r->answer)[i]);
     }
-    k_block_sync();
-    if (k_thread() == 0) {
-        uint32_t number = k_control_at()->command.number;
+    if (k_thread() == 0 && !stopped && !(go & K_TO_HOST)) {
+        if (go & K_ALONE) { /* others met at a barrier */
+            k_show();
+        }
+        k_store_done(&b->queue->done, number);
+    } else if (k_thread() == 0) {
         if (stopped) {
             k_store_system(&b->queue->stopped, number);
         }
@@ -420,10 +503,14 @@ K_INLINE void answer(k_block *b, uint64_t go, bool stopped) {
     }
 }
 
+/*
+ * What happens once a command is apart, in functions that need few registers: what would be kept over the work, whose code needs all of them, is
+ * brought back from the second cache, since whoever waits for somebody else gives up what is in the first.
+ */
 K_INLINE void serve(k_block *b) {
-    uint64_t packet = b->queue->packet, go = 0;
+    uint64_t go = 0;
     while (!(go & K_LEAVE)) {
-        go = b->block == 0 ? lead(b, packet) : follow(b);
+        go = b->block == 0 ? lead(b) : follow(b);
         bool stopped = run_command(b, go);
         if (b->block == 0 && !(go & K_IDLE)) {
             answer(b, go, stopped);
@@ -440,6 +527,7 @@ K_INLINE void run_block(k_block *b) {
         k_control *c = k_control_at();
         c->stop = 0;
         c->command = (k_command){.number = k_load_system(&b->queue->done)};
+        b->packet = b->queue->packet;
         c->run.marks = b->block == 0 ? (volatile uint64_t *)(uintptr_t)b->queue->marks : NULL;
         k_ring_init();
     }
@@ -453,7 +541,7 @@ K_INLINE void run_block(k_block *b) {
 
 #ifdef __NVPTX__
 /* The fetching warp: for each schedule that the others run. */
-static void fetch(uint32_t block, bool ring) {
+K_APART void fetch(uint32_t block, bool ring) {
     uint32_t n = 0;
     k_fetched fetched = {0};
     k_all_sync();

@@ -42,7 +42,7 @@ typedef struct cuda_executable {
     written *writes;
     uint32_t n_copies, n_checks, n_writes;
     uint64_t ids_bytes, temporary_bytes, work, generation;
-    bool alone;          /* one block can run it */
+    bool alone, small;   /* one block can run it; one warp can */
     cuda_memory *echoes; /* the region of the small output that comes back with the run; NULL: there is none */
     uint64_t echo_from, echo_to;
     cuda_phases *phases;
@@ -240,8 +240,12 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     for (uint32_t i = 0; i < x->n_phases; i++) {
         x->alone &= phases[i].n_parts == 1;
     }
+    for (uint32_t i = 0; i < x->n_ops; i++) { /* the fetching warp isn't woken for it */
+        x->alone &= p->ops[i].op.op != K_OP_STREAM && p->ops[i].op.op != K_OP_TILES && p->ops[i].op.op != K_OP_ATTEND;
+    }
+    x->small = x->alone && p->n_ops == 1 && p->ops[0].op.op == K_OP_FLAT_ONE;
     uint32_t blocks = p->workspace->device->driver->blocks;
-    uint64_t n_works = (uint64_t)(p->n_phases ? p->n_phases : 1) * blocks; /* the first phase's are read in any case */
+    uint64_t n_works = (uint64_t)(p->n_phases > 2 ? p->n_phases : 2) * blocks; /* two phases' are read in any case */
     k_work *works = calloc(n_works, sizeof *works);
     if (!works) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
@@ -302,6 +306,10 @@ static sp_status map_matrices(const cuda_executable *x, k_op *ops, uint8_t *byte
     return status;
 }
 
+static uint64_t elements_of(const k_tensor *t) {
+    return (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
+}
+
 /* Writes the schedule to the device, with the temporaries where they are now.
  */
 static sp_status settle(cuda_executable *x, sp_error *err) {
@@ -320,7 +328,6 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
                        .answer = x->echoes ? x->echoes->beside + x->echo_from : 0,
                        .answer_bytes = (uint32_t)(x->echo_to - x->echo_from),
                        .turn = 1}; /* what is stamped is zeros */
-    memcpy(bytes, &head, sizeof head);
     k_op *ops = (k_op *)(void *)(bytes + x->ops_at);
     for (uint32_t i = 0; i < x->n_ops; i++) {
         resolve(x, &ops[i].scratch);
@@ -330,6 +337,15 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
         }
     }
     sp_status status = map_matrices(x, ops, bytes, err);
+    if (x->n_ops) {
+        head.first = ops[0];
+    }
+    if (x->small) {
+        const k_op *op = &ops[0];
+        head.small = (k_small){.to = op->dst.data, .from = op->src[0].data, .kind = op->params[K_FLAT_OP], .n = (uint32_t)elements_of(&op->dst)};
+        memcpy(head.small.params, op->params, sizeof head.small.params);
+    }
+    memcpy(bytes, &head, sizeof head);
     status = status == SP_OK ? sp_cuda_upload(x->workspace->device, x->at, bytes, x->size, err) : status;
     x->generation = x->workspace->generation;
     free(bytes);
@@ -461,7 +477,7 @@ static sp_status own_writes(const cuda_executable *x, sp_error *err) {
     return status;
 }
 
-sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
+sp_status sp_cuda_execute(sp_executable *executable, sp_meanwhile meanwhile, void *user, sp_error *err) {
     cuda_executable *x = (cuda_executable *)(void *)executable;
     sp_status status = grow(x->workspace, x, err);
     if (status == SP_OK && x->generation != x->workspace->generation) {
@@ -478,10 +494,13 @@ sp_status sp_cuda_execute(sp_executable *executable, sp_error *err) {
                                       .n_copies = x->n_copies,
                                       .take = true,
                                       .alone = x->alone,
+                                      .small = x->small,
                                       .schedule = x->at,
                                       .work = x->work,
                                       .answer = x->echoes ? x->echoes->echo : NULL,
-                                      .answer_bytes = (uint32_t)(x->echo_to - x->echo_from)};
+                                      .answer_bytes = (uint32_t)(x->echo_to - x->echo_from),
+                                      .meanwhile = meanwhile,
+                                      .user = user};
         status = sp_cuda_command(x->workspace->device, &command, err);
         if (status == SP_OK) {
             sp_cuda_phases_take(x->workspace->device, &x->phases, x->n_phases);

@@ -43,7 +43,7 @@ enum {
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
+enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_FLAT_ONE, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
 
 /* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
 enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64, K_TILE_STAGES = 6 /* on Hopper */ };
@@ -121,7 +121,7 @@ enum {
     K_ROPE_MAGNITUDE,
     K_SLICES, /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
-/* params of a K_OP_FLAT, beside those of the operation that it is */
+/* params of a K_OP_FLAT (two sides) and a K_OP_FLAT_ONE (one), beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
 /* and the sources of a K_OP_STREAM */
 enum { K_SRC_LEFT = 0, K_SRC_RIGHT, K_SRC_LEFT2, K_SRC_IDS, K_SRC_POSITIONS, K_SRC_FACTORS };
@@ -185,16 +185,28 @@ typedef struct k_stream {
     uint32_t bytes, tile_bytes;
 } k_stream;
 
-/* Behind it, so that nobody must look where, k_work [n_phases][blocks]. */
+/* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
+typedef struct k_small {
+    uint64_t to, from;
+    uint32_t kind, n;
+    float params[2];
+} k_small;
+
+/*
+ * Behind it, so that nobody must look where, k_work [n_phases][blocks], of two phases at least. What a run begins with lies at places that are known:
+ * `first` is the first operation again, `small` what there is to do where that is all.
+ */
 typedef struct k_schedule {
     uint64_t phases, ops; /* device addresses */
     uint64_t streams;     /* [blocks][n_streams]; an empty one ends a block's */
     uint32_t n_phases, n_ops, n_streams;
     uint32_t ring_from; /* the phase behind the last that needs the ring's memory: what is streamed before goes without */
-    uint64_t answer;    /* what the host gets when it has run */
-    uint32_t answer_bytes;
-    uint32_t turn; /* of what is stamped; changes with each run */
     uint32_t reserved[2];
+    uint32_t turn; /* of what is stamped; changes with each run */
+    uint32_t answer_bytes;
+    uint64_t answer; /* what the host gets when it has run */
+    k_op first;
+    k_small small;
 } k_schedule;
 
 /* Bytes that are copied before the schedule runs, between memory of the host
@@ -217,9 +229,12 @@ enum {
     K_COMMAND = 3, /* words of a command */
 };
 
-/* In the lower bits of a schedule's address: the kernel is to leave; there are copies for all blocks; block 0 does it all alone. And among blocks:
- * what differs from command to command; nobody rang; copies are under way, to be waited for before the first phase. */
-enum { K_LEAVE = 1, K_ALL = 2, K_ALONE = 4, K_TURN = 8, K_IDLE = 16, K_LATER = 32, K_FLAGS = 255 };
+/*
+ * In the lower bits of a schedule's address: the kernel is to leave; there are copies for all blocks; block 0 does it all alone; its first warp does;
+ * what is written may lie in the host's memory. And among blocks: what differs from command to command; nobody rang; copies are under way, to be
+ * waited for before the first phase.
+ */
+enum { K_LEAVE = 1, K_ALL = 2, K_ALONE = 4, K_SMALL = 64, K_TO_HOST = 128, K_TURN = 8, K_IDLE = 16, K_LATER = 32, K_FLAGS = 255 };
 
 /*
  * The queue lies in memory of the host that the device reads. A command is the address of a schedule (0: none) with flags, its lower half first, and
@@ -231,7 +246,7 @@ typedef struct k_queue {
     uint64_t command[K_COMMAND];
     uint64_t idle_ns, marks, packet;
     uint8_t apart[80];
-    uint8_t answer[K_ANSWER]; /* written by the kernel alone, as what follows */
+    uint64_t answer[K_ANSWER / 4]; /* written by the kernel alone, as what follows; like a command: above each word its number */
     uint32_t done, stopped;
     uint32_t left; /* counts the kernel's exits */
     uint32_t reserved[13];
