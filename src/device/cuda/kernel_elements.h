@@ -147,7 +147,7 @@ K_APART float k_concat(const k_op *op, k_at at) {
 }
 
 /*
- * rope. table: by pair, what a position is multiplied with, then which of four rows of positions; params[3]: the magnitude.
+ * rope. table: by pair, what a position is multiplied with, then which of four rows of positions.
  */
 K_FN k_turn k_rope_turn(const k_op *op, uint32_t pair, uint32_t token) {
     const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
@@ -157,7 +157,15 @@ K_FN k_turn k_rope_turn(const k_op *op, uint32_t pair, uint32_t token) {
         angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
     }
     const k_turn turn = k_sin_cos(angle);
-    return (k_turn){turn.sin * k_param(op, 3), turn.cos * k_param(op, 3)};
+    return (k_turn){turn.sin * k_param(op, K_ROPE_BY), turn.cos * k_param(op, K_ROPE_BY)};
+}
+
+K_APART void k_do_turns(const k_op *op, uint32_t part) {
+    uint32_t pairs = op->params[0] / 2, n = pairs * (uint32_t)op->src[0].ne[2];
+    k_turn *to = (k_turn *)(uintptr_t)op->dst.data;
+    for (uint32_t i = part * K_THREADS + k_thread(); i < n; i += op->n_parts * K_THREADS) {
+        to[i] = k_rope_turn(op, i % pairs, i / pairs);
+    }
 }
 
 /* Each element is made from its pair. */

@@ -30,11 +30,6 @@ K_INLINE k_eight k_eight_of(uint32_t type, const uint8_t *row, uint32_t at, uint
     return x;
 }
 
-/* For values that are rounded to halves. */
-K_INLINE float k_silu_fast(float x) {
-    return x * k_reciprocal(1.0f + k_exp_fast(-x));
-}
-
 /* Eight elements with what comes before them, y the norm's weights or the gate; what a norm divides by is left out, and summed instead. */
 K_INLINE void k_take_before(const k_op *op, uint32_t before, k_eight *x, const k_eight *y, float *sum) {
     for (int e = 0; e < 8; e++) {

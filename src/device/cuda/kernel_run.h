@@ -21,9 +21,18 @@ K_INLINE volatile k_run *k_run_at(void) {
 K_INLINE k_op *k_op_place(uint32_t phase) {
     return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
 }
-/* Of the phase that runs. */
+/* The phase that runs; its operation. */
+K_INLINE uint32_t k_phase_at(void) {
+    return k_run_at()->at[k_warp()];
+}
+K_INLINE void k_go_to(uint32_t phase) {
+    if (k_lane() == 0) {
+        k_run_at()->at[k_warp()] = phase;
+    }
+    k_warp_sync();
+}
 K_INLINE k_op *k_op_at(void) {
-    return k_op_place(k_run_at()->at);
+    return k_op_place(k_phase_at());
 }
 
 /* A phase's operation, and the work of the one behind it. */
@@ -41,7 +50,7 @@ K_INLINE void k_bring(uint32_t phase) {
 
 /* Once a phase, where what it waits for doesn't wait for this. */
 K_INLINE void k_bring_next(void) {
-    k_bring(k_run_at()->at + 1);
+    k_bring(k_phase_at() + 1);
 }
 
 #endif

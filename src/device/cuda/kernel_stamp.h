@@ -21,6 +21,10 @@ K_INLINE k_stamp k_stamp_of(const k_tensor *t) {
 K_INLINE k_stamp k_stamp_always(void) {
     return (k_stamp){.turn = *(volatile uint32_t *)&k_control_at()->run.turn, .bit = 1};
 }
+/* Read anew. */
+K_INLINE k_stamp k_stamp_again(k_stamp s) {
+    return (k_stamp){.turn = *(volatile uint32_t *)&k_control_at()->run.turn, .bit = s.bit};
+}
 K_INLINE bool k_is_there(k_stamp s, uint32_t word) {
     return !((word ^ s.turn) & s.bit);
 }

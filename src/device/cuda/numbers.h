@@ -155,6 +155,10 @@ K_FN float k_gelu_quick(float x) {
 K_FN float k_silu(float x) {
     return x * k_sigmoid(x);
 }
+/* Within some units of the last place: for what is rounded further on. */
+K_FN float k_silu_fast(float x) {
+    return x * k_reciprocal(1.0f + k_exp_fast(-x));
+}
 K_APART float k_softplus(float x) {
     if (x > 20.0f) {
         return x;

@@ -43,6 +43,7 @@ static const char *name_of(const k_op *op) {
            : op->op == K_OP_HALVES        ? "halves"
            : op->op == K_OP_ROPE          ? "rope"
            : op->op == K_OP_MASK_MAP      ? "map of a mask"
+           : op->op == K_OP_TURNS         ? "turns"
            : op->op == K_OP_ATTEND        ? "attention by tiles"
            : op->op == K_OP_ATTEND_HALVES ? "attention by pieces"
            : op->op == K_OP_FLAT          ? sp_op_name(op->params[K_FLAT_OP])

@@ -121,6 +121,11 @@ uint32_t sp_plan_new_root(plan *p, uint64_t bytes);
 /* Room for n numbers in the schedule's own memory, zeros; their address, a multiple of 128 bytes. */
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
 
+/* rope.c: the table of angles of a rope, and its magnitude in params[K_ROPE_BY]; the root of its turns (K_OP_TURNS), which stand in p->ops before
+ * what is made next. */
+sp_status sp_plan_rope_table(plan *p, k_op *op, const sp_spec_tensor *t, sp_error *err);
+sp_status sp_plan_turns(plan *p, const sp_spec_tensor *rope, uint32_t *root, sp_error *err);
+
 /* Where a window lies; the root that what writes a tensor writes. */
 sp_status sp_plan_window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err);
 uint32_t sp_plan_written_root(const plan *p, uint32_t t);

@@ -140,27 +140,6 @@ uint32_t sp_plan_new_root(plan *p, uint64_t bytes) {
 
 /* ---- what operations need beside ---- */
 
-static float yarn_dim(int n_dims, int n_ctx, float rotations, float base) {
-    return (float)n_dims * logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) / (2 * logf(base));
-}
-
-/* Which of the four rows of positions a pair of a rope with sections goes by. */
-static int rope_row(const sp_spec_tensor *t, int pair) {
-    int sections[4], all = 0;
-    for (int i = 0; i < 4; i++) {
-        sections[i] = (int)t->params[9 + i];
-        all += sections[i];
-    }
-    if (t->params[1] != 8 && t->params[1] != 40) {
-        return 0;
-    }
-    int at = pair % all;
-    if (t->params[1] == 40) {
-        return at < 3 * sections[at % 3] ? at % 3 : 3;
-    }
-    return at < sections[0] ? 0 : at < sections[0] + sections[1] ? 1 : at < sections[0] + sections[1] + sections[2] ? 2 : 3;
-}
-
 sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
     enum { MOST = 1 << 26, ALIGNED = 128 / sizeof(float) };
     uint64_t at = (p->n_tables + ALIGNED - 1) / ALIGNED * ALIGNED;
@@ -176,29 +155,6 @@ sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err) {
     memset(p->tables + p->n_tables, 0, (at + n - p->n_tables) * sizeof *p->tables);
     *out = PLAN_TABLE | at * sizeof(float);
     p->n_tables = (uint32_t)(at + n);
-    return SP_OK;
-}
-
-/* rope's angles: by pair, what a position is multiplied with, the parts of YaRN among it; and the magnitude. */
-static sp_status rope_table(plan *p, k_op *op, const sp_spec_tensor *t, uint32_t *magnitude_word, sp_error *err) {
-    int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
-    float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
-    uint32_t n = (uint32_t)n_dims / 2;
-    sp_status status = sp_plan_new_table(p, 2ull * n, &op->table, err);
-    if (status != SP_OK) {
-        return status;
-    }
-    float *turns = p->tables + p->n_tables - 2ull * n, *rows = turns + n;
-    float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
-    low = fmaxf(0, low);
-    high = fminf((float)n_dims - 1, high);
-    float step = powf(base, -2.0f / (float)n_dims), angle = 1;
-    for (uint32_t i = 0; i < n; i++, angle *= step) {
-        float mix = ext != 0 ? (1 - fminf(1, fmaxf(0, ((float)i - low) / fmaxf(0.001f, high - low)))) * ext : 0;
-        turns[i] = angle * (scale * (1 - mix) + mix);
-        rows[i] = (float)rope_row(t, (int)i);
-    }
-    *magnitude_word = as_word(ext != 0 ? magnitude * (1 + 0.1f * logf(1 / scale)) : magnitude);
     return SP_OK;
 }
 
@@ -436,9 +392,6 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
     if (f->after & K_AFTER_ROPE) {
         const sp_spec_tensor *rope = plan_tensor(p, f->rope);
         op->params[K_UNIT] = 2, op->params[K_ROPE_DIMS] = rope->params[0], op->params[K_ROPE_HEAD] = (uint32_t)rope->ne[0];
-        status = status == SP_OK ? rope_table(p, op, rope, &op->params[K_ROPE_MAGNITUDE], err) : status;
-        status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_POSITIONS, rope->src[1], false, err) : status;
-        status = status == SP_OK && rope->n_src > 2 ? sp_plan_set_src(p, o, K_SRC_FACTORS, rope->src[2], false, err) : status;
     }
     if (status == SP_OK && f->after & K_AFTER_SET_ROW) {
         status = sp_plan_set_src(p, o, K_SRC_IDS, plan_tensor(p, end)->src[2], false, err);
@@ -459,9 +412,13 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
 static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
     const sp_spec_tensor *t = plan_tensor(p, product), *left = plan_tensor(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
+    uint32_t tile_rows = 64, turns = PLAN_NONE;
+    sp_status status = f->after & K_AFTER_ROPE ? sp_plan_turns(p, plan_tensor(p, f->rope), &turns, err) : SP_OK;
+    if (status != SP_OK) {
+        return status;
+    }
     plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
-    uint32_t tile_rows = 64;
     op->params[K_SLICES] = sp_plan_slices(left);
     while (tile_rows * left->nb[1] > (uint64_t)K_SLOT * op->params[K_SLICES]) {
         tile_rows /= 2;
@@ -470,11 +427,15 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     op->params[K_SEGMENTS] = segments_of(left);
     op->params[K_UNIT] = 1;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
-    sp_status status = sp_plan_set_dst(p, o, end, err);
+    status = sp_plan_set_dst(p, o, end, err);
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
     status = status == SP_OK ? sp_plan_take_before(p, o, before, K_EPS, err) : status;
     status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
+    if (turns != PLAN_NONE) {
+        op->src[K_SRC_TURNS].data = plan_at_root(turns);
+        o->reads[o->n_reads++] = turns;
+    }
     o->work = (double)left->nb[1] * (double)left->ne[1] * (op->after & K_AFTER_GLU ? 2 : 1);
     o->most_parts = parts_for((double)left->ne[1] / op->params[K_UNIT], 4);
     return status;
@@ -510,7 +471,7 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     switch (t->op) {
     case SP_OP_ROPE_EXT:
         op->op = op->src[0].type == SP_TYPE_F32 && op->src[0].nb[0] == 4 && op->dst.nb[0] == 4 ? K_OP_ROPE : op->op;
-        return rope_table(p, op, t, &op->params[3], err);
+        return sp_plan_rope_table(p, op, t, err);
     case SP_OP_FLASH_ATTN_EXT:
         return lower_attention(p, o, t, err);
     case SP_OP_ARGMAX:

@@ -32,6 +32,9 @@ typedef struct k_words4 {
     uint32_t w[4];
 } __attribute__((may_alias, aligned(16))) k_words4;
 
+/* A float of this size has no room for fractions: its lowest bits are those of the whole number that was added. */
+#define K_WHOLE 12582912.0f
+
 /* What a block knows of itself: in shared memory on a card, since what threads keep in their own is brought anew behind each barrier. */
 typedef struct k_block {
     uint32_t block, blocks;
@@ -58,8 +61,8 @@ typedef struct k_run {
     const k_work *list; /* the block's works: every so many blocks one */
     volatile uint64_t *marks;
     uint32_t blocks;
-    uint32_t at;          /* the phase that runs */
-    const uint32_t *halt; /* the host's: is the run stopped? */
+    uint32_t at[K_CARD_THREADS / 32]; /* the phase that runs, by warp: so none waits for another to have it read */
+    const uint32_t *halt;             /* the host's: is the run stopped? */
 } __attribute__((aligned(16))) k_run;
 
 /* What the fetching warp shall bring: a part of a K_OP_TILES; positions [from, to) of head `part` and batch `plane` of a K_OP_ATTEND. */
@@ -103,6 +106,10 @@ extern __attribute__((address_space(3), aligned(1024))) uint8_t k_shared_memory[
 K_FN uint8_t *k_shared_start(void) {
     return (uint8_t *)k_shared_memory;
 }
+/* As instructions have it that know of no other memory. */
+K_FN uint32_t k_shared_address(const void *at) {
+    return (uint32_t)(uintptr_t)(const __attribute__((address_space(3))) void *)at;
+}
 #else
 #define K_UNROLL
 #define K_UNROLL_ALL
@@ -144,6 +151,10 @@ K_FN uint32_t k_lane(void) {
 K_FN uint32_t k_warp(void) {
     return k_thread() / K_LANES;
 }
+/* A warp's. What is loaded before is asked for before, too: the compiler would rather load each value where it is used. */
+K_FN void k_warp_sync(void) {
+    __nvvm_bar_warp_sync(0xffffffffu);
+}
 /* The threads that compute. */
 K_FN void k_block_sync(void) {
     __nvvm_barrier_sync_cnt(1, K_THREADS);
@@ -151,9 +162,6 @@ K_FN void k_block_sync(void) {
 /* Those and the fetching warp. */
 K_FN void k_all_sync(void) {
     __nvvm_barrier_sync_cnt(0, K_CARD_LAUNCHED);
-}
-K_FN void k_warp_sync(void) {
-    __nvvm_bar_warp_sync(0xffffffffu);
 }
 K_FN float k_warp_sum(float x) {
     K_UNROLL
@@ -207,11 +215,13 @@ K_FN uint32_t k_bytes4(int32_t a, int32_t b, int32_t c, int32_t d) {
     __asm__("prmt.b32 %0, %1, %2, 0x5410;" : "=r"(all) : "r"(low), "r"(high));
     return all;
 }
-/* To the nearest whole number; which of two that are as near, is left open. */
-K_FN int32_t k_nearest(float x) {
-    int32_t n;
-    __asm__("cvt.rni.s32.f32 %0, %1;" : "=r"(n) : "f"(x));
-    return n;
+/* x times `by`, to the nearest whole number: its lowest byte. Of two that are as near, the even one. */
+K_FN int32_t k_nearest_byte(float x, float by) {
+    union {
+        float f;
+        int32_t i;
+    } v = {.f = __builtin_fmaf(x, by, K_WHOLE)};
+    return v.i;
 }
 /* Half precision, by its bits. */
 K_FN float k_from_half(uint16_t h) {
@@ -241,12 +251,24 @@ K_FN uint32_t k_load_relaxed(const void *at) {
     __asm__ volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(at) : "memory");
     return v;
 }
-/* Four words; if there are none, v stays what it is. */
+/* If there is none, v stays what it is. */
+K_FN void k_load_relaxed1(const void *at, bool there, uint32_t *v) {
+    __asm__ volatile("{ .reg .pred p; setp.ne.u32 p, %2, 0; @p ld.relaxed.gpu.global.u32 %0, [%1]; }"
+                     : "+r"(*v)
+                     : "l"(at), "r"((uint32_t)there)
+                     : "memory");
+}
+/* Four words, likewise. */
 K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
     __asm__ volatile("{ .reg .pred p; setp.ne.u32 p, %5, 0; @p ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4]; }"
                      : "+r"(v->w[0]), "+r"(v->w[1]), "+r"(v->w[2]), "+r"(v->w[3])
                      : "l"(at), "r"((uint32_t)there)
                      : "memory");
+}
+K_FN k_floats4 k_load_floats4(const void *at) {
+    k_floats4 v;
+    __asm__ volatile("ld.global.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(v.f[0]), "=f"(v.f[1]), "=f"(v.f[2]), "=f"(v.f[3]) : "l"(at));
+    return v;
 }
 K_FN void k_store_relaxed(void *at, uint32_t v) {
     __asm__ volatile("st.relaxed.gpu.global.u32 [%0], %1;" ::"l"(at), "r"(v) : "memory");
@@ -282,6 +304,9 @@ K_FN float k_reciprocal_root(float x) {
 K_FN float k_exchange(float x, int mask) {
     return __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, mask, 31);
 }
+K_FN int32_t k_exchange_int(int32_t x, int mask) {
+    return __nvvm_shfl_sync_bfly_i32(0xffffffffu, x, mask, 31);
+}
 K_FN uint64_t k_now_ns(void) {
     uint64_t t;
     __asm__ volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
@@ -298,15 +323,11 @@ K_FN void k_store_system(uint32_t *at, uint32_t v) {
 
 /* 16 bytes on their way into shared memory; zeros instead, where there are none. What was asked for before an end belongs together. */
 K_FN void k_copy_async(void *to, const void *from, bool there) {
-    uint64_t shared;
-    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(shared) : "l"(to));
-    __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"((uint32_t)shared), "l"(from), "r"(there ? 16 : 0) : "memory");
+    __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(k_shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
 }
 /* Four bytes. */
 K_FN void k_copy_async_word(void *to, const void *from) {
-    uint64_t shared;
-    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(shared) : "l"(to));
-    __asm__ volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"((uint32_t)shared), "l"(from) : "memory");
+    __asm__ volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(k_shared_address(to)), "l"(from) : "memory");
 }
 K_FN void k_copies_end(void) {
     __asm__ volatile("cp.async.commit_group;" ::: "memory");
@@ -361,11 +382,6 @@ K_FN bool k_grid_barrier(k_block *b, uint32_t stop) {
 
 #if K_SM >= 90
 
-K_FN uint32_t k_shared_address(const void *at) {
-    uint64_t a;
-    __asm__("cvta.to.shared.u64 %0, %1;" : "=l"(a) : "l"(at));
-    return (uint32_t)a;
-}
 K_FN void k_bar_init(const uint64_t *bar, uint32_t count) {
     __asm__ volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(k_shared_address(bar)), "r"(count) : "memory");
 }
@@ -418,7 +434,7 @@ K_FN const uint8_t *k_await_tile(uint32_t n) {
 }
 /* The warp has read the tile. */
 K_FN void k_release_tile(uint32_t n) {
-    __nvvm_bar_warp_sync(0xffffffffu);
+    k_warp_sync();
     if (k_lane() == 0) {
         k_bar_arrive(&k_control_at()->empty[n % K_SLOTS]);
     }
@@ -484,11 +500,11 @@ K_FN uint32_t k_lane(void) {
 K_FN uint32_t k_warp(void) {
     return 0;
 }
+K_FN void k_warp_sync(void) {
+}
 K_FN void k_block_sync(void) {
 }
 K_FN void k_all_sync(void) {
-}
-K_FN void k_warp_sync(void) {
 }
 K_FN float k_reciprocal(float x) {
     return 1.0f / x;
@@ -510,10 +526,16 @@ K_FN uint32_t k_load_acquire(const uint32_t *at) {
 K_FN uint32_t k_load_relaxed(const void *at) {
     return __atomic_load_n((const k_u32 *)at, __ATOMIC_RELAXED);
 }
+K_FN void k_load_relaxed1(const void *at, bool there, uint32_t *v) {
+    *v = there ? k_load_relaxed(at) : *v;
+}
 K_FN void k_load_relaxed4(const void *at, bool there, k_words4 *v) {
     for (int i = 0; there && i < 4; i++) {
         v->w[i] = k_load_relaxed((const k_u32 *)at + i);
     }
+}
+K_FN k_floats4 k_load_floats4(const void *at) {
+    return *(const k_floats4 *)at;
 }
 K_FN void k_store_relaxed(void *at, uint32_t v) {
     __atomic_store_n((k_u32 *)at, v, __ATOMIC_RELAXED);
@@ -526,6 +548,10 @@ K_FN void k_store_relaxed2(void *at, uint32_t v, uint32_t w) {
 }
 void k_relax(void); /* others may need the core */
 K_FN float k_exchange(float x, int mask) {
+    (void)mask;
+    return x;
+}
+K_FN int32_t k_exchange_int(int32_t x, int mask) {
     (void)mask;
     return x;
 }
@@ -557,8 +583,13 @@ K_FN int32_t k_dot4_unsigned(uint32_t a, uint32_t b, int32_t c) {
 K_FN uint32_t k_bytes4(int32_t a, int32_t b, int32_t c, int32_t d) {
     return (uint32_t)(a & 255) | (uint32_t)(b & 255) << 8 | (uint32_t)(c & 255) << 16 | (uint32_t)d << 24;
 }
-K_FN int32_t k_nearest(float x) {
-    return (int32_t)(x < 0 ? x - 0.5f : x + 0.5f);
+K_FN int32_t k_nearest_byte(float x, float by) {
+    float y = x * by;
+    union {
+        float f;
+        int32_t i;
+    } v = {.f = y + K_WHOLE};
+    return v.i;
 }
 K_FN float k_from_half(uint16_t h) {
     union {

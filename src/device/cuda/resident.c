@@ -6,6 +6,7 @@
 #include "device/cuda/resident.h"
 
 #include "device/cuda/kernel_attend.h"
+#include "device/cuda/kernel_product.h"
 #include "device/cuda/kernel_queue.h"
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_run.h"
@@ -44,6 +45,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         break;
     case K_OP_ROPE:
         k_do_rope(op, part);
+        break;
+    case K_OP_TURNS:
+        k_do_turns(op, part);
         break;
     case K_OP_MASK_MAP:
         k_do_mask_map(op, part);
@@ -115,8 +119,8 @@ K_INLINE void mark(const volatile k_run *r, uint32_t i) {
 /* Any work. */
 K_INLINE void run_work(const k_block *b, volatile k_run *r) {
     const k_op *op = k_op_at();
-    const volatile k_work *work = &r->works[r->at & 3];
-    uint32_t part = work->part & ~(K_MORE | K_FLOWS);
+    const volatile k_work *work = &r->works[k_phase_at() & 3];
+    uint32_t part = work->part & K_NUMBER;
     k_bring_next();
     if (work->op == K_NO_WORK) {
         return;
@@ -130,8 +134,8 @@ K_INLINE void run_work(const k_block *b, volatile k_run *r) {
             run_op(op, part);
         }
         next += b->blocks;
-        const k_phase *phase = &r->phases[r->at];
-        if (!(r->works[r->at & 3].part & K_MORE) || next >= phase->n_parts) {
+        const k_phase *phase = &r->phases[k_phase_at()];
+        if (!(r->works[k_phase_at() & 3].part & K_MORE) || next >= phase->n_parts) {
             return;
         }
         k_block_sync();
@@ -165,8 +169,8 @@ K_APART void begin_run(k_block *block, const k_schedule *schedule, bool later) {
         r->list = first.list;
         r->blocks = first.blocks;
         r->halt = &b->state->stop;
-        r->at = 0;
     }
+    k_go_to(0);
     k_copies_wait_all();
     if (later && k_thread() == 0) {
         k_await_ready(b, k_control_at()->command.later);
@@ -180,69 +184,70 @@ K_APART void begin_run(k_block *block, const k_schedule *schedule, bool later) {
     mark(r, 0);
 }
 
+/* What a phase does beside its work. */
+K_INLINE void begin_phase(const k_block *b, volatile k_run *r) {
+    if (k_thread() == 0) {
+        if (k_phase_at() == r->ring_from) {
+            *(volatile uint32_t *)&k_control_at()->open = 1;
+        }
+        if (b->block == 0) {
+            k_peek_async((uint32_t *)(uintptr_t)r->stop, &b->state->stop);
+        }
+    }
+}
+
 /* To the phase behind, at once or past a barrier. True: stopped. */
-K_INLINE bool next_phase(k_block *b, volatile k_run *r) {
+K_INLINE bool end_phase(k_block *b, volatile k_run *r) {
+    const uint32_t next = k_phase_at() + 1;
     bool stopped = false;
-    if (r->at + 1 < r->n && r->works[(r->at + 1) & 3].part & K_FLOWS) {
+    k_copies_wait_all();
+    if (next < r->n && r->works[next & 3].part & K_FLOWS) {
         k_block_sync();
     } else {
         stopped = k_grid_barrier(b, b->block == 0 && k_thread() == 0 ? r->stop[0] : 0);
     }
-    if (k_thread() == 0) {
-        r->at++;
-    }
-    k_block_sync();
+    k_go_to(next);
+    mark(r, next);
     return stopped;
 }
 
-K_INLINE void begin_phase(const k_block *b, volatile k_run *r) {
-    if (k_thread() == 0 && r->at == r->ring_from) {
-        *(volatile uint32_t *)&k_control_at()->open = 1;
-    }
-    if (b->block == 0 && k_thread() == 0) {
-        k_peek_async((uint32_t *)(uintptr_t)r->stop, &b->state->stop);
-    }
+/* What the block is to do of what decoding does all the time. */
+K_INLINE uint32_t does(const volatile k_run *r) {
+    const uint32_t at = k_phase_at();
+    return at < r->n ? r->works[at & 3].part & K_DECODES : K_DOES_ANY;
 }
 
-K_INLINE bool end_phase(k_block *b, volatile k_run *r) {
-    k_copies_wait_all();
-    bool stopped = next_phase(b, r);
-    mark(r, r->at);
-    return stopped;
-}
-
-/* What decoding does all the time: has the block nothing to do in the phase, or one product through the ring, or attention? */
-K_INLINE bool is_decoding(const volatile k_run *r) {
-    const volatile k_work *work = &r->works[r->at & 3];
-    uint32_t op = k_op_at()->op;
-    return r->at < r->n && r->at >= r->ring_from && !(work->part & K_MORE) &&
-           (work->op == K_NO_WORK || op == K_OP_STREAM || op == K_OP_ATTEND_HALVES);
+K_INLINE uint32_t decode_column(uint32_t kind, const volatile k_work *work, bool ring, uint32_t taken) {
+    return kind == K_DOES_Q4    ? k_stream_q4(work->from, work->to, ring, taken)
+           : kind == K_DOES_Q8  ? k_stream_q8(work->from, work->to, ring, taken)
+           : kind == K_DOES_F16 ? k_stream_f16(work->from, work->to, ring, taken)
+                                : k_stream_long(work->from, work->to, ring, taken);
 }
 
 /*
  * Such phases, as many as come. Apart, since the registers of everything else would be spilled here, and what is read back from a block's little
- * first cache takes as long as what is read from memory. True: stopped.
+ * first cache takes as long as what is read from memory. For the same reason nothing is kept over a phase's work: it is read anew from shared memory.
+ * True: stopped.
  */
 K_APART bool run_decoding(k_block *block) {
     k_block *b = k_block_at(block);
     volatile k_run *r = k_run_at();
     bool stopped = false;
-    while (!stopped && is_decoding(r)) {
-        const volatile k_work *work = &r->works[r->at & 3];
+    for (uint32_t kind; !stopped && (kind = does(r)) != K_DOES_ANY;) {
         begin_phase(b, r);
-        if (work->op != K_NO_WORK && k_op_at()->op == K_OP_STREAM) {
-            uint32_t taken = k_do_stream(work->from, work->to, b->ring, b->taken);
+        if (kind == K_DOES_NOTHING) {
+            k_bring_next();
+        } else if (kind != K_DOES_ATTEND) {
+            uint32_t taken = decode_column(kind, &r->works[k_phase_at() & 3], b->ring, b->taken);
             if (k_thread() == 0) {
                 b->taken = taken;
             }
             if (k_op_at()->after & K_AFTER_LARGEST) {
-                k_stream_largest(k_op_at(), work->from, work->to);
+                k_stream_largest(k_op_at(), r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to);
             }
         } else {
             k_bring_next();
-            if (work->op != K_NO_WORK) {
-                k_do_attend_halves(k_op_at(), work->part & ~K_FLOWS);
-            }
+            k_do_attend_halves(k_op_at(), r->works[k_phase_at() & 3].part & K_NUMBER);
         }
         stopped = end_phase(b, r);
     }
@@ -253,8 +258,8 @@ K_APART bool run_decoding(k_block *block) {
 K_INLINE bool run_phases(k_block *b) {
     volatile k_run *r = k_run_at();
     bool stopped = false;
-    while (!stopped && r->at < r->n) {
-        if (is_decoding(r)) {
+    while (!stopped && k_phase_at() < r->n) {
+        if (does(r) != K_DOES_ANY) {
             stopped = run_decoding(b);
         } else {
             begin_phase(b, r);
@@ -303,10 +308,7 @@ K_APART bool run_alone(k_block *block, k_schedule *schedule) {
             return true;
         }
         if (at + 1 < n) {
-            if (k_thread() == 0) {
-                r->at = at + 1;
-            }
-            k_block_sync();
+            k_go_to(at + 1);
         }
     }
     if (k_thread() == 0) {

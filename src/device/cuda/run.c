@@ -139,8 +139,28 @@ static void place_echo(const plan *p, cuda_executable *x) {
     }
 }
 
-/* What each block does first in each phase. */
-static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_work *works) {
+/* The phase behind the last whose tiles, or keys and values, need the ring's memory. */
+static uint32_t ring_from(const plan *p) {
+    int32_t last = -1;
+    for (uint32_t i = 0; i < p->n_ops; i++) {
+        last = sp_plan_has_maps(&p->ops[i].op) && p->ops[i].phase > last ? p->ops[i].phase : last;
+    }
+    return (uint32_t)(last + 1);
+}
+
+/* Of K_DECODES. */
+static uint32_t decodes(const k_op *op) {
+    uint32_t type = op->src[K_SRC_LEFT].type;
+    return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND
+           : op->op != K_OP_STREAM      ? K_DOES_ANY
+           : type == K_TYPE_Q4_0_SPLIT  ? K_DOES_Q4
+           : type == K_TYPE_Q8_0_SPLIT  ? K_DOES_Q8
+           : op->params[K_SLICES] > 1   ? K_DOES_LONG
+                                        : K_DOES_F16;
+}
+
+/* What each block does first in each phase; weights come through the ring from one of them on. */
+static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, uint32_t ring_from, k_work *works) {
     for (int32_t i = 0; i < p->n_phases; i++) {
         uint32_t op = phases[i].first_op, part = 0;
         for (uint32_t b = 0; b < blocks; b++, part++) {
@@ -150,8 +170,10 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, k_
             }
             bool any = op < phases[i].first_op + phases[i].n_ops;
             k_work *work = &works[(uint64_t)i * blocks + b];
-            *work = any ? (k_work){.op = op, .part = part | (phases[i].n_parts > blocks ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
+            bool more = phases[i].n_parts > blocks;
+            *work = any ? (k_work){.op = op, .part = part | (more ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
             work->part |= phases[i].flows ? K_FLOWS : 0;
+            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op) : K_DOES_NOTHING;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
             }
@@ -176,15 +198,6 @@ static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
         }
     }
     return n;
-}
-
-/* The phase behind the last whose tiles, or keys and values, need the ring's memory. */
-static uint32_t ring_from(const plan *p) {
-    int32_t last = -1;
-    for (uint32_t i = 0; i < p->n_ops; i++) {
-        last = sp_plan_has_maps(&p->ops[i].op) && p->ops[i].phase > last ? p->ops[i].phase : last;
-    }
-    return (uint32_t)(last + 1);
 }
 
 /* A block's share of the keys and values that the attention of a phase looks at, which it brings near ahead of it: all of them, the newest too, since
@@ -218,7 +231,7 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_phase *pha
         const k_work *work = &works[(uint64_t)i * blocks + block];
         n += near_of(p, &phases[i], blocks, block, streams ? streams + n : NULL);
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
-            n += stream_of(&p->ops[work->op].op, work->part & ~(K_MORE | K_FLOWS), streams ? streams + n : NULL);
+            n += stream_of(&p->ops[work->op].op, work->part & K_NUMBER, streams ? streams + n : NULL);
         }
     }
     return n;
@@ -250,8 +263,8 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     if (!works) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    deal_works(p, phases, blocks, works);
     x->ring_from = ring_from(p);
+    deal_works(p, phases, blocks, x->ring_from, works);
     for (uint32_t b = 0; b < blocks; b++) {
         uint32_t n = streams_of(p, x->ring_from, phases, works, blocks, b, NULL);
         x->n_streams = n > x->n_streams ? n : x->n_streams;
@@ -378,7 +391,7 @@ static sp_status grow(cuda_workspace *w, const cuda_executable *x, sp_error *err
 static sp_status prepare(plan *p, cuda_executable *x, sp_error *err) {
     uint32_t n = p->spec->n_tensors;
     p->roots = calloc((size_t)n * 4 + 1, sizeof *p->roots); /* products by tiles have both sides as halves, and sums of pieces; attention a map */
-    p->ops = calloc((size_t)n * 3 + 1, sizeof *p->ops);
+    p->ops = calloc((size_t)n * 3 + 2, sizeof *p->ops);
     p->fusions = calloc((size_t)n + 1, sizeof *p->fusions);
     p->ids = calloc((size_t)n + 1, sizeof *p->ids);
     p->uses = calloc((size_t)n + 1, sizeof *p->uses);

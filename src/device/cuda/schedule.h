@@ -30,20 +30,24 @@ enum {
     K_OPS = 2048,
     K_BEFORE_WORK = K_CONTROL + K_OPS,
     K_WORK = 60 * 1024,
-    K_SLOT = 20 * 1024,
-    K_SLOTS = 8,
-    K_SHARED = K_BEFORE_WORK + K_WORK + K_SLOTS * K_SLOT, /* with a ring; without: */
+    K_RING = 160 * 1024,
+    K_SLOT = 36 * 1024,
+    K_SLOTS = 4,
+    K_SHARED = K_BEFORE_WORK + K_WORK + K_RING, /* with a ring; without: */
     K_SHARED_LEAST = 99 * 1024,
-    K_SUMS = 128,             /* rows that have sums in the working memory, or segments of rows */
-    K_SUM = 36,               /* floats of one: a lane each, and so that rows lie in other banks */
-    K_UNDER_WAY = 112 * 1024, /* bytes that a block asks for at once */
+    K_LONGEST_ROW = K_SLOT / 2, /* bytes of a row, or a slice of it, that goes through a slot: two rows fit, which a warp takes at once */
+    K_SUMS = 128,               /* rows that have sums in the working memory, or segments of rows */
+    K_SUM = 36,                 /* floats of one: a lane each, and so that rows lie in other banks */
+    K_UNDER_WAY = 112 * 1024,   /* bytes that a block asks for at once */
 };
+
+_Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
 
 /* Operations beside those of programs, numbered on behind them. */
-enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_FLAT_ONE, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP };
+enum { K_OP_STREAM = 1000, K_OP_TILES, K_OP_FLAT, K_OP_FLAT_ONE, K_OP_ATTEND, K_OP_ATTEND_HALVES, K_OP_HALVES, K_OP_ROPE, K_OP_MASK_MAP, K_OP_TURNS };
 
 /* Products of at least so many columns go by tiles of the result: so many rows and columns; along rows of the matrix by so many elements. */
 enum { K_TILES_FROM = 16, K_TILE_M = 128, K_TILE_N = 128, K_TILE_K = 64, K_TILE_STAGES = 6 /* on Hopper */ };
@@ -118,13 +122,14 @@ enum {
     K_GLU_LIMIT,
     K_ROPE_DIMS,
     K_ROPE_HEAD,
-    K_ROPE_MAGNITUDE,
     K_SLICES, /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
 /* params of a K_OP_FLAT (two sides) and a K_OP_FLAT_ONE (one), beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
+/* of a rope and of a K_OP_TURNS, which puts the sine and the cosine of each pair of a token where others take them: the magnitude */
+enum { K_ROPE_BY = 15 };
 /* and the sources of a K_OP_STREAM */
-enum { K_SRC_LEFT = 0, K_SRC_RIGHT, K_SRC_LEFT2, K_SRC_IDS, K_SRC_POSITIONS, K_SRC_FACTORS };
+enum { K_SRC_LEFT = 0, K_SRC_RIGHT, K_SRC_LEFT2, K_SRC_IDS, K_SRC_TURNS };
 
 typedef struct k_op {
     uint32_t op;      /* SP_OP_* or K_OP_* */
@@ -169,7 +174,7 @@ typedef struct k_phase {
 
 /* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
  * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that it needs is there or stamped, so that it begins without a
- * barrier. */
+ * barrier; K_DECODES: what of the few things that decoding does all the time, or another (K_DOES_ANY). */
 typedef struct k_work {
     uint32_t op, part, from, to;
 } k_work;
@@ -177,6 +182,17 @@ typedef struct k_work {
 enum { K_NO_WORK = 0x7fffffff };
 #define K_MORE 0x80000000u
 #define K_FLOWS 0x40000000u
+#define K_DECODES 0x07000000u
+#define K_NUMBER 0x00ffffffu
+enum {
+    K_DOES_ANY = 0,
+    K_DOES_NOTHING = 1 << 24,
+    K_DOES_Q4 = 2 << 24,
+    K_DOES_Q8 = 3 << 24,
+    K_DOES_F16 = 4 << 24,
+    K_DOES_LONG = 5 << 24,
+    K_DOES_ATTEND = 6 << 24
+};
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
  * or values that it brings near, which attention is to look at soon. */

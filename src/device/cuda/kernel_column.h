@@ -1,0 +1,273 @@
+/*
+ * The column of a streamed product (kernel_stream.h). Threads ask for their pieces of it, have other things to do until these are there, and put them
+ * into shared memory, with the norm before the product, as bytes where the weights are quants. Of that a lane then holds, in registers, what it needs
+ * for all rows.
+ */
+#ifndef SP_DEVICE_CUDA_KERNEL_COLUMN_H
+#define SP_DEVICE_CUDA_KERNEL_COLUMN_H
+
+#include "device/cuda/kernel_elements.h"
+#include "device/cuda/kernel_stamp.h"
+
+enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * K_SUM * 4 };
+_Static_assert(K_COLUMN_AT + K_LONGEST_ROW / 2 * 4 <= K_WORK, "the longest row's column fits");
+
+/* Eight neighbouring elements of each of four lanes make a block of 32 bytes; on the host, all of them. */
+enum {
+    K_EACH = K_LANES == 1 ? 32 : 8,
+    K_EACH4 = K_EACH / 4,
+    K_GROUPED = 32 / K_EACH,
+    K_ONCE = 4,                   /* pieces of a column that a thread has under way */
+    K_APIECE = K_THREADS * K_EACH /* from one to the next, in elements */
+};
+
+/* The column in shared memory. */
+typedef struct k_column {
+    uint32_t n;
+    k_f32 *x;           /* for halves: floats */
+    uint8_t *bytes;     /* for quants: blocks of 32 signed bytes */
+    k_f32 *scale, *sum; /* by block; sum: of the bytes */
+    k_f32 *squares;     /* by warp: its part of the sum of squares */
+} k_column;
+
+/* Where a thread's pieces come from. */
+typedef struct k_column_from {
+    k_stamp stamp;
+    const uint8_t *x, *weight; /* weight NULL: there is no norm */
+} k_column_from;
+
+/* What is done while the first pieces are on their way. */
+typedef void (*k_meanwhile)(void *context);
+
+K_INLINE k_column k_whole_column(uint32_t n) {
+    k_column c = {
+        .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
+    c.scale = (k_f32 *)(void *)(c.bytes + n);
+    c.sum = c.scale + n / 32;
+    return c;
+}
+
+/* Of slice `slice` of the operation's column. */
+K_INLINE k_column_from k_from_column(const k_op *op, const k_column *c, uint32_t slice) {
+    return (k_column_from){.stamp = k_stamp_of(&op->src[K_SRC_RIGHT]),
+                           .x = (const uint8_t *)(uintptr_t)op->src[K_SRC_RIGHT].data + (uint64_t)slice * c->n * 4,
+                           .weight = op->before == K_BEFORE_RMS_NORM ? (const uint8_t *)(uintptr_t)op->extra[0].data : NULL};
+}
+
+/* ---- pieces: of a thread, `once` at a time, element `first` the first's ---- */
+
+/* A warp has a piece or has it not: n is a multiple of 256. */
+K_INLINE bool k_has_piece(const k_column *c, uint32_t first, uint32_t p) {
+    return first + p * K_APIECE < c->n;
+}
+
+K_INLINE void k_ask_pieces(const uint32_t once, const k_column *c, const k_column_from *from, uint32_t first, k_words4 *words) {
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH4; i++) {
+        words[i] = (k_words4){{from->stamp.turn, from->stamp.turn, from->stamp.turn, from->stamp.turn}};
+        k_load_relaxed4(from->x + (first + i / K_EACH4 * K_APIECE) * 4 + i % K_EACH4 * 16, k_has_piece(c, first, i / K_EACH4), &words[i]);
+    }
+}
+
+K_INLINE bool k_is_all_there(const uint32_t once, k_stamp stamp, const k_words4 *words) {
+    bool there = true;
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH4; i++) {
+        there &= !k_lacking4(stamp, &words[i]);
+    }
+    return there;
+}
+
+/* Pieces as blocks of bytes; what one needs of its neighbours is exchanged for all together. */
+K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first, const float *x) {
+    float most[K_ONCE], id[K_ONCE];
+    int32_t sum[K_ONCE];
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < once; p++) {
+        most[p] = 0;
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < K_EACH; j++) {
+            most[p] = __builtin_fmaxf(most[p], __builtin_fabsf(x[p * K_EACH + j]));
+        }
+    }
+    K_UNROLL_ALL
+    for (int m = K_GROUPED / 2; m; m /= 2) {
+        K_UNROLL_ALL
+        for (uint32_t p = 0; p < once; p++) {
+            most[p] = __builtin_fmaxf(most[p], k_exchange(most[p], m));
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < once; p++) {
+        most[p] *= 1.0f / 127.0f;
+        id[p] = most[p] > 0 ? k_reciprocal(most[p]) : 0;
+        sum[p] = 0;
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < K_EACH4; w++) {
+            const float *four = x + p * K_EACH + w * 4;
+            uint32_t bytes = k_bytes4(k_nearest_byte(four[0], id[p]), k_nearest_byte(four[1], id[p]), k_nearest_byte(four[2], id[p]),
+                                      k_nearest_byte(four[3], id[p]));
+            sum[p] = k_dot4(bytes, 0x01010101u, sum[p]);
+            if (k_has_piece(c, first, p)) {
+                ((k_u32 *)(void *)(c->bytes + first + p * K_APIECE))[w] = bytes;
+            }
+        }
+    }
+    K_UNROLL_ALL
+    for (int m = K_GROUPED / 2; m; m /= 2) {
+        K_UNROLL_ALL
+        for (uint32_t p = 0; p < once; p++) {
+            sum[p] += k_exchange_int(sum[p], m);
+        }
+    }
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < once; p++) {
+        uint32_t block = (first + p * K_APIECE) / 32;
+        if (k_lane() % K_GROUPED == 0 && k_has_piece(c, first, p)) {
+            c->scale[block] = most[p];
+            c->sum[block] = (float)sum[p];
+        }
+    }
+}
+
+K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t first, const float *x) {
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH4; i++) {
+        if (k_has_piece(c, first, i / K_EACH4)) {
+            *(k_floats4 *)(void *)(c->x + first + i / K_EACH4 * K_APIECE + i % K_EACH4 * 4) =
+                (k_floats4){{x[i * 4], x[i * 4 + 1], x[i * 4 + 2], x[i * 4 + 3]}};
+        }
+    }
+}
+
+/* From asking to putting; returns the thread's part of the sum of squares. */
+K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t first,
+                             const k_meanwhile meanwhile, void *context) {
+    k_words4 words[K_ONCE * K_EACH4];
+    k_floats4 by[K_ONCE * K_EACH4];
+    float x[K_ONCE * K_EACH], squares = 0;
+    uint32_t polls = 0;
+    k_ask_pieces(once, c, from, first, words);
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH4; i++) {
+        by[i] = (k_floats4){{0, 0, 0, 0}};
+        if (from->weight && k_has_piece(c, first, i / K_EACH4)) {
+            by[i] = k_load_floats4(from->weight + (first + i / K_EACH4 * K_APIECE) * 4 + i % K_EACH4 * 16);
+        }
+    }
+    if (meanwhile) {
+        meanwhile(context);
+    }
+    const k_stamp stamp = k_stamp_again(from->stamp); /* or the compiler would look at what was asked for before it goes on */
+    if (!k_is_all_there(once, stamp, words)) {
+        do {
+            k_ask_pieces(once, c, from, first, words);
+        } while (!k_is_all_there(once, stamp, words) && !k_waits_in_vain(&polls));
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH; i++) {
+        x[i] = k_taken(stamp, words[i / 4].w[i % 4]);
+    }
+    if (from->weight) {
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < once * K_EACH; i++) {
+            squares += x[i] * x[i];
+            x[i] *= by[i / 4].f[i % 4];
+        }
+    }
+    if (quants) {
+        k_put_bytes(once, c, first, x);
+    } else {
+        k_put_floats(once, c, first, x);
+    }
+    return squares;
+}
+
+/* The column, or the slice of it. What the norm divides by is the same for all elements: it is left to who holds the column, or to results
+ * (k_column_norm), so that nobody waits for it here. */
+K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_column_from *from, const k_meanwhile meanwhile, void *context) {
+    uint32_t first = k_thread() * K_EACH;
+    float squares = 0;
+    if (c->n <= K_APIECE) {
+        squares = k_move_pieces(1, quants, c, from, first, meanwhile, context);
+    } else if (c->n <= 2 * K_APIECE) {
+        squares = k_move_pieces(2, quants, c, from, first, meanwhile, context);
+    } else {
+        squares = k_move_pieces(K_ONCE, quants, c, from, first, meanwhile, context);
+        for (first += K_ONCE * K_APIECE; first < c->n; first += K_ONCE * K_APIECE) {
+            squares += k_move_pieces(K_ONCE, quants, c, from, first, NULL, NULL);
+        }
+    }
+    if (from->weight) {
+        squares = k_warp_sum(squares);
+        if (k_lane() == 0) {
+            c->squares[k_warp()] = squares;
+        }
+    }
+    k_block_sync();
+}
+
+/* What the column was not multiplied with. */
+K_INLINE float k_column_norm(const k_op *op, const k_column *c) {
+    float sum = 0;
+    if (op->before != K_BEFORE_RMS_NORM) {
+        return 1;
+    }
+    K_UNROLL_ALL
+    for (int w = 0; w < K_WARPS; w++) {
+        sum += c->squares[w];
+    }
+    return k_reciprocal_root(sum * k_reciprocal((float)c->n) + k_param(op, K_EPS));
+}
+
+/* ---- holding ---- */
+
+enum { K_BY_BLOCK = 1 /* of q4_0: 32 elements */, K_BY_HALF_BLOCK /* of q8_0: 16 */, K_BY_EIGHT /* halves */ };
+enum { K_MOST_PIECES = K_LANES == 1 ? 8 : 4 };
+
+/* Pieces of a row, of 16 bytes each, that a lane takes at once. */
+K_INLINE uint32_t k_pieces(const int kind) {
+    return kind == K_BY_BLOCK ? K_MOST_PIECES / 2 : K_MOST_PIECES;
+}
+
+/* What a lane holds of the column, for all rows, and where in a row its pieces and their scales lie. */
+typedef struct k_held {
+    uint32_t base;                       /* the first piece */
+    uint32_t piece[K_MOST_PIECES], live; /* live: a bit each; those beyond the end count nothing: in their place the last is read */
+    k_words4 x[K_MOST_PIECES][2];
+    float scale[K_MOST_PIECES], sum[K_MOST_PIECES]; /* of q4_0: a sixteenth of the scale; eight times the sum */
+} k_held;
+
+/* Pieces base + lane, ... */
+K_INLINE void k_hold_at(const int kind, uint32_t base, uint32_t end, k_held *h) {
+    h->base = base;
+    h->live = 0;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        uint32_t i = base + p * K_LANES + k_lane();
+        h->live |= i < end ? 1u << p : 0;
+        h->piece[p] = i < end ? i : end - 1;
+    }
+}
+
+/* What the column has at these places. */
+K_INLINE void k_hold(const int kind, const k_column *c, float norm, k_held *h) {
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        uint32_t i = h->piece[p], block = kind == K_BY_BLOCK ? i : i / 2;
+        bool live = h->live >> p & 1;
+        if (kind == K_BY_EIGHT) {
+            h->x[p][0] = *(const k_words4 *)(const void *)(c->x + i * 8);
+            h->x[p][1] = *(const k_words4 *)(const void *)(c->x + i * 8 + 4);
+            h->scale[p] = live ? 1 : 0;
+            continue;
+        }
+        h->x[p][0] = *(const k_words4 *)(const void *)(c->bytes + i * (kind == K_BY_BLOCK ? 32 : 16));
+        h->x[p][1] = kind == K_BY_BLOCK ? *(const k_words4 *)(const void *)(c->bytes + i * 32 + 16) : h->x[p][0];
+        float scale = live ? k_from_half(k_to_half(c->scale[block] * norm)) : 0; /* as ggml's q8_0 has it */
+        h->scale[p] = kind == K_BY_BLOCK ? scale * 0.0625f : scale;
+        h->sum[p] = kind == K_BY_BLOCK ? scale * 8 * c->sum[block] : 0;
+    }
+}
+
+#endif
