@@ -38,6 +38,7 @@ static struct {
     bool embeddings;           /* the output is embeddings, for each token, and no logits */
     place *places;             /* of each slot: inputs in the inputs' region, state in the state's */
     uint64_t symbols[SYMBOLS]; /* of the last batch */
+    uint32_t n_filled;         /* the inputs are those of one token, behind which so many are; 0: of something else */
 } engine;
 
 static char problem[512];
@@ -323,9 +324,14 @@ static const char *clear_summaries(void) {
 /* Most tokens have the windows of the one before them. */
 static void shape_inputs(const uint64_t symbols[SYMBOLS]) {
     const sp_program_header *header = engine.program;
-    if (memcmp(symbols, engine.symbols, header->n_symbols * sizeof *symbols) == 0) {
+    uint32_t n = 0;
+    while (n < header->n_symbols && symbols[n] == engine.symbols[n]) {
+        n++;
+    }
+    if (n == header->n_symbols) {
         return;
     }
+    engine.n_filled = 0;
     memcpy(engine.symbols, symbols, header->n_symbols * sizeof *symbols);
     for (uint32_t i = 0; i < header->n_slots; i++) {
         place *at = &engine.places[i];
@@ -335,16 +341,37 @@ static void shape_inputs(const uint64_t symbols[SYMBOLS]) {
     }
 }
 
+/* Where a token follows the one that the inputs are of, its mask differs from that one's in the newest cell. False: it must be filled. */
+static bool show_newest(const place *at, const sp_inputs_batch *batch, uint32_t n_filled, bool *synced) {
+    const uint32_t element = at->shape.type == SP_TYPE_F16 ? sizeof(uint16_t) : sizeof(float), cell = at->offset + batch->n_past * element;
+    if (at->input.kind != SP_INPUT_MASK || at->input.window || engine.knows.alibi || !n_filled || batch->n_tokens != 1 || batch->n_past != n_filled ||
+        batch->n_past >= at->shape.ne[0]) {
+        return false;
+    }
+    memset(engine.inputs + cell, 0, element);
+    *synced = sp_region_sync(engine.input_region, cell & ~3u, 4, SP_TO_DEVICE) == 0;
+    return true;
+}
+
 /* Once a token: so nothing is looked for in the program, which is long, and no names are compared. */
 static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symbols[SYMBOLS]) {
     const sp_program_header *header = engine.program;
     shape_inputs(symbols);
+    const uint32_t n_filled = engine.n_filled;
+    engine.n_filled = 0;
     for (uint32_t i = 0; i < header->n_slots; i++) {
         place *at = &engine.places[i];
         if (!sp_inputs_is_input(&engine.knows, i)) {
             continue;
         }
         const sp_window *w = &at->shape;
+        bool synced = true;
+        if (at->window != SP_NONE && show_newest(at, batch, n_filled, &synced)) {
+            if (!synced) {
+                return failed("an input can't be synced");
+            }
+            continue;
+        }
         if (at->window == SP_NONE || !sp_inputs_fill_known(&engine.knows, &at->input, w->type, w->ne, batch, engine.inputs + at->offset)) {
             snprintf(problem, sizeof problem, "the model wants the input %s, which this guest does not know how to fill", slot_name(i));
             return problem;
@@ -354,6 +381,7 @@ static const char *fill_inputs(const sp_inputs_batch *batch, const uint64_t symb
             return failed("an input can't be synced");
         }
     }
+    engine.n_filled = batch->n_tokens == 1 ? batch->n_past + 1 : 0;
     return NULL;
 }
 
@@ -511,6 +539,7 @@ void engine_rest(void) {
             engine.places[i].used = 0;
         }
     }
+    engine.n_filled = 0;
     take_unseen();
     memset(engine.output, 0, (uint64_t)engine.n_outputs * engine.row * sizeof(float));
     engine.n_outputs = 0;
