@@ -149,14 +149,17 @@ K_APART float k_concat(const k_op *op, k_at at) {
 /*
  * rope. table: by pair, what a position is multiplied with, then which of four rows of positions.
  */
-K_FN k_turn k_rope_turn(const k_op *op, uint32_t pair, uint32_t token) {
+K_INLINE float k_rope_angle(const k_op *op, uint32_t pair, uint32_t token) {
     const k_f32 *table = (const k_f32 *)(uintptr_t)op->table;
     uint32_t row = (uint32_t)table[op->params[0] / 2 + pair];
     float position = (float)k_id(&op->src[1], token + row * (uint32_t)op->src[0].ne[2], 0, 0), angle = position * table[pair];
     if (op->src[2].data) {
         angle /= ((const k_f32 *)(uintptr_t)op->src[2].data)[pair];
     }
-    const k_turn turn = k_sin_cos(angle);
+    return angle;
+}
+K_FN k_turn k_rope_turn(const k_op *op, uint32_t pair, uint32_t token) {
+    const k_turn turn = k_sin_cos(k_rope_angle(op, pair, token));
     return (k_turn){turn.sin * k_param(op, K_ROPE_BY), turn.cos * k_param(op, K_ROPE_BY)};
 }
 
@@ -186,6 +189,47 @@ K_APART float k_rope(const k_op *op, const k_at *at) {
 }
 
 enum { K_ROPE_HEADS = 8 }; /* that a thread turns by an angle it worked out */
+
+/* Are all pairs of a row neighbours, and can each be read and written at once? */
+K_FN bool k_rope_by_pairs(const k_op *op) {
+    const k_tensor *a = &op->src[0], *d = &op->dst;
+    uint64_t places = a->data | d->data | (uint64_t)(a->nb[1] | a->nb[2] | a->nb[3] | d->nb[1] | d->nb[2] | d->nb[3]);
+    return op->params[1] == 0 && op->params[13] == 0 && op->params[0] == (uint32_t)a->ne[0] && places % 8 == 0;
+}
+
+/* So they go: to rows of floats, or (after: K_AFTER_SET_ROW) to rows of a cache of halves, all heads of a token in one. */
+K_APART void k_do_rope_pairs(const k_op *op, uint32_t part) {
+    const k_tensor *a = &op->src[0], *d = &op->dst;
+    uint32_t pairs = (uint32_t)a->ne[0] / 2, heads = (uint32_t)a->ne[1], tokens = (uint32_t)a->ne[2],
+             groups = (heads + K_ROPE_HEADS - 1) / K_ROPE_HEADS;
+    uint64_t n = (uint64_t)pairs * groups * tokens * (uint32_t)a->ne[3], step = (uint64_t)op->n_parts * K_THREADS;
+    bool half = op->after == K_AFTER_SET_ROW;
+    uint64_t from_stride = (uint64_t)a->nb[1], to_stride = half ? pairs * 4ull : (uint64_t)d->nb[1];
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
+        uint64_t rest = i;
+        uint32_t pair = k_divide(&rest, pairs), head = k_divide(&rest, groups) * K_ROPE_HEADS, token = k_divide(&rest, tokens), i3 = (uint32_t)rest;
+        uint32_t some = heads - head < K_ROPE_HEADS ? heads - head : K_ROPE_HEADS;
+        const uint8_t *from = k_row(a, head, token, i3) + pair * 8ull;
+        k_floats2 x[K_ROPE_HEADS];
+        K_UNROLL_ALL
+        for (uint32_t h = 0; h < K_ROPE_HEADS; h++) { /* they come while the angle is worked out */
+            x[h] = *(const k_floats2 *)(const void *)(from + (h < some ? h : 0) * from_stride);
+        }
+        uint8_t *to = half ? (uint8_t *)(uintptr_t)d->data + k_id(&op->src[K_SRC_IDS], token, 0, 0) * d->nb[1] + head * to_stride + pair * 4ull
+                           : k_row(d, head, token, i3) + pair * 8ull;
+        k_turn turn = k_sin_cos_here(k_rope_angle(op, pair, token)); /* not by a call: what was asked for would wait in memory */
+        turn.sin *= k_param(op, K_ROPE_BY), turn.cos *= k_param(op, K_ROPE_BY);
+        K_UNROLL_ALL
+        for (uint32_t h = 0; h < K_ROPE_HEADS; h++) {
+            const k_floats2 y = {{x[h].f[0] * turn.cos - x[h].f[1] * turn.sin, x[h].f[0] * turn.sin + x[h].f[1] * turn.cos}};
+            if (h < some && half) {
+                *(k_u32 *)(void *)(to + h * to_stride) = k_two_halves(y.f[0], y.f[1]);
+            } else if (h < some) {
+                *(k_floats2 *)(void *)(to + h * to_stride) = y;
+            }
+        }
+    }
+}
 
 /* Rows of floats: a thread takes a pair of some heads of a token, or an element that isn't turned. */
 K_APART void k_do_rope(const k_op *op, uint32_t part) {
@@ -340,6 +384,37 @@ K_FN void k_do_elements(const k_op *op, uint32_t part) {
     }
 }
 
+/* Rows of a matrix, by eight elements: each thread takes its part of a row, and then of the next. */
+K_APART void k_do_get_rows(const k_op *op, uint32_t part) {
+    const k_tensor *a = &op->src[0], *d = &op->dst;
+    uint64_t places = d->data | (uint64_t)(d->nb[1] | d->nb[2] | d->nb[3]), from_places = a->data | (uint64_t)(a->nb[1] | a->nb[2] | a->nb[3]);
+    bool halves = a->type == SP_TYPE_F16 && from_places % 16 == 0;
+    if (d->type != SP_TYPE_F32 || d->nb[0] != 4 || d->ne[0] % 8 || places % 16 || (!k_is_quantised(a->type) && !halves)) {
+        k_do_elements(op, part);
+        return;
+    }
+    uint32_t units = (uint32_t)d->ne[0] / 8, n = (uint32_t)a->ne[0];
+    uint64_t all = k_rows(d) * units, step = (uint64_t)op->n_parts * K_THREADS;
+    K_UNROLL_BY(2)
+    for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < all; i += step) {
+        uint64_t rest = i;
+        uint32_t at = k_divide(&rest, units) * 8, i1 = k_divide(&rest, (uint32_t)d->ne[1]), i2 = k_divide(&rest, (uint32_t)d->ne[2]);
+        const uint8_t *row = k_row(a, (uint32_t)k_id(&op->src[1], i1, i2, (uint32_t)rest), i2, (uint32_t)rest);
+        k_floats4 *to = (k_floats4 *)(void *)(k_row(d, i1, i2, (uint32_t)rest) + at * 4ull), x[2];
+        const k_words4 words = halves ? *(const k_words4 *)(const void *)(row + at * 2ull) : (k_words4){{0}};
+        K_UNROLL_ALL
+        for (uint32_t e = 0; e < 8; e++) {
+            x[e / 4].f[e % 4] = k_from_half((uint16_t)(words.w[e / 2] >> e % 2 * 16));
+        }
+        for (uint32_t e = 0; !halves && e < 8; e++) {
+            ((k_f32 *)(void *)to)[e] = k_element(a->type, row, at + e, n);
+        }
+        if (halves) {
+            to[0] = x[0], to[1] = x[1];
+        }
+    }
+}
+
 /* Two sides of floats, one behind the other in memory: by four. */
 K_APART void k_do_flat(const k_op *op, uint32_t part) {
     const k_floats4 *a = (const k_floats4 *)(uintptr_t)op->src[0].data, *b = (const k_floats4 *)(uintptr_t)op->src[1].data;
@@ -421,6 +496,34 @@ K_APART void k_do_copy(const k_op *op, uint32_t part) {
     }
 }
 
+/* Rows of floats into rows of halves, by eight elements. */
+K_APART void k_do_set_rows_wide(const k_op *op, uint32_t part) {
+    enum { AT_ONCE = 4 };
+    const k_tensor *rows = &op->src[1], *ids = &op->src[2], *to = &op->dst;
+    uint32_t units = (uint32_t)rows->ne[0] / 8, ne1 = (uint32_t)rows->ne[1], ne2 = (uint32_t)rows->ne[2];
+    uint64_t n = k_rows(rows) * units, step = (uint64_t)op->n_parts * K_THREADS;
+    for (uint64_t first = (uint64_t)part * K_THREADS + k_thread(); first < n; first += step * AT_ONCE) {
+        k_floats4 low[AT_ONCE], high[AT_ONCE];
+        uint8_t *row[AT_ONCE];
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < AT_ONCE; j++) { /* all under way together */
+            uint64_t rest = first + j * step < n ? first + j * step : first;
+            uint32_t i0 = k_divide(&rest, units) * 8, i1 = k_divide(&rest, ne1), i2 = k_divide(&rest, ne2), i3 = (uint32_t)rest;
+            const k_floats4 *from = (const k_floats4 *)(const void *)(k_row(rows, i1, i2, i3) + i0 * 4ull);
+            low[j] = from[0], high[j] = from[1];
+            int64_t id = k_id(ids, i1, i2 % (uint32_t)ids->ne[1], i3 % (uint32_t)ids->ne[2]);
+            row[j] = (uint8_t *)(uintptr_t)(to->data + (uint64_t)(id * to->nb[1] + i2 * to->nb[2] + i3 * to->nb[3])) + i0 * 2ull;
+        }
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < AT_ONCE; j++) {
+            if (first + j * step < n) {
+                *(k_words4 *)(void *)row[j] = (k_words4){{k_two_halves(low[j].f[0], low[j].f[1]), k_two_halves(low[j].f[2], low[j].f[3]),
+                                                          k_two_halves(high[j].f[0], high[j].f[1]), k_two_halves(high[j].f[2], high[j].f[3])}};
+            }
+        }
+    }
+}
+
 /* set_rows: dst is the destination's view, src[1] the rows, src[2] their ids.
  */
 K_APART void k_do_set_rows(const k_op *op, uint32_t part) {
@@ -428,7 +531,11 @@ K_APART void k_do_set_rows(const k_op *op, uint32_t part) {
     uint64_t places = rows->data | to->data | (uint64_t)(rows->nb[1] | rows->nb[2] | rows->nb[3] | to->nb[1] | to->nb[2] | to->nb[3]);
     bool wide =
         rows->type == SP_TYPE_F32 && to->type == SP_TYPE_F16 && rows->nb[0] == 4 && to->nb[0] == 2 && rows->ne[0] % 8 == 0 && places % 16 == 0;
-    uint32_t unit = k_is_quantised(to->type) ? 32 : wide ? 8 : 1, units = (uint32_t)rows->ne[0] / unit;
+    if (wide) {
+        k_do_set_rows_wide(op, part);
+        return;
+    }
+    uint32_t unit = k_is_quantised(to->type) ? 32 : 1, units = (uint32_t)rows->ne[0] / unit;
     uint64_t n = k_rows(rows) * units, step = (uint64_t)op->n_parts * K_THREADS;
     for (uint64_t i = (uint64_t)part * K_THREADS + k_thread(); i < n; i += step) {
         uint64_t rest = i;
@@ -436,12 +543,6 @@ K_APART void k_do_set_rows(const k_op *op, uint32_t part) {
         const k_at at = {{i0, i1, i2, (uint32_t)rest}};
         int64_t id = k_id(ids, at.i[1], at.i[2] % (uint32_t)ids->ne[1], at.i[3] % (uint32_t)ids->ne[2]);
         uint8_t *row = (uint8_t *)(uintptr_t)(to->data + (uint64_t)(id * to->nb[1] + at.i[2] * to->nb[2] + at.i[3] * to->nb[3]));
-        if (wide) {
-            const k_floats4 *from = (const k_floats4 *)(const void *)k_address(rows, &at), low = from[0], high = from[1];
-            *(k_words4 *)(void *)(row + at.i[0] * 2ull) = (k_words4){{k_two_halves(low.f[0], low.f[1]), k_two_halves(low.f[2], low.f[3]),
-                                                                      k_two_halves(high.f[0], high.f[1]), k_two_halves(high.f[2], high.f[3])}};
-            continue;
-        }
         if (unit == 1) {
             k_put(to->type, row + at.i[0] * to->nb[0], k_load(rows, &at));
             continue;

@@ -109,7 +109,7 @@ K_APART float k_log(float x) {
 typedef struct k_turn {
     float sin, cos;
 } k_turn;
-K_APART k_turn k_sin_cos(float angle) {
+K_INLINE k_turn k_sin_cos_here(float angle) {
     double turns = (double)angle * 0.63661977236758134;
     double n = __builtin_floor(turns + 0.5);
     float r = (float)((double)angle - n * 1.5707963267948966), z = r * r;
@@ -119,6 +119,10 @@ K_APART k_turn k_sin_cos(float angle) {
     int64_t quarter = (int64_t)n & 3;
     float a = quarter & 1 ? c : s, b = quarter & 1 ? s : c;
     return (k_turn){quarter & 2 ? -a : a, (quarter + 1) & 2 ? -b : b};
+}
+
+K_APART k_turn k_sin_cos(float angle) {
+    return k_sin_cos_here(angle);
 }
 
 K_FN float k_sigmoid(float x) {

@@ -125,6 +125,8 @@ sp_status sp_plan_new_table(plan *p, uint64_t n, uint64_t *out, sp_error *err);
  * what is made next. */
 sp_status sp_plan_rope_table(plan *p, k_op *op, const sp_spec_tensor *t, sp_error *err);
 sp_status sp_plan_turns(plan *p, const sp_spec_tensor *rope, uint32_t *root, sp_error *err);
+/* A set_rows that puts rows of halves where a rotation does it (fusions[].rope). */
+sp_status sp_plan_lower_turned_rows(plan *p, uint32_t index, sp_error *err);
 
 /* Where a window lies; the root that what writes a tensor writes. */
 sp_status sp_plan_window_address(const plan *p, uint32_t t, uint64_t *out, sp_error *err);

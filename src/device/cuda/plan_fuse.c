@@ -223,6 +223,31 @@ static bool ends_in_set_row(plan *p, uint32_t t, plan_fusion *f) {
            joins(p, sp_plan_only_source(p, set->src[1], t), f) && (f->after |= K_AFTER_SET_ROW);
 }
 
+/* Can turning put its rows there, all heads of a token in one (k_rope_by_pairs)? It reads later then. */
+static bool turns_into(const plan *p, const sp_spec_tensor *rope, const sp_spec_tensor *set) {
+    const sp_spec_tensor *from = plan_tensor(p, rope->src[0]), *rows = plan_tensor(p, set->src[1]);
+    bool pairs = rope->params[1] == 0 && rope->params[13] == 0 && rope->params[0] == rope->ne[0];
+    bool shape = rope->ne[3] == 1 && rows->ne[0] == rope->ne[0] * rope->ne[1] && rows->ne[1] == rope->ne[2];
+    uint64_t places = set->nb[1] | set->nb[2] | set->nb[3] | set->start | from->nb[1] | from->nb[2] | from->nb[3] | from->start;
+    for (int s = 0; s < rope->n_src; s++) {
+        pairs &= rope->src[s] == SP_PROGRAM_NONE || sp_plan_is_constant(p, rope->src[s]);
+    }
+    return pairs && shape && places % 8 == 0 && from->type == SP_TYPE_F32 && from->nb[0] == 4 && is_contiguous_f32(rope) && is_contiguous_f32(rows);
+}
+
+/* Rows of a cache of halves that are turned before. */
+static void take_rope(plan *p, uint32_t t) {
+    const sp_spec_tensor *set = plan_tensor(p, t);
+    if (!is_op(p, t, SP_OP_SET_ROWS) || set->type != SP_TYPE_F16 || set->nb[0] != 2 || set->ne[2] * set->ne[3] != 1) {
+        return;
+    }
+    uint32_t source = sp_plan_only_source(p, set->src[1], t);
+    if (is_op(p, source, SP_OP_ROPE_EXT) && p->fusions[source].product == PLAN_NONE && turns_into(p, plan_tensor(p, source), set)) {
+        p->fusions[t].rope = source;
+        p->fusions[source].skip = true;
+    }
+}
+
 /* t now does what the operations from the product on did. */
 static void end_in(plan *p, uint32_t t, const plan_fusion *f) {
     plan_fusion *end = &p->fusions[t];
@@ -267,6 +292,8 @@ void sp_plan_fuse(plan *p) {
         plan_fusion f = p->fusions[t];
         if (ends_in_add(p, t, &f) || ends_in_gate(p, t, &f) || ends_in_rope(p, t, &f) || ends_in_set_row(p, t, &f)) {
             end_in(p, t, &f);
+        } else {
+            take_rope(p, t);
         }
     }
     for (uint32_t t = 0; t < p->spec->n_tensors; t++) {

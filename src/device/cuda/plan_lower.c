@@ -453,6 +453,9 @@ static sp_status lower_op(plan *p, uint32_t index, sp_error *err) {
     if (plan_tensor(p, product)->op == SP_OP_MUL_MAT || plan_tensor(p, product)->op == SP_OP_MUL_MAT_ID) {
         return lower_product(p, product, index, p->fusions[index].residual, err);
     }
+    if (t->op == SP_OP_SET_ROWS && p->fusions[index].rope != PLAN_NONE) {
+        return sp_plan_lower_turned_rows(p, index, err);
+    }
     sp_status status = SP_OK;
     if (t->op == SP_OP_ARGMAX && sp_plan_join_argmax(p, index, &status, err)) {
         return status;

@@ -1,4 +1,4 @@
-/* rope: what its angles are made of, and turns that are worked out once for all operations that turn by them. */
+/* rope: what its angles are made of; turns that are worked out once for all that turn by them; rows of a cache that are turned on the way. */
 #include <math.h>
 #include <string.h>
 
@@ -84,4 +84,21 @@ sp_status sp_plan_turns(plan *p, const sp_spec_tensor *rope, uint32_t *root, sp_
     o->work = (double)pairs * tokens * 64;
     o->most_parts = ((uint32_t)pairs * (uint32_t)tokens + K_CARD_THREADS - 1) / K_CARD_THREADS;
     return sp_plan_rope_table(p, op, rope, err);
+}
+
+sp_status sp_plan_lower_turned_rows(plan *p, uint32_t index, sp_error *err) {
+    const sp_spec_tensor *rope = plan_tensor(p, p->fusions[index].rope);
+    plan_op *o = sp_plan_new_op(p, K_OP_ROPE);
+    k_op *op = &o->op;
+    sp_status status = sp_plan_set_dst(p, o, index, err);
+    for (int s = 0; status == SP_OK && s < rope->n_src && s < K_SRC_IDS; s++) {
+        status = sp_plan_set_src(p, o, s, rope->src[s], false, err);
+    }
+    status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_IDS, plan_tensor(p, index)->src[2], false, err) : status;
+    memcpy(op->params, rope->params, sizeof op->params);
+    op->after = K_AFTER_SET_ROW;
+    double elements = (double)op->src[0].ne[0] * op->src[0].ne[1] * op->src[0].ne[2];
+    o->work = elements * 8;
+    o->most_parts = elements < 65536.0 * K_CARD_THREADS ? (uint32_t)ceil(elements / K_CARD_THREADS) : 65536;
+    return status == SP_OK ? sp_plan_rope_table(p, op, rope, err) : status;
 }

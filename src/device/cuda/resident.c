@@ -44,7 +44,7 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         k_do_halves(op, part);
         break;
     case K_OP_ROPE:
-        k_do_rope(op, part);
+        k_rope_by_pairs(op) ? k_do_rope_pairs(op, part) : k_do_rope(op, part);
         break;
     case K_OP_TURNS:
         k_do_turns(op, part);
@@ -81,6 +81,9 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
     case SP_OP_ARGSORT:
     case SP_OP_TOP_K:
         k_do_sort(op, part);
+        break;
+    case SP_OP_GET_ROWS:
+        k_do_get_rows(op, part);
         break;
     case SP_OP_SET_ROWS:
         k_do_set_rows(op, part);
