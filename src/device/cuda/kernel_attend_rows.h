@@ -97,7 +97,7 @@ typedef struct k_attend {
     bool idle;                                               /* the block has no work for this warp */
 } k_attend;
 
-enum { K_ATTEND_WIDEST = 128, K_ATTEND_MOST = 64 }; /* elements of a head; positions that are brought together at most */
+enum { K_ATTEND_WIDEST = 128 }; /* elements of a head */
 
 /* A lane's rows: of queries, of the mask. */
 typedef struct k_attend_rows {

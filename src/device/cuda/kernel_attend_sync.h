@@ -35,6 +35,8 @@ K_INLINE void k_values_piece(const k_u16 *tile, uint32_t stride, uint32_t positi
 
 #endif
 
+/* Positions that are brought together: by heads of 64 elements 64, of 128 32. */
+#define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
 enum { K_ATTEND_STAGES = 3, K_ATTEND_SCORES = K_MAP_POSITIONS / 8 /* fragments: of a field of the map at once */ };
 
 /* A stage of shared memory: keys, then values. Rows are apart by 16 bytes more than they have, so that fragments' loads meet no bank twice. */

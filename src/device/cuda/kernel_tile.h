@@ -20,7 +20,7 @@ typedef struct k_tile {
     uint32_t lines;                   /* K_OP_HALVES' rows of the right side, padded */
     uint32_t n, by;
     uint32_t from, to;               /* steps */
-    uint32_t number, piece;          /* of all tiles; of this one */
+    uint32_t number, piece, split;   /* of the tiles that blocks share; of this one; how many it has */
     const k_f32 *by_row, *by_column; /* what sums are multiplied with; NULL: nothing */
 } k_tile;
 
@@ -109,25 +109,43 @@ K_INLINE void k_put_block(uint32_t by, uint32_t i, const k_words4 *x, uint32_t s
 
 /* ---- tiles by number ---- */
 
-/* Tiles of the result, times the pieces of each. */
-K_FN uint64_t k_tiles_of(const k_op *op) {
+K_FN uint32_t k_tile_count(const k_op *op) {
     uint32_t each = k_tile_rows(op);
-    return (uint64_t)(((uint32_t)op->dst.ne[1] + K_TILE_N - 1) / K_TILE_N) * (((uint32_t)op->dst.ne[0] + each - 1) / each) * (uint32_t)op->dst.ne[2] *
-           (uint32_t)op->dst.ne[3] * op->split;
+    return ((uint32_t)op->dst.ne[1] + K_TILE_N - 1) / K_TILE_N * (((uint32_t)op->dst.ne[0] + each - 1) / each) * (uint32_t)op->dst.ne[2] *
+           (uint32_t)op->dst.ne[3];
+}
+
+/* Of so many tiles, the first go to a block each, as often as there are enough for all; blocks share the rest. */
+K_FN uint32_t k_tiles_alone(const k_op *op, uint32_t tiles) {
+    return op->split == 1 ? tiles : tiles / op->n_parts * op->n_parts;
+}
+
+/* Tiles of the result, and pieces of those that are shared. */
+K_FN uint64_t k_tiles_of(const k_op *op) {
+    uint32_t tiles = k_tile_count(op), alone = k_tiles_alone(op, tiles);
+    return alone + (uint64_t)(tiles - alone) * op->split;
 }
 
 K_FN k_tile k_tile_of(const k_op *op, uint64_t task) {
     const k_tensor *a = &op->src[0], *b = &op->src[1], *d = &op->dst;
-    uint32_t split = op->split, n = (uint32_t)a->ne[0], steps = k_halves_steps(n), each = k_tile_rows(op);
+    uint32_t n = (uint32_t)a->ne[0], steps = k_halves_steps(n), each = k_tile_rows(op);
     k_tile t = {.rows = (uint32_t)d->ne[0], .columns = (uint32_t)d->ne[1], .n = n, .by = op->params[K_TILES_BY], .stride = (uint64_t)a->nb[1]};
-    uint32_t columns = (t.columns + K_TILE_N - 1) / K_TILE_N, column = k_divide(&task, columns); /* neighbours share their weights */
-    t.piece = k_divide(&task, split);
-    t.number = (uint32_t)task * columns + column;
-    t.column = column * K_TILE_N;
+    t.split = 1;
+    if (op->split > 1) {
+        uint32_t tiles = k_tile_count(op), alone = k_tiles_alone(op, tiles);
+        if (task >= alone) {
+            task -= alone;
+            t.number = k_divide(&task, tiles - alone);
+            t.piece = (uint32_t)task, t.split = op->split;
+            task = alone + t.number;
+        }
+    }
+    uint32_t columns = (t.columns + K_TILE_N - 1) / K_TILE_N;
+    t.column = k_divide(&task, columns) * K_TILE_N; /* neighbours share their weights */
     t.row = k_divide(&task, (t.rows + each - 1) / each) * each;
     t.i2 = k_divide(&task, (uint32_t)d->ne[2]);
     t.i3 = (uint32_t)task;
-    t.from = k_share(steps, t.piece, split), t.to = k_share(steps, t.piece + 1, split);
+    t.from = k_share(steps, t.piece, t.split), t.to = k_share(steps, t.piece + 1, t.split);
     t.lines = k_halves_rows(t.columns);
     uint32_t a2 = t.i2 / ((uint32_t)d->ne[2] / (uint32_t)a->ne[2]), a3 = t.i3 / ((uint32_t)d->ne[3] / (uint32_t)a->ne[3]);
     uint64_t left = a2 + a3 * (uint64_t)(uint32_t)a->ne[2], right = t.i2 + t.i3 * (uint64_t)(uint32_t)d->ne[2]; /* planes */
@@ -168,7 +186,7 @@ K_INLINE bool k_tile_comes_last(const k_op *op, const k_tile *t) {
         *seen = k_count_up(k_tile_arrived(op, t));
     }
     k_block_sync();
-    return *seen == op->split - 1;
+    return *seen == t->split - 1;
 }
 K_INLINE void k_piece_left(const k_op *op, const k_tile *t) {
     k_block_sync();
@@ -179,7 +197,7 @@ K_INLINE void k_piece_left(const k_op *op, const k_tile *t) {
 K_INLINE void k_await_pieces(const k_op *op, const k_tile *t) {
     uint32_t *arrived = k_tile_arrived(op, t);
     if (k_thread() == 0) {
-        while (k_load_acquire(arrived + 1) < op->split - 1) {
+        while (k_load_acquire(arrived + 1) < t->split - 1) {
         }
         arrived[0] = arrived[1] = 0;
     }

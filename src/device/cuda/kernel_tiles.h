@@ -38,7 +38,7 @@ K_INLINE k_floats4 *k_four_sums(uint32_t i) {
 
 /* Of several blocks that share a tile, the last has the sums of all pieces, added in their order; false: another will. */
 K_FN bool k_gather_pieces(const k_op *op, const k_tile *t) {
-    uint32_t split = op->split;
+    uint32_t split = t->split;
     k_floats4 *all = (k_floats4 *)(uintptr_t)op->scratch + (uint64_t)t->number * split * K_FOURS;
     if (!k_tile_comes_last(op, t)) {
         K_UNROLL_BY(4)
@@ -110,7 +110,7 @@ K_APART void k_do_tiles(const k_op *op, uint32_t part) {
         k_fragment_c c[K_FRAGMENTS] = {0};
         k_go_along(op, &t, c);
         k_put_sums(c);
-        if (op->split == 1 || k_gather_pieces(op, &t)) {
+        if (t.split == 1 || k_gather_pieces(op, &t)) {
             k_put_tile(op, &t);
         }
     }

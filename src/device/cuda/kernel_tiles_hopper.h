@@ -134,7 +134,7 @@ enum { K_FOURS = K_TILE_M * K_TILE_N / 4, K_AT_A_TIME = 8 /* fragments */ };
 
 /* Of several blocks that share a tile, the last has the sums of all pieces, added in their order; false: another will. */
 K_INLINE bool k_gather_pieces(const k_op *op, const k_tile *t, k_fragment_c *c) {
-    uint32_t split = op->split;
+    uint32_t split = t->split;
     k_floats4 *all = (k_floats4 *)(uintptr_t)op->scratch + (uint64_t)t->number * split * K_FOURS + k_thread();
     if (!k_tile_comes_last(op, t)) {
         K_UNROLL_ALL
@@ -238,7 +238,7 @@ K_INLINE void k_do_tiles(const k_op *op, uint32_t part) {
         } else {
             k_along_quants(&t, &at, c);
         }
-        if (op->split == 1 || k_gather_pieces(op, &t, c)) {
+        if (t.split == 1 || k_gather_pieces(op, &t, c)) {
             k_put_tile(op, &t, by, c);
         }
     }

@@ -23,7 +23,6 @@ K_INLINE uint64_t k_matrix_turned(const uint8_t *at, uint32_t apart) {
 #define K_SUMS4(i) "+f"(c[i].f[0]), "+f"(c[i].f[1]), "+f"(c[i].f[2]), "+f"(c[i].f[3])
 #define K_SUMS16(i) K_SUMS4(i), K_SUMS4((i) + 1), K_SUMS4((i) + 2), K_SUMS4((i) + 3)
 #define K_SUMS64(i) K_SUMS16(i), K_SUMS16((i) + 4), K_SUMS16((i) + 8), K_SUMS16((i) + 12)
-#define K_NUMBERS16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
 #define K_SUMS32(i) K_SUMS16(i), K_SUMS16((i) + 4)
 #define K_NUMBERS32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define K_NUMBERS64                                                                                                                                  \
@@ -38,18 +37,19 @@ K_INLINE void k_multiply_matrices(uint64_t left, uint64_t right, k_fragment_c *c
                      : "l"(left), "l"(right));
 }
 
-/* 64 lines out of registers, 16 of each warp; 32 or 64 lines of a matrix, or 64 or 128 columns. */
+/* 64 lines of each side. */
+K_INLINE void k_multiply_lines(uint64_t left, uint64_t right, k_fragment_c *c) {
+    __asm__ volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" K_NUMBERS32 "}, %32, %33, 1, 1, 1, 0, 0;"
+                     : K_SUMS32(0)
+                     : "l"(left), "l"(right));
+}
+
+/* 64 lines out of registers, 16 of each warp; 64 lines of a matrix, or 64 or 128 columns. */
 #define K_OF_A(a) "r"((a)->w[0]), "r"((a)->w[1]), "r"((a)->w[2]), "r"((a)->w[3])
-K_INLINE void k_multiply_held(const uint32_t lines, const k_half_a *left, uint64_t right, k_fragment_c *c) {
-    if (lines == 64) {
-        __asm__ volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" K_NUMBERS32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;"
-                         : K_SUMS32(0)
-                         : K_OF_A(left), "l"(right));
-    } else {
-        __asm__ volatile("wgmma.mma_async.sync.aligned.m64n32k16.f32.f16.f16 {" K_NUMBERS16 "}, {%16,%17,%18,%19}, %20, 1, 1, 1, 0;"
-                         : K_SUMS16(0)
-                         : K_OF_A(left), "l"(right));
-    }
+K_INLINE void k_multiply_held(const k_half_a *left, uint64_t right, k_fragment_c *c) {
+    __asm__ volatile("wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16 {" K_NUMBERS32 "}, {%32,%33,%34,%35}, %36, 1, 1, 1, 0;"
+                     : K_SUMS32(0)
+                     : K_OF_A(left), "l"(right));
 }
 K_INLINE void k_multiply_held_turned(const uint32_t wide, const k_half_a *left, uint64_t right, k_fragment_c *c) {
     if (wide == 64) {
@@ -99,6 +99,10 @@ K_INLINE void k_multiply_wait(void) {
 }
 K_INLINE void k_multiply_wait_all(void) {
     __asm__ volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+}
+/* All, on one of two ways: of the same text on both the compiler makes one, in front of the fork. */
+K_INLINE void k_multiply_wait_here(void) {
+    __asm__ volatile("wgmma.wait_group.sync.aligned 0; /* here */" ::: "memory");
 }
 
 #endif

@@ -122,15 +122,15 @@ static bool is_readable(const k_tensor *a, uint32_t *by) {
     return *by != K_BY_F16 || (a->type == SP_TYPE_F16 && places % 16 == 0 && a->ne[0] % 8 == 0);
 }
 
-/* How many blocks share a tile. rows: of all products that share the right side, since they run together. In cycles, about: a step, a tile beside its
- * steps, putting together what several blocks found. */
+/* How many blocks share each of the tiles that are left where every block has had as many (k_tiles_alone). tiles: of all products that share the
+ * right side, since they run together. In cycles, about: a step, a tile beside its steps, putting together what several blocks found. */
 static uint32_t choose_split(uint32_t blocks, uint64_t tiles, uint32_t steps) {
     enum { STEP = 800, TILE = 2500, PIECE = 2500 };
-    uint64_t least = UINT64_MAX;
+    uint64_t least = UINT64_MAX, rest = tiles % blocks;
     uint32_t best = 1;
     for (uint32_t split = 1; split <= 8 && (split == 1 || steps / split >= LEAST_STEPS); split *= 2) {
-        uint64_t waves = (tiles * split + blocks - 1) / blocks;
-        uint64_t cost = waves * ((steps + split - 1) / split * STEP + TILE + (split > 1 ? PIECE * (1 + split / 2) : 0));
+        uint64_t cost =
+            (rest * split + blocks - 1) / blocks * ((steps + split - 1) / split * STEP + TILE + (split > 1 ? PIECE * (1 + split / 2) : 0));
         best = cost < least ? split : best;
         least = cost < least ? cost : least;
     }
@@ -154,9 +154,10 @@ static sp_status set_shape(plan *p, plan_op *o, const sp_spec_tensor *t, uint64_
     if (op->split == 1) {
         return SP_OK;
     }
-    o->scratch = sp_plan_new_root(p, tiles * op->split * K_TILE_N * K_TILE_M * sizeof(float));
+    uint64_t shared = tiles < driver->blocks ? tiles : driver->blocks; /* at most */
+    o->scratch = sp_plan_new_root(p, shared * op->split * K_TILE_N * K_TILE_M * sizeof(float));
     op->scratch = plan_at_root(o->scratch);
-    return sp_plan_new_table(p, tiles * 2, &op->table, err);
+    return sp_plan_new_table(p, shared * 2, &op->table, err);
 }
 
 /* ---- the product ---- */
@@ -239,7 +240,7 @@ bool sp_plan_has_maps(const k_op *op) {
 sp_status sp_plan_map(sp_cuda_driver *driver, const k_op *op, uint8_t *maps, sp_error *err) {
     sp_status status = SP_OK;
     for (uint32_t i = 0; i < K_MAPS && status == SP_OK; i++) {
-        const sp_cuda_matrix m = op->op == K_OP_TILES ? tile_matrix(op, i) : matrix_of(&op->src[1 + i % 2], 2, K_ATTEND_POSITIONS(op->src[1].ne[0]));
+        const sp_cuda_matrix m = op->op == K_OP_TILES ? tile_matrix(op, i) : matrix_of(&op->src[1 + i % 2], 2, K_ATTEND_MOST);
         status = driver->ops->map_matrix(driver, &m, maps + i * K_MAP, err);
     }
     return status;

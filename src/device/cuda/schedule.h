@@ -96,8 +96,8 @@ enum { K_ATTEND_LINES = 8 };
  */
 enum { K_SRC_KEY_ID = 5, K_SRC_VALUE_ID = 6, K_NEWEST = 1 };
 
-/* Positions of a cache that a K_OP_ATTEND brings together: by heads of 64 elements 64, of 128 32. */
-#define K_ATTEND_POSITIONS(wide) ((uint32_t)(4096 / (wide)))
+/* Positions of a cache that a K_OP_ATTEND brings together on Hopper. */
+enum { K_ATTEND_MOST = 64 };
 
 typedef struct k_tensor {
     uint64_t data; /* the device's address */
