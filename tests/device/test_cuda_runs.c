@@ -2,6 +2,13 @@
  */
 #include "device_test.h"
 
+/* Hides some positions, and some stretches of them; adds to others. */
+static void fill_mask(uint16_t *halves, uint64_t n) {
+    for (uint64_t i = 0; i < n; i++) {
+        halves[i] = i % 5 == 2 || i / 48 % 3 == 1 ? 0xfc00 : i % 3 ? 0 : 0xb800;
+    }
+}
+
 /* Results of so many runs of one executable, each over numbers and rows of its own; caches stay from run to run. The result is the last window. */
 static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, int runs, float *results) {
     sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
@@ -24,6 +31,8 @@ static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, cons
         for (uint32_t i = 1; i < c->n_windows; i++) {
             if (c->windows[i].bound) {
                 *(int64_t *)(void *)(pages + c->windows[i].offset) = (run * 131 + (int64_t)i) % c->windows[i].bound;
+            } else if (c->windows[i].slot == IN) {
+                fill_mask((uint16_t *)(void *)(pages + c->windows[i].offset), c->windows[i].size / sizeof(uint16_t));
             }
         }
         MUST(sp_device_memory_sync(memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
@@ -82,17 +91,18 @@ static void test_runs_anew(void **state) {
 }
 
 /* Attention takes the newest row from the products that make it, and the others from the cache: in pieces or in one, of all widths, with keys' and
- * values' rows at one place or at two, or behind what attention sees; layers in a row. */
+ * values' rows at one place or at two, or behind what attention sees, hidden or not; layers in a row. */
 static void test_newest_rows(void **state) {
     graph_case c;
     for (int i = 0; i < 9; i++) {
         char name[64];
         snprintf(name, sizeof name, "newest rows, case %d", i);
         begin_case(&c, name, 1e-5);
-        int64_t n = 256, d = 64 << i % 3, heads = n / d, kv = heads > 1 ? heads / 2 : 1, all = i < 3 ? 100 : 600, seen = i == 8 ? all - 70 : all;
+        int64_t n = 256, d = 64 << i % 3, heads = n / d, kv = heads > 1 ? heads / 2 : 1, all = i < 3 ? 96 : 608, seen = i == 8 ? all - 70 : all;
         sp_graph *g = &c.g;
         sp_tensor x = add_window(&c, IN, SP_TYPE_F32, n, 1, 1, 1), place = row_ids(&c, SP_TYPE_I64, 1, 1, 1, all, true);
         sp_tensor other = i % 2 ? place : row_ids(&c, SP_TYPE_I64, 1, 1, 1, all, true), positions = row_ids(&c, SP_TYPE_I32, 1, 1, 1, all, true);
+        sp_tensor mask = i == 3 || i == 8 ? SP_NONE : add_window(&c, IN, SP_TYPE_F16, seen, 1, 1, 1);
         for (int layer = 0; layer < 3; layer++) {
             uint32_t type = layer % 2 ? SP_TYPE_F32 : SP_TYPE_F16; /* of some, products are no streams */
             type = i % 3 == 1 ? type : SP_TYPE_F16;
@@ -105,7 +115,7 @@ static void test_newest_rows(void **state) {
                 rows[r] = sp_set_rows(g, cache, sp_reshape_2d(g, r ? v : k, sp_dim(kv * d), sp_dim(1)), r ? other : place);
                 rows[r] = sp_view_3d(g, rows[r], sp_dim(d), sp_dim(seen), sp_dim(kv), sp_dim(kv * d * 2), sp_dim(d * 2), sp_dim(0));
             }
-            sp_tensor attended = sp_flash_attn_ext(g, sp_permute(g, q, 0, 2, 1, 3), rows[0], rows[1], SP_NONE, 0.1f, 0, 0);
+            sp_tensor attended = sp_flash_attn_ext(g, sp_permute(g, q, 0, 2, 1, 3), rows[0], rows[1], mask, 0.1f, 0, 0);
             x = sp_graph_op2(g, SP_OP_ADD, sp_reshape_2d(g, attended, sp_dim(n), sp_dim(1)), x);
             x = sp_mul_mat(g, model_weight(&c, type, n, n, 1), x);
         }

@@ -18,13 +18,18 @@
 #include "device/cuda/kernel_stamp.h"
 
 enum {
-    K_FEW_POSITIONS = 16,                    /* of a tile */
+    K_FEW_POSITIONS = K_FEW_TILE,            /* of a tile */
     K_FEW_WIDEST = K_LANES == 1 ? 256 : 128, /* elements of values: of 256 a warp takes one half, its neighbour the other */
     K_FEW_AT = 1024,                         /* of shared memory: by warp its tiles' values, and in the end what it has: [heads][K_FEW_ROW] floats */
     K_FEW_SLOTS = K_LANES == 1 ? 8 : 2,      /* heads that a lane has something of */
     K_FEW_AHEAD = 3,                         /* so many tiles before it is wanted, one is brought near */
     K_FEW_NONE = 0xffffffff
 };
+
+/* K_OP_ATTEND_HALVES may go by kernel_attend_one.h: a round is so many tiles of each warp, so far apart. */
+enum { K_ONE_TILES = 3, K_ONE_STRIDE = K_CARD_THREADS / 32 * K_FEW_POSITIONS };
+/* In shared memory: by head the warps' largest, then their weights. */
+enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 
 /* Tiles whose values are under way; elements that a warp takes of them; warps that take tiles of their own. */
 #define K_FEW_STAGES(wide) ((wide) == 64 ? 3u : 1u)

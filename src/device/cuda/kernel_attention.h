@@ -6,12 +6,14 @@
  *
  * params: 0 scale, 1 max_bias, 2 logit_softcap, 4 positions a piece, 5 heads that are computed together, which share keys and values, 6 how many such
  * groups there are; of K_OP_ATTEND_HALVES also 7 pairs of elements that a block combines, 8 tasks, and the inverses of 9 pieces, 10 groups, 11 groups
- * that share keys, 12 tokens. op->split: pieces; op->table: how many have been brought, by token and heads.
+ * that share keys, 12 tokens, and 13 whether kernel_attend_one.h is for it. op->split: pieces; op->table: how many have been brought, by token and
+ * heads.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_ATTENTION_H
 #define SP_DEVICE_CUDA_KERNEL_ATTENTION_H
 
 #include "device/cuda/kernel_attend_few.h"
+#include "device/cuda/kernel_attend_one.h"
 
 /* What one task works on. */
 typedef struct k_attention {
@@ -255,8 +257,6 @@ K_APART void k_do_attention(const k_op *op, uint32_t part) {
 
 /* ---- caches of halves: dk == dv ---- */
 
-/* In shared memory: by head the warps' largest, then their weights. */
-enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 _Static_assert(K_FEW_STATS_AT + K_HALVES_HEADS * K_FEW_STATS * 4 <= K_FEW_AT, "it fits");
 
 K_INLINE k_f32 *k_few_stats(uint32_t head) {
@@ -350,14 +350,14 @@ K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint3
 }
 
 /* Lanes that share the pieces of two elements, and how many of these a lane asks for at once. */
-enum { K_FEW_SHARERS = K_LANES == 1 ? 1 : 4, K_FEW_ONCE = 4 };
+enum { K_FEW_SHARERS = K_LANES == 1 ? 1 : 8, K_FEW_ONCE = 2 };
 
 /* A lane's share of two elements' pieces, so many of them, of which n are apart by `step` floats from `at` on. */
 K_INLINE float k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint32_t n, float *weight, float *sum) {
     const k_stamp stamp = k_stamp_always();
     float most = -k_infinity();
     for (uint32_t first = 0; first < n; first += K_FEW_SHARERS * K_FEW_ONCE) {
-        uint32_t stats[K_FEW_ONCE][2], values[K_FEW_ONCE][2], polls = 0, lacks;
+        uint32_t stats[K_FEW_ONCE][2], values[K_FEW_ONCE][2], polls = k_polls(), lacks;
         float own[K_FEW_ONCE], before = most;
         do {
             lacks = 0;
@@ -391,7 +391,7 @@ K_INLINE float k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint
 
 /* The block's share of a result that lies in pieces: each block that made one combines all pieces of some elements, so that all of them are busy, and
  * read little. at: the operation, in shared memory. */
-K_APART void k_few_combine(uint32_t at, uint32_t task) {
+K_INLINE void k_few_combine(uint32_t at, uint32_t task) {
     const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     uint32_t counter = k_quotient(task, op, 9), piece = task - counter * op->split, wide = (uint32_t)op->dst.ne[0], log2_wide = k_log2(wide);
     uint32_t first = counter * op->params[5], pairs = op->params[5] * wide / 2, each = op->params[7], to = k_few_least((piece + 1) * each, pairs);
@@ -467,10 +467,49 @@ K_APART void k_attend_few_256(uint32_t at, uint32_t task) {
     k_attend_few(256, at, task);
 }
 
-/* op lies in shared memory. All of the part's pieces come before any of them is combined with others': these may wait for it. Parts of an operation
- * are in other blocks each, and a block does its parts in their order, so none waits for what comes behind it. */
-K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
-    uint32_t at = (uint32_t)((const uint8_t *)op - k_shared_start());
+#ifdef __NVPTX__
+/* The same of one token, as decoding has it. */
+K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
+    const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
+    const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
+    uint32_t group = k_quotient(task, op, 9), piece = task - group * op->split, heads = op->params[5], from = piece * op->params[4];
+    uint32_t kv_head = k_quotient(group, op, 11);
+    k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .from = from, .stamp = k_stamp_of(q)};
+    if (op->extra[0].data) { /* ids are less than 2^32 */
+        a.key_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_KEY_ID].data);
+        a.value_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_VALUE_ID].data);
+        a.newest_key = (const uint8_t *)(uintptr_t)op->extra[0].data + kv_head * 256;
+        a.newest_value = (const uint8_t *)(uintptr_t)op->extra[1].data + kv_head * 256;
+    }
+    a.last = k_few_least((uint32_t)k->ne[1] - from, op->params[4]) - 1;
+    a.keys = k_one_at(k_one_at((const uint8_t *)(uintptr_t)k->data, from, a.key_step), kv_head, (uint32_t)k->nb[2]);
+    a.values = k_one_at(k_one_at((const uint8_t *)(uintptr_t)v->data, from, a.value_step), kv_head, (uint32_t)v->nb[2]);
+    a.mask = (const k_u16 *)(uintptr_t)op->src[3].data + from;
+    a.scale = k_param(op, 0);
+    const uint8_t *rows = k_one_at((const uint8_t *)(uintptr_t)q->data, group * heads, (uint32_t)q->nb[2]);
+    k_u16 *stage = (k_u16 *)(void *)k_few_stage(64, k_warp());
+    k_one_warp w;
+    k_one_begin(&a, stage, &w);
+    k_one_along(&a, &w, rows, (uint32_t)q->nb[2], heads, stage, k_few_stats(0));
+    k_block_sync();
+    k_few_end(64, op, group * heads, heads, piece);
+    if (op->split > 1) {
+        k_few_combine(at, task);
+    }
+}
+#else
+K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
+    k_attend_few_64(at, task);
+    if (((const k_op *)(const void *)(k_shared_start() + at))->split > 1) {
+        k_few_combine(at, task);
+    }
+}
+#endif
+
+/* All tasks of a part. All of its pieces come before any of them is combined with others': these may wait for it. Parts of an operation are in other
+ * blocks each, and a block does its parts in their order, so none waits for what comes behind it. */
+K_APART void k_attend_tasks(uint32_t at, uint32_t part) {
+    const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     for (uint32_t task = part; task < op->params[8]; task += op->n_parts) {
         if (task != part) { /* what the last one left there is read */
             k_block_sync();
@@ -485,6 +524,21 @@ K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
     }
     for (uint32_t task = part; op->split > 1 && task < op->params[8]; task += op->n_parts) {
         k_few_combine(at, task);
+    }
+}
+
+/* The part's only task, by kernel_attend_one.h; without calls, since what a caller keeps over one comes back from memory. */
+K_APART void k_attend_task(uint32_t at, uint32_t task) {
+    k_attend_one(at, task);
+}
+
+/* op lies in shared memory. */
+K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
+    uint32_t at = (uint32_t)((const uint8_t *)op - k_shared_start());
+    if (op->params[13] && op->n_parts >= op->params[8]) {
+        k_attend_task(at, part);
+    } else {
+        k_attend_tasks(at, part);
     }
 }
 

@@ -46,6 +46,13 @@ K_INLINE bool k_waits_in_vain(uint32_t *polls) {
     return ++*polls % K_POLLS == 0 && k_load_relaxed(k_control_at()->run.halt);
 }
 
+/* None yet. The compiler doesn't know that, and makes no code of its own for the first. */
+K_INLINE uint32_t k_polls(void) {
+    uint32_t polls = 0;
+    __asm__ volatile("" : "+r"(polls));
+    return polls;
+}
+
 /* `word` is what was there a while ago. */
 K_INLINE float k_stamp_await(k_stamp s, uint32_t word, const void *at) {
     uint32_t polls = 0;

@@ -171,6 +171,13 @@ static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
            (strides | (uint64_t)(mask->nb[1] | mask->nb[3])) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
 }
 
+/* Is it what kernel_attend_one.h is for? */
+static bool attends_one(const k_op *op, uint32_t piece) {
+    const k_tensor *q = &op->src[0], *mask = &op->src[3];
+    return q->ne[0] == 64 && q->ne[1] * q->ne[3] == 1 && as_float(op->params[1]) == 0 && as_float(op->params[2]) == 0 && mask->data &&
+           mask->data % 4 == 0 && op->src[1].ne[1] % K_FEW_TILE == 0 && piece <= K_ONE_MOST;
+}
+
 /* Of heads that share keys so many at once: a divisor of theirs. */
 static uint32_t divisor_within(uint32_t shared, uint32_t most) {
     uint32_t heads = shared < most ? shared : most;
@@ -264,6 +271,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     op->params[10] = as_word(1.0f / (float)op->params[6]);
     op->params[11] = as_word((float)heads / (float)shared);
     op->params[12] = as_word(1.0f / (float)q->ne[1]);
+    op->params[13] = halves && attends_one(op, piece);
     op->src[3].nb[3] = op->src[3].ne[3] == 1 ? 0 : op->src[3].nb[3];
     o->most_parts = parts_for(tasks * op->split, 1);
     o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;

@@ -90,6 +90,9 @@ enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
  * they are floats); extra[1]: their inverse scales. */
 enum { K_ATTEND_LINES = 8 };
 
+/* Positions of a tile of a K_OP_ATTEND_HALVES, and of the longest piece that goes by kernel_attend_one.h: three tiles of each warp. */
+enum { K_FEW_TILE = 16, K_ONE_MOST = 3 * K_FEW_TILE * K_CARD_THREADS / 32 };
+
 /*
  * Sources of a K_OP_ATTEND_HALVES that may take the newest row of keys and values from the products that make them: the row's ids; extra[0] and
  * extra[1] are the rows then, stamped, and extra[K_NEWEST] of each such product is the row that it hands on beside the cache's.
