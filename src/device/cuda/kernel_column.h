@@ -140,13 +140,13 @@ K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t firs
     }
 }
 
-/* From asking to putting; returns the thread's part of the sum of squares. */
-K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t first,
+/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares. */
+K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t base,
                              const k_meanwhile meanwhile, void *context) {
     k_words4 words[K_ONCE * K_EACH4];
     k_floats4 by[K_ONCE * K_EACH4];
     float x[K_ONCE * K_EACH], squares = 0;
-    uint32_t polls = 0;
+    uint32_t polls = 0, first = base + k_thread() * K_EACH;
     k_ask_pieces(once, c, from, first, words);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < once * K_EACH4; i++) {
@@ -164,6 +164,7 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
             k_ask_pieces(once, c, from, first, words);
         } while (!k_is_all_there(once, stamp, words) && !k_waits_in_vain(&polls));
     }
+    first = base + k_thread_anew() * K_EACH;
     K_UNROLL_ALL
     for (uint32_t i = 0; i < once * K_EACH; i++) {
         x[i] = k_taken(stamp, words[i / 4].w[i % 4]);
@@ -186,16 +187,15 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
 /* The column, or the slice of it. What the norm divides by is the same for all elements: it is left to who holds the column, or to results
  * (k_column_norm), so that nobody waits for it here. */
 K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_column_from *from, const k_meanwhile meanwhile, void *context) {
-    uint32_t first = k_thread() * K_EACH;
     float squares = 0;
     if (c->n <= K_APIECE) {
-        squares = k_move_pieces(1, quants, c, from, first, meanwhile, context);
+        squares = k_move_pieces(1, quants, c, from, 0, meanwhile, context);
     } else if (c->n <= 2 * K_APIECE) {
-        squares = k_move_pieces(2, quants, c, from, first, meanwhile, context);
+        squares = k_move_pieces(2, quants, c, from, 0, meanwhile, context);
     } else {
-        squares = k_move_pieces(K_ONCE, quants, c, from, first, meanwhile, context);
-        for (first += K_ONCE * K_APIECE; first < c->n; first += K_ONCE * K_APIECE) {
-            squares += k_move_pieces(K_ONCE, quants, c, from, first, NULL, NULL);
+        squares = k_move_pieces(K_ONCE, quants, c, from, 0, meanwhile, context);
+        for (uint32_t base = K_ONCE * K_APIECE; base < c->n; base += K_ONCE * K_APIECE) {
+            squares += k_move_pieces(K_ONCE, quants, c, from, base, NULL, NULL);
         }
     }
     if (from->weight) {

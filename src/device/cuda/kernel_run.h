@@ -37,13 +37,14 @@ K_INLINE k_op *k_op_at(void) {
 
 /* A phase's operation, and the work of the one behind it. */
 K_INLINE void k_bring(uint32_t phase) {
+    const uint32_t thread = k_thread_anew();
     k_run *r = &k_control_at()->run;
     const k_work work = r->works[phase & 3];
     const uint8_t *from = (const uint8_t *)&r->ops[work.op];
-    for (uint32_t i = k_thread() * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
+    for (uint32_t i = thread * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
         k_copy_async((uint8_t *)k_op_place(phase) + i, from + i, true);
     }
-    if (k_thread() == 0 && phase + 1 < r->n) {
+    if (thread == 0 && phase + 1 < r->n) {
         k_copy_async(&r->works[(phase + 1) & 3], &r->list[(uint64_t)(phase + 1) * r->blocks], true);
     }
 }

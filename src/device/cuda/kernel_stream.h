@@ -85,8 +85,8 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
     return s;
 }
 
-/* n rows of a tile; more: their sums join what there is. What lanes have is added up at the end, so that nobody waits for it here. Rows behind the
- * last are whatever a slot holds there, and have sums that nobody reads. */
+/* n rows of a tile; more: their sums join what there is. What lanes have is added up at the end, so that nobody waits for it here. In place of rows
+ * that are not there, whatever the slot holds is computed. */
 K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k_warp_share *share, k_held *held, const uint8_t *tile,
                           uint32_t stride, uint32_t n, bool more, k_f32 *sums) {
     const uint32_t each = share->step * stride, each_sums = share->step * share->row_sums;
@@ -100,15 +100,18 @@ K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k
         k_f32 *at = sums + share->first * share->row_sums + share->own;
         for (uint32_t r = share->first; r < n; r += k_rows_at_once(kind) * share->step) {
             const uint8_t *rows[4];
-            float own[4];
+            float own[4], before[4];
+            uint32_t to[4];
             K_UNROLL_ALL
             for (uint32_t i = 0; i < k_rows_at_once(kind); i++) {
                 rows[i] = row + i * each;
+                to[i] = r + i * share->step < n ? i * each_sums : 0;
+                before[i] = join ? at[to[i]] : 0;
             }
             k_dot_rows(kind, c->n, held, rows, own);
             K_UNROLL_ALL
-            for (uint32_t i = 0; i < k_rows_at_once(kind); i++) {
-                at[i * each_sums] = own[i] + (join ? at[i * each_sums] : 0);
+            for (uint32_t i = k_rows_at_once(kind); i--;) { /* the first last: it takes the place of those that are not there */
+                at[to[i]] = own[i] + before[i];
             }
             row += k_rows_at_once(kind) * each, at += k_rows_at_once(kind) * each_sums;
         }
@@ -152,9 +155,9 @@ enum { K_OWN = K_LANES == 1 ? 2 : 1, K_FINISHERS = K_LANES == 1 ? 1 : 2 };
 _Static_assert(K_LANES == 1 || K_THREADS / K_FINISHERS >= K_SUMS, "they finish together");
 
 /* What a thread finishes, as far as it needs no products: it is asked for before these, since it takes its time. */
+enum { K_NOT_ITS = 0x7fffffff };
 typedef struct k_beside {
-    uint32_t row;      /* of the result */
-    bool gives;        /* the thread writes it */
+    uint32_t row;      /* of the result; K_NOT_ITS: the thread doesn't write it */
     uint32_t residual; /* as it is there: see k_stamp_await */
     uint32_t id;       /* of the cache's row; rows are less than 2^31 */
     k_turn turn;
@@ -181,12 +184,14 @@ K_INLINE const k_f32 *k_stream_residual(const k_op *op, uint32_t row) {
 K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t i, uint32_t row, uint32_t to) {
     const bool gated = op->after & K_AFTER_GLU;
     k_beside b = {.row = row + (gated ? i / 2 : i), .turn = {0, 1}};
-    bool live = b.row < to;
-    b.gives = live && !(gated && i % 2) && (K_LANES == 1 || !(k_thread() & ((K_FINISHERS << k_segments(op)) - 1)));
+    if (b.row >= to || (gated && i % 2) || (K_LANES > 1 && k_thread() & ((K_FINISHERS << k_segments(op)) - 1))) {
+        b.row = K_NOT_ITS;
+        return b;
+    }
     b.to = (uint8_t *)(uintptr_t)op->dst.data + b.row * (uint64_t)op->dst.nb[0];
     k_load_relaxed1((const void *)(uintptr_t)op->src[K_SRC_IDS].data, op->after & K_AFTER_SET_ROW, &b.id);
-    k_load_relaxed1(k_stream_residual(op, b.row), op->after & K_AFTER_ADD && live, &b.residual);
-    if (op->after & K_AFTER_ROPE && live) {
+    k_load_relaxed1(k_stream_residual(op, b.row), op->after & K_AFTER_ADD, &b.residual);
+    if (op->after & K_AFTER_ROPE) {
         b.turn = k_stream_turn(op, b.row);
     }
     return b;
@@ -237,7 +242,7 @@ K_INLINE void k_stream_finish(const k_op *op, const k_f32 *sums, const k_beside 
         if (op->after & (K_AFTER_GLU | K_AFTER_ROPE)) {
             other = K_LANES == 1 ? k_stream_sum(sums, j ^ 1, segments) * scale : k_exchange(x, K_FINISHERS << segments);
         }
-        if (b->gives) {
+        if (b->row != K_NOT_ITS) {
             x = k_stream_result(op, b, x, other);
             if (op->dst.stamped) {
                 k_give_float(k_stamp_of(&op->dst), b->to, x);

@@ -420,15 +420,16 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
 static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error *err) {
     const sp_spec_tensor *t = plan_tensor(p, product), *left = plan_tensor(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
-    uint32_t tile_rows = 64, turns = PLAN_NONE;
+    const uint32_t slices = sp_plan_slices(left);
+    uint32_t tile_rows = slices > 1 ? 1 : 64 /* slices of rows don't lie together */, turns = PLAN_NONE;
     sp_status status = f->after & K_AFTER_ROPE ? sp_plan_turns(p, plan_tensor(p, f->rope), &turns, err) : SP_OK;
     if (status != SP_OK) {
         return status;
     }
     plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
-    op->params[K_SLICES] = sp_plan_slices(left);
-    while (tile_rows * left->nb[1] > (uint64_t)K_SLOT * op->params[K_SLICES]) {
+    op->params[K_SLICES] = slices;
+    while (tile_rows * left->nb[1] > (uint64_t)K_SLOT * slices) {
         tile_rows /= 2;
     }
     op->params[K_TILE_ROWS] = tile_rows;

@@ -35,10 +35,10 @@ enum {
     K_SLOTS = 4,
     K_SHARED = K_BEFORE_WORK + K_WORK + K_RING, /* with a ring; without: */
     K_SHARED_LEAST = 99 * 1024,
-    K_LONGEST_ROW = K_SLOT / 2, /* bytes of a row, or a slice of it, that goes through a slot: two rows fit, which a warp takes at once */
-    K_SUMS = 128,               /* rows that have sums in the working memory, or segments of rows */
-    K_SUM = 36,                 /* floats of one: a lane each, and so that rows lie in other banks */
-    K_UNDER_WAY = 112 * 1024,   /* bytes that a block asks for at once */
+    K_LONGEST_ROW = 20 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
+    K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
+    K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
+    K_UNDER_WAY = 112 * 1024,  /* bytes that a block asks for at once */
 };
 
 _Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
