@@ -62,32 +62,6 @@ K_INLINE float k_stamp_await(k_stamp s, uint32_t word, const void *at) {
     return k_taken(s, word);
 }
 
-/* The first `live` of n pieces of `each` times four floats, one `step` bytes behind the other: all are asked for before one is looked at. */
-K_INLINE void k_take_floats(k_stamp s, const uint32_t n, const uint32_t each, uint32_t live, const uint8_t *from, uint32_t step, k_floats4 *out) {
-    k_words4 words[K_LANES == 1 ? 64 : 16];
-    bool there;
-    uint32_t polls = 0;
-    do {
-        there = true;
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < n * each; i++) {
-            words[i] = (k_words4){{s.turn, s.turn, s.turn, s.turn}};
-            k_load_relaxed4(from + i / each * step + i % each * 16, i / each < live, &words[i]);
-        }
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < n * each; i++) {
-            there &= !k_lacking4(s, &words[i]);
-        }
-    } while (!there && !k_waits_in_vain(&polls));
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < n * each; i++) {
-        K_UNROLL_ALL
-        for (uint32_t j = 0; j < 4; j++) {
-            out[i].f[j] = k_taken(s, words[i].w[j]);
-        }
-    }
-}
-
 K_INLINE uint32_t k_stamped(k_stamp s, float x) {
     return (k_float_bits(x) & ~s.bit) | (s.turn & s.bit);
 }

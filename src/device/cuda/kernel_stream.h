@@ -85,8 +85,8 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
     return s;
 }
 
-/* n rows of a tile; more: their sums join what there is. What lanes have is added up at the end, so that nobody waits for it here. In place of rows
- * that are not there, whatever the slot holds is computed. */
+/* n rows of a tile; more: their sums join what there is. What lanes have is added up at the end, so that nobody waits for it here. In place of a row
+ * that is not there, the first is computed once more. */
 K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k_warp_share *share, k_held *held, const uint8_t *tile,
                           uint32_t stride, uint32_t n, bool more, k_f32 *sums) {
     const uint32_t each = share->step * stride, each_sums = share->step * share->row_sums;
@@ -104,13 +104,14 @@ K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k
             uint32_t to[4];
             K_UNROLL_ALL
             for (uint32_t i = 0; i < k_rows_at_once(kind); i++) {
-                rows[i] = row + i * each;
-                to[i] = r + i * share->step < n ? i * each_sums : 0;
+                const bool there = r + i * share->step < n;
+                rows[i] = there ? row + i * each : row;
+                to[i] = there ? i * each_sums : 0;
                 before[i] = join ? at[to[i]] : 0;
             }
             k_dot_rows(kind, c->n, held, rows, own);
             K_UNROLL_ALL
-            for (uint32_t i = k_rows_at_once(kind); i--;) { /* the first last: it takes the place of those that are not there */
+            for (uint32_t i = k_rows_at_once(kind); i--;) { /* so that the first's own sum is the last there */
                 at[to[i]] = own[i] + before[i];
             }
             row += k_rows_at_once(kind) * each, at += k_rows_at_once(kind) * each_sums;
