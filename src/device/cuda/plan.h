@@ -2,6 +2,8 @@
 #ifndef SP_DEVICE_CUDA_PLAN_H
 #define SP_DEVICE_CUDA_PLAN_H
 
+#include <string.h>
+
 #include "device/cuda/cuda_impl.h"
 
 /* Addresses that are not known before the temporaries have a place: an offset
@@ -88,6 +90,16 @@ static inline uint64_t plan_behind_root(uint64_t address) {
 enum { PLAN_TENSORS = 1 + K_MAX_SRC + K_MAX_EXTRA };
 static inline k_tensor *plan_tensor_of(k_op *op, uint32_t i) {
     return i == 0 ? &op->dst : i <= K_MAX_SRC ? &op->src[i - 1] : &op->extra[i - 1 - K_MAX_SRC];
+}
+
+static inline uint64_t plan_elements(const k_tensor *t) {
+    return (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
+}
+/* A parameter that is a float. */
+static inline float plan_float(uint32_t word) {
+    float value;
+    memcpy(&value, &word, sizeof value);
+    return value;
 }
 
 /* Is this operation a gated unit, of one side or two? */

@@ -7,12 +7,6 @@
 #include "base/error.h"
 #include "device/cuda/plan.h"
 
-static float as_float(uint32_t word) {
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-
 static uint32_t as_word(float value) {
     uint32_t word;
     memcpy(&word, &value, sizeof word);
@@ -124,10 +118,6 @@ sp_status sp_plan_set_src(plan *p, plan_op *o, int at, uint32_t t, bool split, s
     return locate(p, t, split, &o->op.src[at], err);
 }
 
-static double elements(const k_tensor *t) {
-    return (double)t->ne[0] * t->ne[1] * t->ne[2] * t->ne[3];
-}
-
 static uint32_t parts_for(double n, double each) {
     double parts = ceil(n / each);
     return parts < 1 ? 1 : parts > 65536 ? 65536 : (uint32_t)parts;
@@ -174,7 +164,7 @@ static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
 /* Is it what kernel_attend_one.h is for? */
 static bool attends_one(const k_op *op, uint32_t piece) {
     const k_tensor *q = &op->src[0], *mask = &op->src[3];
-    return q->ne[0] == 64 && q->ne[1] * q->ne[3] == 1 && as_float(op->params[1]) == 0 && as_float(op->params[2]) == 0 && mask->data &&
+    return q->ne[0] == 64 && q->ne[1] * q->ne[3] == 1 && plan_float(op->params[1]) == 0 && plan_float(op->params[2]) == 0 && mask->data &&
            mask->data % 4 == 0 && op->src[1].ne[1] % K_FEW_TILE == 0 && piece <= K_ONE_MOST;
 }
 
@@ -200,8 +190,8 @@ static uint32_t heads_at_once(const k_op *op, uint32_t shared) {
 /* Can attention of many tokens to halves go over tensor cores (k_do_attend)? */
 static bool attends_by_tiles(const k_op *op, const sp_spec_tensor *t) {
     const k_tensor *q = &op->src[0], *mask = &op->src[3];
-    bool plain =
-        as_float(t->params[0]) > 0 && as_float(t->params[1]) == 0 && as_float(t->params[2]) == 0 && (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
+    bool plain = plan_float(t->params[0]) > 0 && plan_float(t->params[1]) == 0 && plan_float(t->params[2]) == 0 &&
+                 (t->n_src < 5 || t->src[4] == SP_PROGRAM_NONE);
     return plain && q->ne[1] >= K_TILES_FROM && q->ne[0] <= 128 && q->nb[0] == 4 && op->dst.nb[0] == 4 && (!mask->data || mask->nb[0] == 2);
 }
 
@@ -229,7 +219,7 @@ static sp_status lower_attend(plan *p, plan_op *o, const sp_spec_tensor *t, sp_e
         o->op.dst = (k_tensor){.data = plan_at_root(map), .ne = {(int32_t)columns, (int32_t)rows, 1, 1}};
         o->op.params[K_MAP_TOKENS] = (uint32_t)attend->op.src[0].ne[1];
         o->writes = map;
-        o->work = elements(&mask);
+        o->work = (double)plan_elements(&mask);
         status = sp_plan_set_src(p, o, 0, t->src[3], false, err);
         f->map = sp_plan_is_constant(p, t->src[3]) ? map : PLAN_NONE;
         f->map_tokens = o->op.params[K_MAP_TOKENS];
@@ -317,18 +307,18 @@ static void size_op(plan_op *o) {
         o->work = (double)op->src[0].nb[1] * op->dst.ne[0] * ceil((double)op->dst.ne[1] * op->dst.ne[2] * op->dst.ne[3] / K_COLUMNS);
         o->most_parts = parts_for(op->dst.ne[0], 8);
     } else if (is_reduction(op->op)) {
-        o->work = elements(&op->src[0]) * 16;
+        o->work = (double)plan_elements(&op->src[0]) * 16;
         o->most_parts = parts_for((double)op->src[0].ne[1] * op->src[0].ne[2] * op->src[0].ne[3], 1);
     } else if (op->op == SP_OP_ARGSORT || op->op == SP_OP_TOP_K) {
-        o->work = elements(&op->src[0]) * op->src[0].ne[0];
-        o->most_parts = parts_for(elements(&op->src[0]), 256);
+        o->work = (double)plan_elements(&op->src[0]) * op->src[0].ne[0];
+        o->most_parts = parts_for((double)plan_elements(&op->src[0]), 256);
     } else if (op->op == SP_OP_SSM_SCAN || op->op == SP_OP_GATED_DELTA_NET || op->op == SP_OP_RWKV_WKV6 || op->op == SP_OP_RWKV_WKV7) {
-        o->work = elements(&op->dst) * 64;
-        o->most_parts = parts_for(elements(&op->dst), 64);
+        o->work = (double)plan_elements(&op->dst) * 64;
+        o->most_parts = parts_for((double)plan_elements(&op->dst), 64);
     } else {
         const k_tensor *t = op->op == SP_OP_SET_ROWS ? &op->src[1] : &op->dst;
-        o->work = elements(t) * 8;
-        o->most_parts = parts_for(elements(t), 256);
+        o->work = (double)plan_elements(t) * 8;
+        o->most_parts = parts_for((double)plan_elements(t), 256);
     }
 }
 

@@ -4,12 +4,6 @@
 
 #include "device/cuda/plan.h"
 
-static float as_float(uint32_t word) {
-    float value;
-    memcpy(&value, &word, sizeof value);
-    return value;
-}
-
 static float yarn_dim(int n_dims, int n_ctx, float rotations, float base) {
     return (float)n_dims * logf((float)n_ctx / (rotations * 2 * 3.14159265358979f)) / (2 * logf(base));
 }
@@ -33,14 +27,15 @@ static int rope_row(const sp_spec_tensor *t, int pair) {
 
 sp_status sp_plan_rope_table(plan *p, k_op *op, const sp_spec_tensor *t, sp_error *err) {
     int n_dims = (int)t->params[0], n_ctx = (int)t->params[2];
-    float base = as_float(t->params[3]), scale = as_float(t->params[4]), ext = as_float(t->params[5]), magnitude = as_float(t->params[6]);
+    float base = plan_float(t->params[3]), scale = plan_float(t->params[4]), ext = plan_float(t->params[5]), magnitude = plan_float(t->params[6]);
     uint32_t n = (uint32_t)n_dims / 2;
     sp_status status = sp_plan_new_table(p, 2ull * n, &op->table, err);
     if (status != SP_OK) {
         return status;
     }
     float *turns = p->tables + p->n_tables - 2ull * n, *rows = turns + n;
-    float low = floorf(yarn_dim(n_dims, n_ctx, as_float(t->params[7]), base)), high = ceilf(yarn_dim(n_dims, n_ctx, as_float(t->params[8]), base));
+    float low = floorf(yarn_dim(n_dims, n_ctx, plan_float(t->params[7]), base)),
+          high = ceilf(yarn_dim(n_dims, n_ctx, plan_float(t->params[8]), base));
     low = fmaxf(0, low);
     high = fminf((float)n_dims - 1, high);
     float step = powf(base, -2.0f / (float)n_dims), angle = 1;

@@ -319,10 +319,6 @@ static sp_status map_matrices(const cuda_executable *x, k_op *ops, uint8_t *byte
     return status;
 }
 
-static uint64_t elements_of(const k_tensor *t) {
-    return (uint64_t)t->ne[0] * (uint64_t)t->ne[1] * (uint64_t)t->ne[2] * (uint64_t)t->ne[3];
-}
-
 /* Writes the schedule to the device, with the temporaries where they are now.
  */
 static sp_status settle(cuda_executable *x, sp_error *err) {
@@ -355,7 +351,7 @@ static sp_status settle(cuda_executable *x, sp_error *err) {
     }
     if (x->small) {
         const k_op *op = &ops[0];
-        head.small = (k_small){.to = op->dst.data, .from = op->src[0].data, .kind = op->params[K_FLAT_OP], .n = (uint32_t)elements_of(&op->dst)};
+        head.small = (k_small){.to = op->dst.data, .from = op->src[0].data, .kind = op->params[K_FLAT_OP], .n = (uint32_t)plan_elements(&op->dst)};
         memcpy(head.small.params, op->params, sizeof head.small.params);
     }
     memcpy(bytes, &head, sizeof head);
