@@ -21,13 +21,14 @@ K_INLINE volatile k_run *k_run_at(void) {
 K_INLINE k_op *k_op_place(uint32_t phase) {
     return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
 }
-/* The phase that runs; its operation. */
+/* The phase that runs; its operation. The thread is asked for anew: where the phase lies would be kept over a phase's work, and spilled. */
 K_INLINE uint32_t k_phase_at(void) {
-    return k_run_at()->at[k_warp()];
+    return k_run_at()->at[k_thread_anew() / K_LANES];
 }
 K_INLINE void k_go_to(uint32_t phase) {
-    if (k_lane() == 0) {
-        k_run_at()->at[k_warp()] = phase;
+    const uint32_t thread = k_thread_anew();
+    if (thread % K_LANES == 0) {
+        k_run_at()->at[thread / K_LANES] = phase;
     }
     k_warp_sync();
 }
