@@ -268,7 +268,7 @@ K_INLINE void k_stream_asides(const k_op *op, uint32_t row, uint32_t to, k_besid
 /* A block's part of a product, and what it works out while its column is on its way. */
 typedef struct k_stream_part {
     int kind;
-    uint32_t at, from, to, n; /* the phase; rows; elements of a row, or of a slice of it */
+    uint32_t at, from, to, n; /* the phase; rows that are finished first; elements of a row, or of a slice of it */
     k_beside beside[K_OWN];
     k_warp_share share;
     k_held held;
@@ -291,7 +291,7 @@ K_INLINE uint32_t k_stream_by(const int kind, const bool sliced, uint32_t from, 
     const uint32_t most = K_LANES == 1 ? op->params[K_UNIT] : k_stream_most(op); /* no more than threads finish */
     const k_column c = k_whole_column((uint32_t)op->src[K_SRC_LEFT].ne[0] / slices);
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
-    k_stream_part s = {.kind = kind, .at = at, .from = from, .to = to, .n = c.n};
+    k_stream_part s = {.kind = kind, .at = at, .from = from, .to = to - from < most ? to : from + most, .n = c.n};
     k_column_from right = k_from_column(op, &c, 0);
     k_bring_column(quants, &c, &right, k_stream_meanwhile, &s);
     const float norm = k_column_norm(op, &c);
