@@ -75,7 +75,7 @@ typedef struct k_control {
     uint32_t stop;
     uint32_t open; /* the ring's memory is the ring's */
     uint32_t seen; /* what arrived at the grid's barrier */
-    uint64_t full[K_SLOTS], empty[K_SLOTS];
+    uint64_t full[K_SLOTS * K_PIECES], empty[K_SLOTS];
     /* The same for stages (kernel_stages_hopper.h): what it was asked for; where those that compute are. */
     k_job job;
     uint64_t asked, stage_full[K_TILE_STAGES], stage_empty[K_TILE_STAGES];

@@ -335,14 +335,24 @@ K_FN void k_bulk_load(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t
                      "r"(bytes), "r"(k_shared_address(bar))
                      : "memory");
 }
+/* What is read once a run is the first to leave the second cache: so that keeps what is waited for. */
+K_FN void k_bulk_load_once(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t *bar) {
+    __asm__ volatile(
+        "{ .reg .b64 once; createpolicy.fractional.L2::evict_first.b64 once, 1.0;"
+        " cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], once; }" ::"r"(k_shared_address(to)),
+        "l"(from), "r"(bytes), "r"(k_shared_address(bar))
+        : "memory");
+}
 /* n counts the tiles that went through a ring; its slots are used again and again. */
 K_FN uint32_t k_round(uint32_t n) {
     return n / K_SLOTS & 1;
 }
 K_FN void k_ring_init(void) {
     k_control *c = k_control_at();
-    for (uint32_t i = 0; i < K_SLOTS; i++) {
+    for (uint32_t i = 0; i < K_SLOTS * K_PIECES; i++) {
         k_bar_init(&c->full[i], 1);
+    }
+    for (uint32_t i = 0; i < K_SLOTS; i++) {
         k_bar_init(&c->empty[i], K_WARPS);
     }
     for (uint32_t i = 0; i < K_TILE_STAGES; i++) {
@@ -357,8 +367,15 @@ K_FN void k_ring_init(void) {
 K_FN void k_ring_memory_done(void) {
     __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
+K_FN void k_await_piece(uint32_t n) {
+    while (!k_bar_passed(&k_control_at()->full[n % (K_SLOTS * K_PIECES)], k_round(n / K_PIECES))) {
+    }
+}
+/* A piece is asked for when those before the last so many are there. */
 K_FN const uint8_t *k_await_tile(uint32_t n) {
-    while (!k_bar_passed(&k_control_at()->full[n % K_SLOTS], k_round(n))) {
+    K_UNROLL_ALL
+    for (uint32_t i = K_UNDER_WAY < K_PIECES ? K_PIECES - K_UNDER_WAY : 0; i < K_PIECES; i++) {
+        k_await_piece(n * K_PIECES + i);
     }
     return k_slot(n);
 }
@@ -377,8 +394,8 @@ K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
 
 /* One thread. Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
 K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
+    enum { PIECE = K_SLOT / K_PIECES };
     k_control *c = k_control_at();
-    uint32_t under_way = K_UNDER_WAY / stream->tile_bytes < K_SLOTS ? K_UNDER_WAY / stream->tile_bytes : K_SLOTS;
     uint64_t from = stream->from;
     for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step, n++) {
         uint32_t slot = n % K_SLOTS, bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
@@ -387,11 +404,19 @@ K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
                 return n;
             }
         }
-        if (n >= under_way) {
-            k_await_tile(n - under_way);
+        for (uint32_t i = 0; i < K_PIECES; i++) {
+            const uint64_t *full = &c->full[slot * K_PIECES + i];
+            if (n * K_PIECES + i >= K_UNDER_WAY) {
+                k_await_piece(n * K_PIECES + i - K_UNDER_WAY);
+            }
+            if (i * PIECE < bytes) {
+                uint32_t size = bytes - i * PIECE < PIECE ? bytes - i * PIECE : PIECE;
+                k_bar_expect(full, size);
+                k_bulk_load_once(k_slot(n) + i * PIECE, from + i * PIECE, size, full);
+            } else {
+                k_bar_arrive(full);
+            }
         }
-        k_bar_expect(&c->full[slot], bytes);
-        k_bulk_load(k_slot(n), from, bytes, &c->full[slot]);
     }
     return n;
 }

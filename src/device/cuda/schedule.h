@@ -38,7 +38,8 @@ enum {
     K_LONGEST_ROW = 20 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
     K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
-    K_UNDER_WAY = 112 * 1024,  /* bytes that a block asks for at once */
+    K_PIECES = 4,              /* of a tile, asked for one by one */
+    K_UNDER_WAY = 2, /* pieces that a block asks for at once: as many as keep memory busy; all that is asked for behind them waits for them */
 };
 
 _Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
