@@ -105,6 +105,9 @@ static inline float plan_float(uint32_t word) {
 /* Is this operation a gated unit, of one side or two? */
 bool sp_plan_is_gated(uint32_t op);
 
+/* The program without get_rows of the only row that there is. out->tensors is the caller's to free, whatever comes of it. */
+sp_status sp_plan_only_rows(const sp_spec *spec, sp_spec *out, sp_error *err);
+
 /* Is it written once at most, before it is read? Then it may be read later. */
 bool sp_plan_is_constant(const plan *p, uint32_t t);
 

@@ -428,8 +428,13 @@ sp_status sp_cuda_prepare(sp_workspace *workspace, const sp_spec *spec, const sp
     x->workspace = (cuda_workspace *)(void *)workspace;
     x->ops = x->workspace->ops;
     x->work = spec->flops;
-    plan p = {.workspace = x->workspace, .spec = spec, .bindings = bindings, .weights = weights};
-    status = prepare(&p, x, err);
+    sp_spec own;
+    status = sp_plan_only_rows(spec, &own, err);
+    plan p = {.workspace = x->workspace, .spec = &own, .bindings = bindings, .weights = weights};
+    if (status == SP_OK) {
+        status = prepare(&p, x, err);
+    }
+    free(own.tensors);
     free(p.roots);
     free(p.ops);
     free(p.fusions);
