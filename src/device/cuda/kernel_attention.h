@@ -14,6 +14,7 @@
 
 #include "device/cuda/kernel_attend_few.h"
 #include "device/cuda/kernel_attend_one.h"
+#include "device/cuda/kernel_run.h"
 
 /* What one task works on. */
 typedef struct k_attention {
@@ -532,9 +533,10 @@ K_APART void k_attend_task(uint32_t at, uint32_t task) {
     k_attend_one(at, task);
 }
 
-/* op lies in shared memory. */
-K_INLINE void k_do_attend_halves(const k_op *op, uint32_t part) {
-    uint32_t at = (uint32_t)((const uint8_t *)op - k_shared_start());
+/* Of the phase's operation, at its place. */
+K_INLINE void k_do_attend_halves(uint32_t part) {
+    const uint32_t at = k_op_offset(k_phase_at());
+    const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     if (op->params[13] && op->n_parts >= op->params[8]) {
         k_attend_task(at, part);
     } else {

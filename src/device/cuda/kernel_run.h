@@ -18,8 +18,12 @@ _Static_assert(offsetof(k_schedule, turn) % 16 == 0 && offsetof(k_schedule, smal
 K_INLINE volatile k_run *k_run_at(void) {
     return &k_control_at()->run;
 }
+/* Where a phase's operation lies in shared memory, or will. */
+K_INLINE uint32_t k_op_offset(uint32_t phase) {
+    return K_CONTROL + (phase & 1) * (K_OPS / 2);
+}
 K_INLINE k_op *k_op_place(uint32_t phase) {
-    return (k_op *)(void *)(k_shared_start() + K_CONTROL + (phase & 1) * (K_OPS / 2));
+    return (k_op *)(void *)(k_shared_start() + k_op_offset(phase));
 }
 /* The phase that runs; its operation. The thread is asked for anew: where the phase lies would be kept over a phase's work, and spilled. */
 K_INLINE uint32_t k_phase_at(void) {

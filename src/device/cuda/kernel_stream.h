@@ -65,10 +65,11 @@ K_INLINE void k_dot_rows(const int kind, uint32_t n, const k_held *h, const uint
     }
 }
 
-/* A warp's share of every tile: rows first, first + step, ...; of each the pieces [from, to), a segment. Sums lie by row, by matrix where a gate has
- * two, by segment, by lane. */
+/* A warp's share of every tile: from `first` on as many rows as it takes at once, `apart` rows apart, and again `step` rows further on; of each the
+ * pieces [from, to), a segment. What it waits for are pieces [ring_from, ring_to) of the slot. Sums lie by row, by matrix where a gate has two, by
+ * segment, by lane. */
 typedef struct k_warp_share {
-    uint32_t first, step, from, to;
+    uint32_t first, apart, step, from, to, ring_from, ring_to;
     uint32_t row_sums, matrix_sums, own; /* floats from a row's to the next's; from a matrix's; to the lane's own */
 } k_warp_share;
 
@@ -79,7 +80,17 @@ K_INLINE uint32_t k_segments(const k_op *op) { /* as a power of two */
 K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n) {
     uint32_t pieces = kind == K_BY_BLOCK ? n / 32 : kind == K_BY_HALF_BLOCK ? n / 16 : n / 8, segments = k_segments(op);
     uint32_t each = (pieces + (1u << segments) - 1) >> segments, segment = k_warp() & ((1u << segments) - 1);
-    k_warp_share s = {.first = k_warp() >> segments, .step = K_WARPS >> segments, .from = segment * each};
+    uint32_t row = k_warp() >> segments, rows = K_WARPS >> segments, once = k_rows_at_once(kind), tile = op->params[K_TILE_ROWS];
+    k_warp_share s = {.first = row, .apart = rows, .step = rows * once, .from = segment * each, .ring_to = K_PIECES};
+    if (rows * once <= tile) { /* neighbours: they are there earlier than the whole tile */
+        s.first = row * once, s.apart = 1;
+    }
+    if (k_stream_is_long(op)) {
+        s.ring_to = 1;
+    } else if (rows * once == tile) {
+        uint32_t stride = kind == K_BY_EIGHT ? n * 2 : (uint32_t)op->src[K_SRC_LEFT].nb[1];
+        s.ring_from = s.first * stride / K_PIECE, s.ring_to = ((s.first + once) * stride + K_PIECE - 1) / K_PIECE;
+    }
     s.to = s.from + each < pieces ? s.from + each : pieces;
     s.matrix_sums = K_SUM << segments, s.row_sums = s.matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0), s.own = segment * K_SUM + k_lane();
     return s;
@@ -89,7 +100,7 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
  * that is not there, the first is computed once more. */
 K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k_warp_share *share, k_held *held, const uint8_t *tile,
                           uint32_t stride, uint32_t n, bool more, k_f32 *sums) {
-    const uint32_t each = share->step * stride, each_sums = share->step * share->row_sums;
+    const uint32_t each = share->apart * stride, each_sums = share->apart * share->row_sums;
     for (uint32_t base = share->from; base < share->to; base += k_pieces(kind) * K_LANES) { /* once, but for long columns */
         if (held->base != base) {
             k_hold_at(kind, base, share->to, held);
@@ -98,13 +109,13 @@ K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k
         const bool join = more || base > share->from;
         const uint8_t *row = tile + share->first * stride;
         k_f32 *at = sums + share->first * share->row_sums + share->own;
-        for (uint32_t r = share->first; r < n; r += k_rows_at_once(kind) * share->step) {
+        for (uint32_t r = share->first; r < n; r += share->step) {
             const uint8_t *rows[4];
             float own[4], before[4];
             uint32_t to[4];
             K_UNROLL_ALL
             for (uint32_t i = 0; i < k_rows_at_once(kind); i++) {
-                const bool there = r + i * share->step < n;
+                const bool there = r + i * share->apart < n;
                 rows[i] = there ? row + i * each : row;
                 to[i] = there ? i * each_sums : 0;
                 before[i] = join ? at[to[i]] : 0;
@@ -114,15 +125,15 @@ K_INLINE void k_tile_sums(const int kind, const k_column *c, float norm, const k
             for (uint32_t i = k_rows_at_once(kind); i--;) { /* so that the first's own sum is the last there */
                 at[to[i]] = own[i] + before[i];
             }
-            row += k_rows_at_once(kind) * each, at += k_rows_at_once(kind) * each_sums;
+            row += share->step * stride, at += share->step * share->row_sums;
         }
     }
 }
 
 /* The next tile: out of the ring, or, where there is none, brought here by all threads. */
-K_INLINE const uint8_t *k_take_tile(bool ring, uint32_t taken, const uint8_t *there, uint32_t bytes) {
+K_INLINE const uint8_t *k_take_tile(bool ring, uint32_t taken, const k_warp_share *share, const uint8_t *there, uint32_t bytes) {
     if (ring) {
-        return k_await_tile(taken);
+        return k_await_tile(taken, share->ring_from, share->ring_to);
     }
     k_block_sync();
     for (uint32_t i = k_thread(); i < bytes / 16; i += K_THREADS) {
@@ -139,7 +150,7 @@ K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor
     const uint8_t *matrix = (const uint8_t *)(uintptr_t)a->data + slice * stride;
     for (uint32_t row = from; row < to; row += tile_rows, sums += tile_rows * share->row_sums) {
         uint32_t n = to - row < tile_rows ? to - row : tile_rows;
-        const uint8_t *tile = k_take_tile(ring, taken, matrix + (uint64_t)row * whole, n * stride);
+        const uint8_t *tile = k_take_tile(ring, taken, share, matrix + (uint64_t)row * whole, n * stride);
         k_tile_sums(kind, c, norm, share, held, tile, stride, n, slice > 0, sums);
         if (ring) {
             k_release_tile(taken++);
@@ -283,8 +294,10 @@ K_INLINE void k_stream_meanwhile(void *context) {
 }
 
 /* The operation lies in shared memory (k_op_place), where the compiler sees that it does. */
-K_INLINE uint32_t k_stream_by(const int kind, const bool sliced, uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint32_t to, bool ring) {
+    k_block *b = &k_control_at()->block;
     const uint32_t at = k_phase_at();
+    uint32_t taken = b->taken;
     const k_op *op = k_op_place(at);
     const bool quants = kind != K_BY_EIGHT;
     const uint32_t slices = sliced ? op->params[K_SLICES] : 1, matrices = op->after & K_AFTER_GLU ? 2 : 1;
@@ -317,32 +330,38 @@ K_INLINE uint32_t k_stream_by(const int kind, const bool sliced, uint32_t from, 
         k_block_sync();
         k_stream_finish(op, sums, s.beside, quants ? 1 : norm);
     }
-    return taken;
+    if (ring && k_thread_anew() == 0) {
+        b->taken = taken;
+    }
 }
 
 /* Apart, so that each keeps registers to itself. */
-K_APART uint32_t k_stream_q4(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_BLOCK, false, from, to, ring, taken);
+K_APART void k_stream_q4(uint32_t from, uint32_t to, bool ring) {
+    k_stream_by(K_BY_BLOCK, false, from, to, ring);
 }
-K_APART uint32_t k_stream_q8(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_HALF_BLOCK, false, from, to, ring, taken);
+K_APART void k_stream_q8(uint32_t from, uint32_t to, bool ring) {
+    k_stream_by(K_BY_HALF_BLOCK, false, from, to, ring);
 }
-K_APART uint32_t k_stream_f16(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_EIGHT, false, from, to, ring, taken);
+K_APART void k_stream_f16(uint32_t from, uint32_t to, bool ring) {
+    k_stream_by(K_BY_EIGHT, false, from, to, ring);
 }
-K_APART uint32_t k_stream_long(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
-    return k_stream_by(K_BY_EIGHT, true, from, to, ring, taken);
+K_APART void k_stream_long(uint32_t from, uint32_t to, bool ring) {
+    k_stream_by(K_BY_EIGHT, true, from, to, ring);
 }
 
-/* Rows [from, to) of the phase's operation. `taken` tiles came out of the ring before; returns how many have now. What was written is there for
- * others behind a barrier alone, or by its stamps. */
-K_INLINE uint32_t k_do_stream(uint32_t from, uint32_t to, bool ring, uint32_t taken) {
+/* Rows [from, to) of the phase's operation. What was written is there for others behind a barrier alone, or by its stamps. */
+K_INLINE void k_do_stream(uint32_t from, uint32_t to, bool ring) {
     const k_op *op = k_op_at();
     uint32_t type = op->src[K_SRC_LEFT].type;
-    return type == K_TYPE_Q4_0_SPLIT   ? k_stream_q4(from, to, ring, taken)
-           : type == K_TYPE_Q8_0_SPLIT ? k_stream_q8(from, to, ring, taken)
-           : op->params[K_SLICES] > 1  ? k_stream_long(from, to, ring, taken)
-                                       : k_stream_f16(from, to, ring, taken);
+    if (type == K_TYPE_Q4_0_SPLIT) {
+        k_stream_q4(from, to, ring);
+    } else if (type == K_TYPE_Q8_0_SPLIT) {
+        k_stream_q8(from, to, ring);
+    } else if (op->params[K_SLICES] > 1) {
+        k_stream_long(from, to, ring);
+    } else {
+        k_stream_f16(from, to, ring);
+    }
 }
 
 #endif

@@ -371,10 +371,9 @@ K_FN void k_await_piece(uint32_t n) {
     while (!k_bar_passed(&k_control_at()->full[n % (K_SLOTS * K_PIECES)], k_round(n / K_PIECES))) {
     }
 }
-/* A piece is asked for when those before the last so many are there. */
-K_FN const uint8_t *k_await_tile(uint32_t n) {
-    K_UNROLL_ALL
-    for (uint32_t i = K_UNDER_WAY < K_PIECES ? K_PIECES - K_UNDER_WAY : 0; i < K_PIECES; i++) {
+/* Its pieces [from, to): the others' memory is not to be looked at. */
+K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
+    for (uint32_t i = from; i < to; i++) {
         k_await_piece(n * K_PIECES + i);
     }
     return k_slot(n);
@@ -392,30 +391,51 @@ K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
     __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
+/* Asks for the tile in pieces, each when those before the last few are there. */
+K_FN void k_fetch_pieces(uint64_t from, uint32_t bytes, uint32_t n) {
+    for (uint32_t i = 0; i < K_PIECES; i++) {
+        const uint32_t piece = n * K_PIECES + i, at = i * K_PIECE;
+        const uint64_t *full = &k_control_at()->full[piece % (K_SLOTS * K_PIECES)];
+        if (piece >= K_PIECES_UNDER_WAY) {
+            k_await_piece(piece - K_PIECES_UNDER_WAY);
+        }
+        if (at < bytes) {
+            const uint32_t size = bytes - at < K_PIECE ? bytes - at : K_PIECE;
+            k_bar_expect(full, size);
+            k_bulk_load_once(k_slot(n) + at, from + at, size, full);
+        } else {
+            k_bar_arrive(full);
+        }
+    }
+}
+/* As a whole: its first piece is all of it. */
+K_FN void k_fetch_whole(uint64_t from, uint32_t bytes, uint32_t n) {
+    const uint64_t *full = &k_control_at()->full[n % K_SLOTS * K_PIECES];
+    if (n >= K_TILES_UNDER_WAY) {
+        k_await_tile(n - K_TILES_UNDER_WAY, 0, K_PIECES);
+    }
+    k_bar_expect(full, bytes);
+    k_bulk_load_once(k_slot(n), from, bytes, full);
+    for (uint32_t i = 1; i < K_PIECES; i++) {
+        k_bar_arrive(full + i);
+    }
+}
+
 /* One thread. Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
 K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
-    enum { PIECE = K_SLOT / K_PIECES };
-    k_control *c = k_control_at();
+    const k_control *c = k_control_at();
     uint64_t from = stream->from;
     for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step, n++) {
-        uint32_t slot = n % K_SLOTS, bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
-        while (!k_bar_passed(&c->empty[slot], k_round(n) ^ 1)) {
-            if (*(volatile uint32_t *)&c->stop) {
+        uint32_t bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
+        while (!k_bar_passed(&c->empty[n % K_SLOTS], k_round(n) ^ 1)) {
+            if (*(const volatile uint32_t *)&c->stop) {
                 return n;
             }
         }
-        for (uint32_t i = 0; i < K_PIECES; i++) {
-            const uint64_t *full = &c->full[slot * K_PIECES + i];
-            if (n * K_PIECES + i >= K_UNDER_WAY) {
-                k_await_piece(n * K_PIECES + i - K_UNDER_WAY);
-            }
-            if (i * PIECE < bytes) {
-                uint32_t size = bytes - i * PIECE < PIECE ? bytes - i * PIECE : PIECE;
-                k_bar_expect(full, size);
-                k_bulk_load_once(k_slot(n) + i * PIECE, from + i * PIECE, size, full);
-            } else {
-                k_bar_arrive(full);
-            }
+        if (stream->whole) {
+            k_fetch_whole(from, bytes, n);
+        } else {
+            k_fetch_pieces(from, bytes, n);
         }
     }
     return n;
@@ -423,7 +443,7 @@ K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
 
 /* One thread. A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
 K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
-    const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0, 0, 0, 0};
+    const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0};
     k_stream next = s->n_streams ? streams[0] : none;
     for (uint32_t i = 1; next.bytes && !*(volatile uint32_t *)&k_control_at()->stop; i++) {
         k_stream now = next;
@@ -435,7 +455,7 @@ K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) 
         }
     }
     for (uint32_t back = n < K_SLOTS ? n : K_SLOTS; back; back--) {
-        k_await_tile(n - back);
+        k_await_tile(n - back, 0, K_PIECES);
     }
     return n;
 }
@@ -600,7 +620,8 @@ K_FN void k_ring_init(void) {
 }
 K_FN void k_ring_memory_done(void) {
 }
-K_FN const uint8_t *k_await_tile(uint32_t n) {
+K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
+    (void)from, (void)to;
     return k_slot(n);
 }
 K_FN void k_release_tile(uint32_t n) {

@@ -27,7 +27,7 @@ static const k_op *op_here(const k_op *op) {
 
 static void stream_alone(const k_op *op, uint32_t part) {
     op = op_here(op);
-    k_do_stream(k_stream_from(op, part), k_stream_from(op, part + 1), false, 0);
+    k_do_stream(k_stream_from(op, part), k_stream_from(op, part + 1), false);
     if (op->after & K_AFTER_LARGEST) {
         k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
     }
@@ -53,7 +53,8 @@ static __attribute__((noinline)) void run_op(const k_op *op, uint32_t part) {
         k_do_mask_map(op, part);
         break;
     case K_OP_ATTEND_HALVES:
-        k_do_attend_halves(op_here(op), part);
+        op_here(op);
+        k_do_attend_halves(part);
         break;
     case K_OP_FLAT:
         k_do_flat(op, part);
@@ -114,7 +115,7 @@ static const k_op *find_part(const k_op *ops, const k_phase *phase, uint32_t *pa
 }
 
 K_INLINE void mark(const volatile k_run *r, uint32_t i) {
-    if (k_thread() == 0 && r->marks && i < K_MARKS) {
+    if (k_thread_anew() == 0 && r->marks && i < K_MARKS) {
         r->marks[i] = k_now_ns();
     }
 }
@@ -189,7 +190,7 @@ K_APART void begin_run(k_block *block, const k_schedule *schedule, bool later) {
 
 /* What a phase does beside its work. */
 K_INLINE void begin_phase(const k_block *b, volatile k_run *r) {
-    if (k_thread() == 0) {
+    if (k_thread_anew() == 0) {
         if (k_phase_at() == r->ring_from) {
             *(volatile uint32_t *)&k_control_at()->open = 1;
         }
@@ -207,7 +208,7 @@ K_INLINE bool end_phase(k_block *b, volatile k_run *r) {
     if (next < r->n && r->works[next & 3].part & K_FLOWS) {
         k_block_sync();
     } else {
-        stopped = k_grid_barrier(b, b->block == 0 && k_thread() == 0 ? r->stop[0] : 0);
+        stopped = k_grid_barrier(b, b->block == 0 && k_thread_anew() == 0 ? r->stop[0] : 0);
     }
     k_go_to(next);
     mark(r, next);
@@ -220,11 +221,17 @@ K_INLINE uint32_t does(const volatile k_run *r) {
     return at < r->n ? r->works[at & 3].part & K_DECODES : K_DOES_ANY;
 }
 
-K_INLINE uint32_t decode_column(uint32_t kind, const volatile k_work *work, bool ring, uint32_t taken) {
-    return kind == K_DOES_Q4    ? k_stream_q4(work->from, work->to, ring, taken)
-           : kind == K_DOES_Q8  ? k_stream_q8(work->from, work->to, ring, taken)
-           : kind == K_DOES_F16 ? k_stream_f16(work->from, work->to, ring, taken)
-                                : k_stream_long(work->from, work->to, ring, taken);
+/* The compiler is told that all lanes go the same way: else what it needs for others is spilled over a call. */
+K_INLINE void decode_column(uint32_t kind, uint32_t from, uint32_t to, bool ring) {
+    if (k_warp_any(kind == K_DOES_Q4)) {
+        k_stream_q4(from, to, ring);
+    } else if (k_warp_any(kind == K_DOES_Q8)) {
+        k_stream_q8(from, to, ring);
+    } else if (k_warp_any(kind == K_DOES_F16)) {
+        k_stream_f16(from, to, ring);
+    } else {
+        k_stream_long(from, to, ring);
+    }
 }
 
 /*
@@ -238,19 +245,16 @@ K_APART bool run_decoding(k_block *block) {
     bool stopped = false;
     for (uint32_t kind; !stopped && (kind = does(r)) != K_DOES_ANY;) {
         begin_phase(b, r);
-        if (kind == K_DOES_NOTHING) {
+        if (k_warp_any(kind == K_DOES_NOTHING)) {
             k_bring_next();
-        } else if (kind != K_DOES_ATTEND) {
-            uint32_t taken = decode_column(kind, &r->works[k_phase_at() & 3], b->ring, b->taken);
-            if (k_thread() == 0) {
-                b->taken = taken;
-            }
+        } else if (k_warp_any(kind != K_DOES_ATTEND)) {
+            decode_column(kind, r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to, b->ring);
             if (k_op_at()->after & K_AFTER_LARGEST) {
                 k_stream_largest(k_op_at(), r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to);
             }
         } else {
             k_bring_next();
-            k_do_attend_halves(k_op_at(), r->works[k_phase_at() & 3].part & K_NUMBER);
+            k_do_attend_halves(r->works[k_phase_at() & 3].part & K_NUMBER);
         }
         stopped = end_phase(b, r);
     }

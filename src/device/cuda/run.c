@@ -193,7 +193,8 @@ static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
                 streams[n] = (k_stream){.from = op->src[m / slices ? K_SRC_LEFT2 : K_SRC_LEFT].data + (uint64_t)row * stride + m % slices * slice,
                                         .step = (uint64_t)op->params[K_TILE_ROWS] * stride,
                                         .bytes = rows * slice,
-                                        .tile_bytes = op->params[K_TILE_ROWS] * slice};
+                                        .tile_bytes = op->params[K_TILE_ROWS] * slice,
+                                        .whole = k_stream_is_long(op)};
             }
         }
     }

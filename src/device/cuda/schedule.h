@@ -38,8 +38,11 @@ enum {
     K_LONGEST_ROW = 20 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
     K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
-    K_PIECES = 4,              /* of a tile, asked for one by one */
-    K_UNDER_WAY = 2, /* pieces that a block asks for at once: as many as keep memory busy; all that is asked for behind them waits for them */
+    K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
+    K_PIECE = K_SLOT / K_PIECES,
+    K_PIECES_UNDER_WAY = 3,     /* so many at once, since all that is asked for behind them waits for them, too; */
+    K_TILES_UNDER_WAY = 3,      /* or so many whole tiles, */
+    K_LONG_STREAM = 300 * 1024, /* if a block has more than so many bytes of an operation's weights */
 };
 
 _Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
@@ -165,6 +168,12 @@ static inline uint32_t k_stream_from(const k_op *op, uint32_t part) {
     return k_share((uint32_t)op->src[K_SRC_LEFT].ne[1] / unit, part, op->n_parts) * unit;
 }
 
+/* Are a K_OP_STREAM's weights so many that its tiles come as a whole? */
+static inline bool k_stream_is_long(const k_op *op) {
+    uint64_t rows = (uint32_t)op->src[K_SRC_LEFT].ne[1] * (op->after & K_AFTER_GLU ? 2ull : 1ull);
+    return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] > (uint64_t)K_LONG_STREAM * op->n_parts;
+}
+
 /* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
 static inline uint32_t k_stream_most(const k_op *op) {
     uint32_t rows = K_SUMS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
@@ -203,6 +212,7 @@ enum {
 typedef struct k_stream {
     uint64_t from, step; /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes;
+    uint32_t whole, reserved; /* whole: tiles are asked for as they are */
 } k_stream;
 
 /* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
