@@ -5,6 +5,7 @@
 #ifndef SP_DEVICE_CUDA_KERNEL_STAGES_HOPPER_H
 #define SP_DEVICE_CUDA_KERNEL_STAGES_HOPPER_H
 
+#include "device/cuda/kernel_ring.h"
 #include "device/cuda/kernel_wgmma.h"
 
 #ifdef K_WGMMA

@@ -8,6 +8,7 @@
 #define SP_DEVICE_CUDA_KERNEL_STREAM_H
 
 #include "device/cuda/kernel_column.h"
+#include "device/cuda/kernel_ring.h"
 #include "device/cuda/kernel_rows.h"
 #include "device/cuda/kernel_run.h"
 

@@ -6,6 +6,7 @@
 #ifndef SP_DEVICE_CUDA_KERNEL_TILES_H
 #define SP_DEVICE_CUDA_KERNEL_TILES_H
 
+#include "device/cuda/kernel_ring.h"
 #ifdef K_WGMMA
 #include "device/cuda/kernel_tiles_hopper.h"
 #else

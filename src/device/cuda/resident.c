@@ -9,6 +9,7 @@
 #include "device/cuda/kernel_product.h"
 #include "device/cuda/kernel_queue.h"
 #include "device/cuda/kernel_recurrent.h"
+#include "device/cuda/kernel_ring.h"
 #include "device/cuda/kernel_run.h"
 #include "device/cuda/kernel_stream.h"
 #include "device/cuda/kernel_tiles.h"
