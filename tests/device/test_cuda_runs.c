@@ -124,8 +124,23 @@ static void test_newest_rows(void **state) {
     }
 }
 
+/* get_rows of the only row is that row: of a temporary, of a view of one, and of what other operations read too. */
+static void test_only_row(void **state) {
+    graph_case one, *c = &one;
+    begin_case(c, "the only row", 1e-3);
+    sp_graph *g = &c->g;
+    sp_tensor x = add_window(c, IN, SP_TYPE_F32, ANEW, 1, 1, 1), ids = row_ids(c, SP_TYPE_I32, 1, 1, 1, 1, true);
+    sp_tensor h = sp_mul_mat(g, model_weight(c, SP_TYPE_Q8_0, ANEW, ANEW, 1), x);
+    sp_tensor half = sp_view_3d(g, h, sp_dim(ANEW / 2), sp_dim(1), sp_dim(1), sp_dim(ANEW * 2), sp_dim(ANEW * 2), sp_dim(ANEW * 2));
+    sp_tensor all = sp_get_rows(g, h, ids), product = sp_mul_mat(g, model_weight(c, SP_TYPE_Q4_0, ANEW, ANEW, 1), all);
+    sp_tensor sum = sp_graph_op2(g, SP_OP_ADD, sp_get_rows(g, product, ids), all);
+    sp_tensor end = sp_mul_mat(g, model_weight(c, SP_TYPE_F16, ANEW, ANEW / 2, 1), sum);
+    result(c, sp_graph_op2(g, SP_OP_ADD, end, sp_get_rows(g, half, ids)), SP_TYPE_F32, ANEW / 2, 1, 1, 1);
+    compare_runs(state, c);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows), cmocka_unit_test(test_only_row)};
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }
