@@ -9,42 +9,56 @@ static void fill_mask(uint16_t *halves, uint64_t n) {
     }
 }
 
+/* An executable with all that it needs. */
+typedef struct bound {
+    sp_device_weights *weights;
+    sp_device_memory *memory;
+    sp_workspace *workspace;
+    sp_executable *x;
+    uint8_t *pages;
+} bound;
+
+static void bind(const graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, bound *b) {
+    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
+    b->pages = new_pages(REGION);
+    MUST(sp_device_weights_open(device, &table, NULL, NULL, &b->weights, err));
+    MUST(sp_device_memory_open(device, b->pages, REGION, &b->memory, err));
+    MUST(sp_workspace_open(device, 1ull << 32, &b->workspace, err));
+    MUST(sp_device_memory_sync(b->memory, 0, REGION, SP_SYNC_TO_DEVICE, err));
+    sp_slot_binding bindings[2] = {{b->memory, 0, REGION / 2}, {b->memory, REGION / 2, REGION / 2}};
+    MUST(sp_device_prepare(b->workspace, spec, bindings, &b->weights, 1, &b->x, err));
+}
+
+static void unbind(bound *b) {
+    sp_executable_close(b->x);
+    sp_workspace_close(b->workspace);
+    sp_device_memory_close(b->memory);
+    sp_device_weights_close(b->weights);
+    munmap(b->pages, REGION);
+}
+
 /* Results of so many runs of one executable, each over numbers and rows of its own; caches stay from run to run. The result is the last window. */
 static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, int runs, float *results) {
-    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
-    sp_device_weights *w = NULL;
-    sp_device_memory *memory = NULL;
-    sp_workspace *workspace = NULL;
-    sp_executable *x = NULL;
-    uint8_t *pages = new_pages(REGION);
     const filled *in = &c->windows[0], *out = &c->windows[c->n_windows - 1];
-    MUST(sp_device_weights_open(device, &table, NULL, NULL, &w, err));
-    MUST(sp_device_memory_open(device, pages, REGION, &memory, err));
-    MUST(sp_workspace_open(device, 1ull << 32, &workspace, err));
-    MUST(sp_device_memory_sync(memory, 0, REGION, SP_SYNC_TO_DEVICE, err));
-    sp_slot_binding bindings[2] = {{memory, 0, REGION / 2}, {memory, REGION / 2, REGION / 2}};
-    MUST(sp_device_prepare(workspace, spec, bindings, &w, 1, &x, err));
+    bound b;
+    bind(c, device, spec, weights, &b);
     for (int run = 0; run < runs; run++) {
         for (uint64_t i = 0; i < in->size / sizeof(float); i++) {
-            ((float *)(void *)(pages + in->offset))[i] = sinf((float)(i + 1) * (float)(run + 1));
+            ((float *)(void *)(b.pages + in->offset))[i] = sinf((float)(i + 1) * (float)(run + 1));
         }
         for (uint32_t i = 1; i < c->n_windows; i++) {
             if (c->windows[i].bound) {
-                *(int64_t *)(void *)(pages + c->windows[i].offset) = (run * 131 + (int64_t)i) % c->windows[i].bound;
+                *(int64_t *)(void *)(b.pages + c->windows[i].offset) = (run * 131 + (int64_t)i) % c->windows[i].bound;
             } else if (c->windows[i].slot == IN) {
-                fill_mask((uint16_t *)(void *)(pages + c->windows[i].offset), c->windows[i].size / sizeof(uint16_t));
+                fill_mask((uint16_t *)(void *)(b.pages + c->windows[i].offset), c->windows[i].size / sizeof(uint16_t));
             }
         }
-        MUST(sp_device_memory_sync(memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
-        MUST(sp_device_execute(x, err));
-        MUST(sp_device_memory_sync(memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
-        memcpy(results + (uint64_t)run * out->size / sizeof(float), pages + REGION / 2 + out->offset, out->size);
+        MUST(sp_device_memory_sync(b.memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
+        MUST(sp_device_execute(b.x, err));
+        MUST(sp_device_memory_sync(b.memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
+        memcpy(results + (uint64_t)run * out->size / sizeof(float), b.pages + REGION / 2 + out->offset, out->size);
     }
-    sp_executable_close(x);
-    sp_workspace_close(workspace);
-    sp_device_memory_close(memory);
-    sp_device_weights_close(w);
-    munmap(pages, REGION);
+    unbind(&b);
 }
 
 enum { ANEW = 512, ANEW_RUNS = 6 };
@@ -139,8 +153,41 @@ static void test_only_row(void **state) {
     compare_runs(state, c);
 }
 
+/* There is but one row: an id of another is refused, though nothing looks at it. */
+static void test_other_row(void **state) {
+    const devices *d = *state;
+    graph_case one, *c = &one;
+    begin_case(c, "another row", 1e-3);
+    sp_graph *g = &c->g;
+    sp_tensor x = add_window(c, IN, SP_TYPE_F32, ANEW, 1, 1, 1), ids = row_ids(c, SP_TYPE_I32, 1, 1, 1, 1, true);
+    sp_tensor row = sp_get_rows(g, sp_mul_mat(g, model_weight(c, SP_TYPE_F16, ANEW, ANEW, 1), x), ids);
+    result(c, sp_graph_op2(g, SP_OP_ADD, row, row), SP_TYPE_F32, ANEW, 1, 1, 1);
+    uint32_t size;
+    const void *bytes = sp_graph_bytes(g, &size);
+    sp_weight_source source = {find_case_weight, c};
+    sp_program *program = NULL;
+    sp_spec *spec = NULL;
+    bound b;
+    MUST(sp_program_load(bytes, size, &source, &program, err));
+    MUST(sp_program_specialise(program, NULL, 0, NULL, &spec, err));
+    uint8_t *weights = new_pages(c->weight_bytes + 4096);
+    bind(c, d->tested, spec, weights, &b);
+    for (int32_t id = -1; id <= 1; id++) {
+        sp_error error;
+        *(int32_t *)(void *)(b.pages + c->windows[1].offset) = id;
+        MUST(sp_device_memory_sync(b.memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
+        assert_int_equal(sp_device_execute(b.x, &error), id ? SP_ERR_RANGE : SP_OK);
+    }
+    unbind(&b);
+    munmap(weights, c->weight_bytes + 4096);
+    sp_spec_free(spec);
+    sp_program_free(program);
+    sp_graph_free(g);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows), cmocka_unit_test(test_only_row)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows), cmocka_unit_test(test_only_row),
+                                       cmocka_unit_test(test_other_row)};
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);
 }
