@@ -61,18 +61,23 @@ static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, cons
     unbind(&b);
 }
 
+static sp_spec *specialised(graph_case *c, sp_program **program) {
+    uint32_t size;
+    const void *bytes = sp_graph_bytes(&c->g, &size);
+    sp_weight_source source = {find_case_weight, c};
+    sp_spec *spec = NULL;
+    MUST(sp_program_load(bytes, size, &source, program, err));
+    MUST(sp_program_specialise(*program, NULL, 0, NULL, &spec, err));
+    return spec;
+}
+
 enum { ANEW = 512, ANEW_RUNS = 6 };
 
 /* Both devices must say the same in all runs. The result is a column. */
 static void compare_runs(void **state, graph_case *c) {
     const devices *d = *state;
-    uint32_t size;
-    const void *bytes = sp_graph_bytes(&c->g, &size);
-    sp_weight_source source = {find_case_weight, c};
     sp_program *program = NULL;
-    sp_spec *spec = NULL;
-    MUST(sp_program_load(bytes, size, &source, &program, err));
-    MUST(sp_program_specialise(program, NULL, 0, NULL, &spec, err));
+    sp_spec *spec = specialised(c, &program);
     uint8_t *weights = new_pages(c->weight_bytes + 4096);
     for (uint32_t i = 0; i < c->n_weights; i++) {
         fill_numbers(c->weights[i].type, weights + c->weights[i].offset, c->weights[i].ne[0], c->weights[i].ne[1], -0.1f, 0.1f, 0);
@@ -162,14 +167,9 @@ static void test_other_row(void **state) {
     sp_tensor x = add_window(c, IN, SP_TYPE_F32, ANEW, 1, 1, 1), ids = row_ids(c, SP_TYPE_I32, 1, 1, 1, 1, true);
     sp_tensor row = sp_get_rows(g, sp_mul_mat(g, model_weight(c, SP_TYPE_F16, ANEW, ANEW, 1), x), ids);
     result(c, sp_graph_op2(g, SP_OP_ADD, row, row), SP_TYPE_F32, ANEW, 1, 1, 1);
-    uint32_t size;
-    const void *bytes = sp_graph_bytes(g, &size);
-    sp_weight_source source = {find_case_weight, c};
     sp_program *program = NULL;
-    sp_spec *spec = NULL;
+    sp_spec *spec = specialised(c, &program);
     bound b;
-    MUST(sp_program_load(bytes, size, &source, &program, err));
-    MUST(sp_program_specialise(program, NULL, 0, NULL, &spec, err));
     uint8_t *weights = new_pages(c->weight_bytes + 4096);
     bind(c, d->tested, spec, weights, &b);
     for (int32_t id = -1; id <= 1; id++) {
