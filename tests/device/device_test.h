@@ -177,27 +177,40 @@ static inline uint8_t *new_pages(size_t size) {
         }                                                                                                                                            \
     } while (0)
 
+/* An executable with all that it needs, over a case's two slots in pages of the caller's. */
+typedef struct bound {
+    sp_device_weights *weights;
+    sp_device_memory *memory;
+    sp_workspace *workspace;
+    sp_executable *x;
+} bound;
+
+static inline void bind_case(const graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, uint8_t *pages, bound *b) {
+    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
+    MUST(sp_device_weights_open(device, &table, NULL, NULL, &b->weights, err));
+    MUST(sp_device_memory_open(device, pages, REGION, &b->memory, err));
+    MUST(sp_device_memory_sync(b->memory, 0, REGION, SP_SYNC_TO_DEVICE, err));
+    MUST(sp_workspace_open(device, 1ull << 32, &b->workspace, err));
+    sp_slot_binding bindings[2] = {{b->memory, 0, REGION / 2}, {b->memory, REGION / 2, REGION / 2}};
+    MUST(sp_device_prepare(b->workspace, spec, bindings, &b->weights, 1, &b->x, err));
+}
+
+static inline void unbind_case(bound *b) {
+    sp_executable_close(b->x);
+    sp_workspace_close(b->workspace);
+    sp_device_memory_close(b->memory);
+    sp_device_weights_close(b->weights);
+}
+
 /* Runs the program on a device over a copy of pages; the output half comes back. */
 static inline void run_case(graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, uint8_t *pages, int times) {
-    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
-    sp_device_weights *w = NULL;
-    sp_device_memory *memory = NULL;
-    sp_workspace *workspace = NULL;
-    sp_executable *x = NULL;
-    MUST(sp_device_weights_open(device, &table, NULL, NULL, &w, err));
-    MUST(sp_device_memory_open(device, pages, REGION, &memory, err));
-    MUST(sp_device_memory_sync(memory, 0, REGION, SP_SYNC_TO_DEVICE, err));
-    MUST(sp_workspace_open(device, 1ull << 32, &workspace, err));
-    sp_slot_binding bindings[2] = {{memory, 0, REGION / 2}, {memory, REGION / 2, REGION / 2}};
-    MUST(sp_device_prepare(workspace, spec, bindings, &w, 1, &x, err));
+    bound b;
+    bind_case(c, device, spec, weights, pages, &b);
     for (int i = 0; i < times; i++) {
-        MUST(sp_device_execute(x, err));
+        MUST(sp_device_execute(b.x, err));
     }
-    MUST(sp_device_memory_sync(memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
-    sp_executable_close(x);
-    sp_workspace_close(workspace);
-    sp_device_memory_close(memory);
-    sp_device_weights_close(w);
+    MUST(sp_device_memory_sync(b.memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
+    unbind_case(&b);
 }
 
 static inline float *as_floats(const filled *w, const uint8_t *base) {
@@ -296,9 +309,8 @@ static inline void check_writes(graph_case *c, const sp_spec *spec, const uint8_
     free(writes);
 }
 
-/* Ends the graph: both devices compute it, several times over the same memory, and must agree. */
-static inline void compare(void **state, graph_case *c) {
-    devices *d = *state;
+/* Ends the graph. */
+static inline sp_spec *specialise_case(graph_case *c, sp_program **program) {
     uint32_t size;
     const void *bytes = sp_graph_bytes(&c->g, &size);
     if (!bytes) {
@@ -306,10 +318,17 @@ static inline void compare(void **state, graph_case *c) {
     }
     assert_true(c->used[0] <= REGION / 2 && c->used[1] <= REGION / 2);
     sp_weight_source source = {find_case_weight, c};
-    sp_program *program = NULL;
     sp_spec *spec = NULL;
-    MUST(sp_program_load(bytes, size, &source, &program, err));
-    MUST(sp_program_specialise(program, NULL, 0, NULL, &spec, err));
+    MUST(sp_program_load(bytes, size, &source, program, err));
+    MUST(sp_program_specialise(*program, NULL, 0, NULL, &spec, err));
+    return spec;
+}
+
+/* Ends the graph: both devices compute it, several times over the same memory, and must agree. */
+static inline void compare(void **state, graph_case *c) {
+    devices *d = *state;
+    sp_program *program = NULL;
+    sp_spec *spec = specialise_case(c, &program);
     uint8_t *mine = new_pages(REGION), *right = new_pages(REGION), *weights = new_pages(c->weight_bytes + 4096);
     for (uint32_t i = 0; i < c->n_windows; i++) {
         fill_window(&c->windows[i], mine + c->windows[i].slot * (REGION / 2));

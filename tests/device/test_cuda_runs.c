@@ -9,66 +9,30 @@ static void fill_mask(uint16_t *halves, uint64_t n) {
     }
 }
 
-/* An executable with all that it needs. */
-typedef struct bound {
-    sp_device_weights *weights;
-    sp_device_memory *memory;
-    sp_workspace *workspace;
-    sp_executable *x;
-    uint8_t *pages;
-} bound;
-
-static void bind(const graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, bound *b) {
-    sp_weight_table table = {.base = weights, .size = c->weight_bytes, .n = c->n_weights, .entries = c->weights};
-    b->pages = new_pages(REGION);
-    MUST(sp_device_weights_open(device, &table, NULL, NULL, &b->weights, err));
-    MUST(sp_device_memory_open(device, b->pages, REGION, &b->memory, err));
-    MUST(sp_workspace_open(device, 1ull << 32, &b->workspace, err));
-    MUST(sp_device_memory_sync(b->memory, 0, REGION, SP_SYNC_TO_DEVICE, err));
-    sp_slot_binding bindings[2] = {{b->memory, 0, REGION / 2}, {b->memory, REGION / 2, REGION / 2}};
-    MUST(sp_device_prepare(b->workspace, spec, bindings, &b->weights, 1, &b->x, err));
-}
-
-static void unbind(bound *b) {
-    sp_executable_close(b->x);
-    sp_workspace_close(b->workspace);
-    sp_device_memory_close(b->memory);
-    sp_device_weights_close(b->weights);
-    munmap(b->pages, REGION);
-}
-
 /* Results of so many runs of one executable, each over numbers and rows of its own; caches stay from run to run. The result is the last window. */
 static void run_anew(graph_case *c, sp_device *device, const sp_spec *spec, const uint8_t *weights, int runs, float *results) {
     const filled *in = &c->windows[0], *out = &c->windows[c->n_windows - 1];
+    uint8_t *pages = new_pages(REGION);
     bound b;
-    bind(c, device, spec, weights, &b);
+    bind_case(c, device, spec, weights, pages, &b);
     for (int run = 0; run < runs; run++) {
         for (uint64_t i = 0; i < in->size / sizeof(float); i++) {
-            ((float *)(void *)(b.pages + in->offset))[i] = sinf((float)(i + 1) * (float)(run + 1));
+            ((float *)(void *)(pages + in->offset))[i] = sinf((float)(i + 1) * (float)(run + 1));
         }
         for (uint32_t i = 1; i < c->n_windows; i++) {
             if (c->windows[i].bound) {
-                *(int64_t *)(void *)(b.pages + c->windows[i].offset) = (run * 131 + (int64_t)i) % c->windows[i].bound;
+                *(int64_t *)(void *)(pages + c->windows[i].offset) = (run * 131 + (int64_t)i) % c->windows[i].bound;
             } else if (c->windows[i].slot == IN) {
-                fill_mask((uint16_t *)(void *)(b.pages + c->windows[i].offset), c->windows[i].size / sizeof(uint16_t));
+                fill_mask((uint16_t *)(void *)(pages + c->windows[i].offset), c->windows[i].size / sizeof(uint16_t));
             }
         }
         MUST(sp_device_memory_sync(b.memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
         MUST(sp_device_execute(b.x, err));
         MUST(sp_device_memory_sync(b.memory, REGION / 2, REGION / 2, SP_SYNC_FROM_DEVICE, err));
-        memcpy(results + (uint64_t)run * out->size / sizeof(float), b.pages + REGION / 2 + out->offset, out->size);
+        memcpy(results + (uint64_t)run * out->size / sizeof(float), pages + REGION / 2 + out->offset, out->size);
     }
-    unbind(&b);
-}
-
-static sp_spec *specialised(graph_case *c, sp_program **program) {
-    uint32_t size;
-    const void *bytes = sp_graph_bytes(&c->g, &size);
-    sp_weight_source source = {find_case_weight, c};
-    sp_spec *spec = NULL;
-    MUST(sp_program_load(bytes, size, &source, program, err));
-    MUST(sp_program_specialise(*program, NULL, 0, NULL, &spec, err));
-    return spec;
+    unbind_case(&b);
+    munmap(pages, REGION);
 }
 
 enum { ANEW = 512, ANEW_RUNS = 6 };
@@ -77,7 +41,7 @@ enum { ANEW = 512, ANEW_RUNS = 6 };
 static void compare_runs(void **state, graph_case *c) {
     const devices *d = *state;
     sp_program *program = NULL;
-    sp_spec *spec = specialised(c, &program);
+    sp_spec *spec = specialise_case(c, &program);
     uint8_t *weights = new_pages(c->weight_bytes + 4096);
     for (uint32_t i = 0; i < c->n_weights; i++) {
         fill_numbers(c->weights[i].type, weights + c->weights[i].offset, c->weights[i].ne[0], c->weights[i].ne[1], -0.1f, 0.1f, 0);
@@ -168,17 +132,18 @@ static void test_other_row(void **state) {
     sp_tensor row = sp_get_rows(g, sp_mul_mat(g, model_weight(c, SP_TYPE_F16, ANEW, ANEW, 1), x), ids);
     result(c, sp_graph_op2(g, SP_OP_ADD, row, row), SP_TYPE_F32, ANEW, 1, 1, 1);
     sp_program *program = NULL;
-    sp_spec *spec = specialised(c, &program);
+    sp_spec *spec = specialise_case(c, &program);
     bound b;
-    uint8_t *weights = new_pages(c->weight_bytes + 4096);
-    bind(c, d->tested, spec, weights, &b);
+    uint8_t *pages = new_pages(REGION), *weights = new_pages(c->weight_bytes + 4096);
+    bind_case(c, d->tested, spec, weights, pages, &b);
     for (int32_t id = -1; id <= 1; id++) {
         sp_error error;
-        *(int32_t *)(void *)(b.pages + c->windows[1].offset) = id;
+        *(int32_t *)(void *)(pages + c->windows[1].offset) = id;
         MUST(sp_device_memory_sync(b.memory, 0, REGION / 2, SP_SYNC_TO_DEVICE, err));
         assert_int_equal(sp_device_execute(b.x, &error), id ? SP_ERR_RANGE : SP_OK);
     }
-    unbind(&b);
+    unbind_case(&b);
+    munmap(pages, REGION);
     munmap(weights, c->weight_bytes + 4096);
     sp_spec_free(spec);
     sp_program_free(program);
