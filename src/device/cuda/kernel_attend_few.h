@@ -100,9 +100,6 @@ typedef const __attribute__((address_space(1))) k_u16 *k_global_u16;
 K_INLINE void k_copy_near(void *to, const void *from) {
     __asm__ volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(k_address_of(to)), "l"(from) : "memory");
 }
-K_INLINE bool k_warp_any(bool x) {
-    return __nvvm_vote_any_sync(0xffffffffu, x);
-}
 /* A tile's keys: 32 elements from `at` on, in two steps. A lane loads 8 neighbours of two rows, which are not those that a fragment's lane has: that
  * is all the same, as long as queries have the same order. Behind the last position comes the last again. */
 K_INLINE void k_few_keys(const uint32_t wide, const k_few *a, uint32_t first, k_half_a *keys) {
@@ -236,9 +233,6 @@ typedef const k_u16 *k_global_u16;
 
 K_INLINE void k_copy_near(void *to, const void *from) {
     k_copy_async(to, from, true);
-}
-K_INLINE bool k_warp_any(bool x) {
-    return x;
 }
 K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
     (void)wide, (void)a, (void)first;

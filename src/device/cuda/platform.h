@@ -85,6 +85,10 @@ K_FN uint32_t k_warp(void) {
 K_FN void k_warp_sync(void) {
     __nvvm_bar_warp_sync(0xffffffffu);
 }
+/* Is it so for any of the warp? The compiler knows that all of its lanes get the same answer. */
+K_FN bool k_warp_any(bool x) {
+    return __nvvm_vote_any_sync(0xffffffffu, x);
+}
 /* The threads that compute. */
 K_FN void k_block_sync(void) {
     __nvvm_barrier_sync_cnt(1, K_THREADS);
@@ -325,6 +329,9 @@ K_FN uint32_t k_warp(void) {
     return 0;
 }
 K_FN void k_warp_sync(void) {
+}
+K_FN bool k_warp_any(bool x) {
+    return x;
 }
 K_FN void k_block_sync(void) {
 }
