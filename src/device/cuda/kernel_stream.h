@@ -350,18 +350,17 @@ K_APART void k_stream_long(uint32_t from, uint32_t to, bool ring) {
     k_stream_by(K_BY_EIGHT, true, from, to, ring);
 }
 
-/* Rows [from, to) of the phase's operation. What was written is there for others behind a barrier alone, or by its stamps. */
-K_INLINE void k_do_stream(uint32_t from, uint32_t to, bool ring) {
-    const k_op *op = k_op_at();
-    uint32_t type = op->src[K_SRC_LEFT].type;
-    if (type == K_TYPE_Q4_0_SPLIT) {
+/* Rows [from, to) of the phase's operation, by what it does (k_stream_does). What was written is there for others behind a barrier alone, or by its
+ * stamps. The compiler is told that all lanes go the same way: else what it needs for others is spilled over a call. */
+K_INLINE void k_do_stream(uint32_t does, uint32_t from, uint32_t to, bool ring) {
+    if (k_warp_any(does == K_DOES_Q4)) {
         k_stream_q4(from, to, ring);
-    } else if (type == K_TYPE_Q8_0_SPLIT) {
+    } else if (k_warp_any(does == K_DOES_Q8)) {
         k_stream_q8(from, to, ring);
-    } else if (op->params[K_SLICES] > 1) {
-        k_stream_long(from, to, ring);
-    } else {
+    } else if (k_warp_any(does == K_DOES_F16)) {
         k_stream_f16(from, to, ring);
+    } else {
+        k_stream_long(from, to, ring);
     }
 }
 

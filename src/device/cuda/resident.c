@@ -28,7 +28,7 @@ static const k_op *op_here(const k_op *op) {
 
 static void stream_alone(const k_op *op, uint32_t part) {
     op = op_here(op);
-    k_do_stream(k_stream_from(op, part), k_stream_from(op, part + 1), false);
+    k_do_stream(k_stream_does(op), k_stream_from(op, part), k_stream_from(op, part + 1), false);
     if (op->after & K_AFTER_LARGEST) {
         k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
     }
@@ -222,19 +222,6 @@ K_INLINE uint32_t does(const volatile k_run *r) {
     return at < r->n ? r->works[at & 3].part & K_DECODES : K_DOES_ANY;
 }
 
-/* The compiler is told that all lanes go the same way: else what it needs for others is spilled over a call. */
-K_INLINE void decode_column(uint32_t kind, uint32_t from, uint32_t to, bool ring) {
-    if (k_warp_any(kind == K_DOES_Q4)) {
-        k_stream_q4(from, to, ring);
-    } else if (k_warp_any(kind == K_DOES_Q8)) {
-        k_stream_q8(from, to, ring);
-    } else if (k_warp_any(kind == K_DOES_F16)) {
-        k_stream_f16(from, to, ring);
-    } else {
-        k_stream_long(from, to, ring);
-    }
-}
-
 /*
  * Such phases, as many as come. Apart, since the registers of everything else would be spilled here, and what is read back from a block's little
  * first cache takes as long as what is read from memory. For the same reason nothing is kept over a phase's work: it is read anew from shared memory.
@@ -249,7 +236,7 @@ K_APART bool run_decoding(k_block *block) {
         if (k_warp_any(kind == K_DOES_NOTHING)) {
             k_bring_next();
         } else if (k_warp_any(kind != K_DOES_ATTEND)) {
-            decode_column(kind, r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to, b->ring);
+            k_do_stream(kind, r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to, b->ring);
             if (k_op_at()->after & K_AFTER_LARGEST) {
                 k_stream_largest(k_op_at(), r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to);
             }

@@ -150,13 +150,7 @@ static uint32_t ring_from(const plan *p) {
 
 /* Of K_DECODES. */
 static uint32_t decodes(const k_op *op) {
-    uint32_t type = op->src[K_SRC_LEFT].type;
-    return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND
-           : op->op != K_OP_STREAM      ? K_DOES_ANY
-           : type == K_TYPE_Q4_0_SPLIT  ? K_DOES_Q4
-           : type == K_TYPE_Q8_0_SPLIT  ? K_DOES_Q8
-           : op->params[K_SLICES] > 1   ? K_DOES_LONG
-                                        : K_DOES_F16;
+    return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : op->op == K_OP_STREAM ? k_stream_does(op) : K_DOES_ANY;
 }
 
 /* What each block does first in each phase; weights come through the ring from one of them on. */

@@ -207,6 +207,12 @@ enum {
     K_DOES_ATTEND = 6 << 24
 };
 
+/* Of a K_OP_STREAM. */
+static inline uint32_t k_stream_does(const k_op *op) {
+    uint32_t type = op->src[K_SRC_LEFT].type;
+    return type == K_TYPE_Q4_0_SPLIT ? K_DOES_Q4 : type == K_TYPE_Q8_0_SPLIT ? K_DOES_Q8 : op->params[K_SLICES] > 1 ? K_DOES_LONG : K_DOES_F16;
+}
+
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
  * or values that it brings near, which attention is to look at soon. */
 typedef struct k_stream {
