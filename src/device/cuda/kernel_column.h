@@ -12,22 +12,23 @@
 enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * K_SUM * 4 };
 _Static_assert(K_COLUMN_AT + K_LONGEST_ROW / 2 * 4 <= K_WORK, "the longest row's column fits");
 
-/* Eight neighbouring elements of each of four lanes make a block of 32 bytes; on the host, all of them. */
+/* Four neighbouring elements of each of eight lanes make a block of 32 bytes, so that a warp asks for whole sectors of the second cache, and for none
+ * twice; on the host, one thread has all of them. */
 enum {
-    K_EACH = K_LANES == 1 ? 32 : 8,
+    K_EACH = K_LANES == 1 ? 32 : 4,
     K_EACH4 = K_EACH / 4,
     K_GROUPED = 32 / K_EACH,
-    K_ONCE = 4,                   /* pieces of a column that a thread has under way */
-    K_APIECE = K_THREADS * K_EACH /* from one to the next, in elements */
+    K_ONCE = K_LANES == 1 ? 4 : 8, /* pieces of a column that a thread has under way */
+    K_APIECE = K_THREADS * K_EACH  /* from one to the next, in elements */
 };
 
 /* The column in shared memory. */
 typedef struct k_column {
     uint32_t n;
-    k_f32 *x;           /* for halves: floats */
-    uint8_t *bytes;     /* for quants: blocks of 32 signed bytes */
-    k_f32 *scale, *sum; /* by block; sum: of the bytes */
-    k_f32 *squares;     /* by warp: its part of the sum of squares */
+    k_f32 *x;       /* for halves: floats */
+    uint8_t *bytes; /* for quants: blocks of 32 signed bytes */
+    k_f32 *scale;   /* by block */
+    k_f32 *squares; /* by warp: its part of the sum of squares */
 } k_column;
 
 /* Where a thread's pieces come from. */
@@ -43,7 +44,6 @@ K_INLINE k_column k_whole_column(uint32_t n) {
     k_column c = {
         .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
     c.scale = (k_f32 *)(void *)(c.bytes + n);
-    c.sum = c.scale + n / 32;
     return c;
 }
 
@@ -81,7 +81,6 @@ K_INLINE bool k_is_all_there(const uint32_t once, k_stamp stamp, const k_words4 
 /* Pieces as blocks of bytes; what one needs of its neighbours is exchanged for all together. */
 K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first, const float *x) {
     float most[K_ONCE], id[K_ONCE];
-    int32_t sum[K_ONCE];
     K_UNROLL_ALL
     for (uint32_t p = 0; p < once; p++) {
         most[p] = 0;
@@ -101,23 +100,14 @@ K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first
     for (uint32_t p = 0; p < once; p++) {
         most[p] *= 1.0f / 127.0f;
         id[p] = most[p] > 0 ? k_reciprocal(most[p]) : 0;
-        sum[p] = 0;
         K_UNROLL_ALL
         for (uint32_t w = 0; w < K_EACH4; w++) {
             const float *four = x + p * K_EACH + w * 4;
             uint32_t bytes = k_bytes4(k_nearest_byte(four[0], id[p]), k_nearest_byte(four[1], id[p]), k_nearest_byte(four[2], id[p]),
                                       k_nearest_byte(four[3], id[p]));
-            sum[p] = k_dot4(bytes, 0x01010101u, sum[p]);
             if (k_has_piece(c, first, p)) {
                 ((k_u32 *)(void *)(c->bytes + first + p * K_APIECE))[w] = bytes;
             }
-        }
-    }
-    K_UNROLL_ALL
-    for (int m = K_GROUPED / 2; m; m /= 2) {
-        K_UNROLL_ALL
-        for (uint32_t p = 0; p < once; p++) {
-            sum[p] += k_exchange_int(sum[p], m);
         }
     }
     K_UNROLL_ALL
@@ -125,7 +115,6 @@ K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first
         uint32_t block = (first + p * K_APIECE) / 32;
         if (k_lane() % K_GROUPED == 0 && k_has_piece(c, first, p)) {
             c->scale[block] = most[p];
-            c->sum[block] = (float)sum[p];
         }
     }
 }
@@ -140,14 +129,14 @@ K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t firs
     }
 }
 
-/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares. */
+/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares. A warp asks again for all of its pieces until
+ * all are there: so it does in few instructions, and for whole sectors. */
 K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t base,
                              const k_meanwhile meanwhile, void *context) {
     k_words4 words[K_ONCE * K_EACH4];
     k_floats4 by[K_ONCE * K_EACH4];
     float x[K_ONCE * K_EACH], squares = 0;
     uint32_t polls = 0, first = base + k_thread() * K_EACH;
-    k_ask_pieces(once, c, from, first, words);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < once * K_EACH4; i++) {
         by[i] = (k_floats4){{0, 0, 0, 0}};
@@ -155,14 +144,13 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
             by[i] = k_load_floats4(from->weight + (first + i / K_EACH4 * K_APIECE) * 4 + i % K_EACH4 * 16);
         }
     }
+    k_ask_pieces(once, c, from, first, words);
     if (meanwhile) {
         meanwhile(context);
     }
     const k_stamp stamp = k_stamp_again(from->stamp); /* or the compiler would look at what was asked for before it goes on */
-    if (!k_is_all_there(once, stamp, words)) {
-        do {
-            k_ask_pieces(once, c, from, first, words);
-        } while (!k_is_all_there(once, stamp, words) && !k_waits_in_vain(&polls));
+    while (k_warp_any(!k_is_all_there(once, stamp, words)) && !k_warp_any(k_waits_in_vain(&polls))) {
+        k_ask_pieces(once, c, from, first, words);
     }
     first = base + k_thread_anew() * K_EACH;
     K_UNROLL_ALL
@@ -188,10 +176,10 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
  * (k_column_norm), so that nobody waits for it here. */
 K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_column_from *from, const k_meanwhile meanwhile, void *context) {
     float squares = 0;
-    if (c->n <= K_APIECE) {
-        squares = k_move_pieces(1, quants, c, from, 0, meanwhile, context);
-    } else if (c->n <= 2 * K_APIECE) {
-        squares = k_move_pieces(2, quants, c, from, 0, meanwhile, context);
+    if (c->n <= K_ONCE / 4 * K_APIECE) {
+        squares = k_move_pieces(K_ONCE / 4, quants, c, from, 0, meanwhile, context);
+    } else if (c->n <= K_ONCE / 2 * K_APIECE) {
+        squares = k_move_pieces(K_ONCE / 2, quants, c, from, 0, meanwhile, context);
     } else {
         squares = k_move_pieces(K_ONCE, quants, c, from, 0, meanwhile, context);
         for (uint32_t base = K_ONCE * K_APIECE; base < c->n; base += K_ONCE * K_APIECE) {
@@ -250,6 +238,16 @@ K_INLINE void k_hold_at(const int kind, uint32_t base, uint32_t end, k_held *h) 
     }
 }
 
+/* Of a block's 32 bytes. */
+K_INLINE int32_t k_sum_of_block(const k_words4 *x) {
+    int32_t sum = 0;
+    K_UNROLL_ALL
+    for (int i = 0; i < 8; i++) {
+        sum = k_dot4(0x01010101u, x[i / 4].w[i % 4], sum);
+    }
+    return sum;
+}
+
 /* What the column has at these places. */
 K_INLINE void k_hold(const int kind, const k_column *c, float norm, k_held *h) {
     K_UNROLL_ALL
@@ -266,7 +264,7 @@ K_INLINE void k_hold(const int kind, const k_column *c, float norm, k_held *h) {
         h->x[p][1] = kind == K_BY_BLOCK ? *(const k_words4 *)(const void *)(c->bytes + i * 32 + 16) : h->x[p][0];
         float scale = live ? k_from_half(k_to_half(c->scale[block] * norm)) : 0; /* as ggml's q8_0 has it */
         h->scale[p] = kind == K_BY_BLOCK ? scale * 0.0625f : scale;
-        h->sum[p] = kind == K_BY_BLOCK ? scale * 8 * c->sum[block] : 0;
+        h->sum[p] = kind == K_BY_BLOCK ? scale * 8 * (float)k_sum_of_block(h->x[p]) : 0;
     }
 }
 

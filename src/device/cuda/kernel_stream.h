@@ -277,24 +277,23 @@ K_INLINE void k_stream_asides(const k_op *op, uint32_t row, uint32_t to, k_besid
     }
 }
 
-/* A block's part of a product, and what it works out while its column is on its way. */
+/* What is worked out while the column is on its way. */
 typedef struct k_stream_part {
     int kind;
-    uint32_t at, from, to, n; /* the phase; rows that are finished first; elements of a row, or of a slice of it */
-    k_beside beside[K_OWN];
+    uint32_t at, n; /* the phase; elements of a row, or of a slice of it */
     k_warp_share share;
     k_held held;
 } k_stream_part;
 
 K_INLINE void k_stream_meanwhile(void *context) {
     k_stream_part *s = context;
-    k_stream_asides(k_op_place(s->at), s->from, s->to, s->beside);
-    k_bring(s->at + 1);
     s->share = k_share_of_warp(s->kind, k_op_place(s->at), s->n);
     k_hold_at(s->kind, s->share.from, s->share.to, &s->held);
+    k_bring(s->at + 1);
 }
 
-/* The operation lies in shared memory (k_op_place), where the compiler sees that it does. */
+/* The operation lies in shared memory (k_op_place), where the compiler sees that it does. Asides come before the column is asked for: it
+ * isn't there earlier, and asking in vain delays what others ask for. */
 K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint32_t to, bool ring) {
     k_block *b = &k_control_at()->block;
     const uint32_t at = k_phase_at();
@@ -305,8 +304,10 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
     const uint32_t most = K_LANES == 1 ? op->params[K_UNIT] : k_stream_most(op); /* no more than threads finish */
     const k_column c = k_whole_column((uint32_t)op->src[K_SRC_LEFT].ne[0] / slices);
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
-    k_stream_part s = {.kind = kind, .at = at, .from = from, .to = to - from < most ? to : from + most, .n = c.n};
     k_column_from right = k_from_column(op, &c, 0);
+    k_beside beside[K_OWN];
+    k_stream_part s = {.kind = kind, .at = at, .n = c.n};
+    k_stream_asides(op, from, to - from < most ? to : from + most, beside);
     k_bring_column(quants, &c, &right, k_stream_meanwhile, &s);
     const float norm = k_column_norm(op, &c);
     k_hold(kind, &c, norm, &s.held);
@@ -314,7 +315,7 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
         uint32_t end = to - row < most ? to : row + most;
         if (row > from) { /* sums are read before others take their place */
             k_block_sync();
-            k_stream_asides(op, row, end, s.beside);
+            k_stream_asides(op, row, end, beside);
         }
         for (uint32_t m = 0; m < matrices * slices; m++) {
             if (sliced && (m || row > from)) {
@@ -329,7 +330,7 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
                                     taken);
         }
         k_block_sync();
-        k_stream_finish(op, sums, s.beside, quants ? 1 : norm);
+        k_stream_finish(op, sums, beside, quants ? 1 : norm);
     }
     if (ring && k_thread_anew() == 0) {
         b->taken = taken;
