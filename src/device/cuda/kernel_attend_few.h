@@ -39,7 +39,12 @@ enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 #define K_FEW_APART(wide) (K_FEW_VALUES(wide) + 8)
 #define K_FEW_ROW(wide) (K_FEW_VALUES(wide) + 4)
 #define K_FEW_BYTES(wide) (K_FEW_STAGES(wide) * K_FEW_POSITIONS * K_FEW_APART(wide) * 2)
-_Static_assert(K_FEW_AT + K_WARPS * K_FEW_BYTES(64) <= K_WORK && K_FEW_AT + K_WARPS * K_FEW_BYTES(256) <= K_WORK, "it fits");
+/* Behind the stages: queries as halves, by head, so many bytes apart. */
+#define K_FEW_QUERIES_AT(wide) (K_FEW_AT + K_WARPS * K_FEW_BYTES(wide))
+#define K_FEW_QUERY(wide) ((wide)*2 + 16)
+_Static_assert(K_FEW_QUERIES_AT(64) + K_HALVES_HEADS * K_FEW_QUERY(64) <= K_WORK &&
+                   K_FEW_QUERIES_AT(256) + K_HALVES_HEADS * K_FEW_QUERY(256) <= K_WORK,
+               "it fits");
 _Static_assert(K_FEW_BYTES(64) >= K_HALVES_HEADS * K_FEW_ROW(64) * 4 && K_FEW_BYTES(128) >= K_HALVES_HEADS * K_FEW_ROW(128) * 4 &&
                    K_FEW_BYTES(256) >= K_HALVES_HEADS * K_FEW_ROW(256) * 4,
                "it fits");
@@ -131,47 +136,75 @@ K_INLINE void k_few_ahead(const uint32_t wide, const k_few *a, uint32_t first) {
 K_INLINE void k_few_four_halves(k_stamp s, const k_words4 *w, k_u32 *to) {
     to[0] = k_two_halves(k_taken(s, w->w[0]), k_taken(s, w->w[1])), to[1] = k_two_halves(k_taken(s, w->w[2]), k_taken(s, w->w[3]));
 }
-/* As k_few_keys has keys, the queries of heads that lie `step` bytes apart, all of them, and the newest row. All are asked for before one is looked
- * at. */
+/* Queries of all heads, `step` bytes apart, are asked for by the block's threads together, four elements each, and given to all as halves in shared
+ * memory: were each warp to ask for all of them, these questions would delay the answers. */
+#define K_FEW_FOURS_EACH(wide) ((wide)*K_HALVES_HEADS / 4 > (uint32_t)K_THREADS ? 2u : 1u)
+K_INLINE bool k_few_has_four(const uint32_t wide, uint32_t i, uint32_t heads) {
+    return (k_thread() + i * K_THREADS) / (wide / 4) < heads;
+}
+K_INLINE void k_few_ask_queries(const uint32_t wide, k_stamp stamp, const uint8_t *rows, uint32_t step, uint32_t heads, k_words4 *q) {
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_FEW_FOURS_EACH(wide); i++) {
+        const uint32_t four = k_thread() + i * K_THREADS;
+        q[i] = (k_words4){{stamp.turn, stamp.turn, stamp.turn, stamp.turn}};
+        k_load_relaxed4(rows + four / (wide / 4) * (uint64_t)step + four % (wide / 4) * 16, k_few_has_four(wide, i, heads), &q[i]);
+    }
+}
+K_INLINE uint32_t k_few_lack_queries(const uint32_t wide, k_stamp stamp, const k_words4 *q) {
+    uint32_t lacks = 0;
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_FEW_FOURS_EACH(wide); i++) {
+        lacks |= k_lacking4(stamp, &q[i]);
+    }
+    return lacks;
+}
+K_INLINE uint8_t *k_few_query(const uint32_t wide, uint32_t head) {
+    return k_shared() + K_FEW_QUERIES_AT(wide) + head * K_FEW_QUERY(wide);
+}
+K_INLINE void k_few_give_queries(const uint32_t wide, k_stamp stamp, uint32_t heads, const k_words4 *q) {
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_FEW_FOURS_EACH(wide); i++) {
+        const uint32_t four = k_thread() + i * K_THREADS;
+        if (k_few_has_four(wide, i, heads)) {
+            k_few_four_halves(stamp, &q[i], (k_u32 *)(void *)(k_few_query(wide, four / (wide / 4)) + four % (wide / 4) * 8));
+        }
+    }
+    k_block_sync();
+}
+/* Of elements 32 i and on, the lane's eight. Heads behind the last are the last again. */
+K_INLINE k_words4 k_few_take_query(const uint32_t wide, uint32_t heads, uint32_t i) {
+    return *(const k_words4 *)(const void *)(k_few_query(wide, k_few_least(k_lane() / 4, heads - 1)) + i * 64 + k_lane() % 4 * 16);
+}
+/* As k_few_keys has keys, the queries; and the newest row. All are asked for before one is looked at. */
 K_INLINE void k_few_take(const uint32_t wide, const k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_taken_few *t) {
     const k_stamp always = {.turn = a->stamp.turn, .bit = 1};
-    const uint8_t *from = rows + (uint64_t)(k_lane() / 4 < heads ? k_lane() / 4 : heads - 1) * step + k_lane() % 4 * 32;
     const k_words4 none = {{always.turn, always.turn, always.turn, always.turn}};
     bool has_key = a->newest_key_at != K_FEW_NONE && k_lane() * 4 < wide;
     bool has_value = a->newest_value_at != K_FEW_NONE && k_lane() * 4 < K_FEW_VALUES(wide);
-    k_words4 q[16], k[2], v;
+    k_words4 q[2], k[2], v;
     uint32_t polls = 0, lacks;
     do {
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < wide / 16; i++) {
-            k_load_relaxed4(from + i / 2 * 128 + i % 2 * 16, true, &q[i]);
-        }
+        k_few_ask_queries(wide, a->stamp, rows, step, heads, q);
         k[0] = k[1] = v = none;
         k_load_relaxed4(a->newest_key + k_lane() * 16, has_key, &k[0]);
         if (wide > 128) {
             k_load_relaxed4(a->newest_key + k_lane() * 16 + 512, has_key, &k[1]);
         }
         k_load_relaxed4(a->newest_value + k_lane() * 16, has_value, &v);
-        lacks = k_lacking4(always, &k[0]) | k_lacking4(always, &k[1]) | k_lacking4(always, &v);
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < wide / 16; i++) {
-            lacks |= k_lacking4(a->stamp, &q[i]);
-        }
-    } while (lacks && !k_waits_in_vain(&polls));
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < wide / 16; i++) {
-        t->queries[i] = (k_half_b){{k_two_halves(k_taken(a->stamp, q[i].w[0]), k_taken(a->stamp, q[i].w[1])),
-                                    k_two_halves(k_taken(a->stamp, q[i].w[2]), k_taken(a->stamp, q[i].w[3]))}};
-    }
+        lacks = k_lacking4(always, &k[0]) | k_lacking4(always, &k[1]) | k_lacking4(always, &v) | k_few_lack_queries(wide, a->stamp, q);
+    } while (k_warp_any(lacks) && !k_warp_any(k_waits_in_vain(&polls)));
     k_few_four_halves(always, &v, t->value);
-    if (a->newest_key_at != K_FEW_NONE) {
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < (wide + 127) / 128; i++) {
-            if (has_key) {
-                k_few_four_halves(always, &k[i], (k_u32 *)(void *)(k_few_newest_key() + i * 128 + k_lane() * 4));
-            }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < (wide + 127) / 128; i++) {
+        if (has_key) {
+            k_few_four_halves(always, &k[i], (k_u32 *)(void *)(k_few_newest_key() + i * 128 + k_lane() * 4));
         }
-        k_warp_sync();
+    }
+    k_few_give_queries(wide, a->stamp, heads, q);
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < wide / 32; i++) {
+        const k_words4 w = k_few_take_query(wide, heads, i);
+        t->queries[i * 2] = (k_half_b){{w.w[0], w.w[1]}}, t->queries[i * 2 + 1] = (k_half_b){{w.w[2], w.w[3]}};
     }
 }
 /* Where a tile has the newest row, it gets it. The tile's values are there. */

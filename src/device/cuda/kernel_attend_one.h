@@ -17,8 +17,8 @@ enum {
     K_ONE_WIDE = 64,
     K_ONE_STEPS = K_ONE_WIDE / 16,  /* of the products with keys; fragments of values */
     K_ONE_BLOCKS = K_ONE_TILES * 2, /* of 8 positions */
-    K_ONE_NEWEST_AT = K_FEW_AT + K_WARPS * K_FEW_BYTES(K_ONE_WIDE),
-    K_ONE_NEWEST = 512 /* bytes: four halves of each lane, twice */
+    K_ONE_NEWEST_AT = K_FEW_QUERIES_AT(K_ONE_WIDE) + K_HALVES_HEADS * K_FEW_QUERY(K_ONE_WIDE),
+    K_ONE_NEWEST = K_ONE_WIDE * 2 * 2 /* bytes: of halves, twice */
 };
 _Static_assert(K_ONE_NEWEST_AT + K_WARPS * K_ONE_NEWEST <= K_WORK, "it fits");
 #define K_ONE_HIDDEN 0xfc00fc00u /* minus infinity twice, as halves */
@@ -100,36 +100,45 @@ K_INLINE k_u16 *k_one_newest(uint32_t which) {
     return (k_u16 *)(void *)(k_shared() + K_ONE_NEWEST_AT + k_warp() * K_ONE_NEWEST) + which * (K_ONE_NEWEST / 4);
 }
 
-/* Queries of a head, for the lanes that have it; heads behind the last are the last again. And the newest row: see k_few_take. */
-K_INLINE void k_one_take(const k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_half_a *queries) {
+/* What a warp has before queries are there. */
+typedef struct k_one_warp {
+    k_one o;
+    bool live; /* does any of its positions count? */
+} k_one_warp;
+
+/* Asks for all that the warp needs of the cache. */
+K_INLINE void k_one_begin(const k_few *a, k_u16 *stage, k_one_warp *w) {
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_ONE_TILES; i++) {
+        k_one_ask(a, i, stage, &w->o);
+    }
+}
+
+/* Queries come to shared memory, and so does the newest row: see k_few_take. What masks and ids say is worked out when queries have been asked for.
+ * All threads together. */
+K_INLINE void k_one_take(k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_one_warp *w) {
     const k_stamp always = {.turn = a->stamp.turn, .bit = 1};
-    const uint8_t *from = k_one_at(rows + k_lane() % 4 * 32, k_few_least(k_lane() / 4, heads - 1), step);
-    bool has_key = a->newest_key_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4,
-         has_value = a->newest_value_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4;
-    k_words4 q[K_ONE_STEPS], k, v;
-    uint32_t polls = k_polls(), lacks;
-    do {
+    k_words4 q, k, v;
+    uint32_t polls = k_polls();
+    k_few_ask_queries(K_ONE_WIDE, a->stamp, rows, step, heads, &q);
+    w->live = k_one_counts(&w->o);
+    k_few_find_newest(K_ONE_WIDE, a);
+    const bool has_key = a->newest_key_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4,
+               has_value = a->newest_value_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4;
+    for (;;) {
         k = v = (k_words4){{always.turn, always.turn, always.turn, always.turn}};
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < K_ONE_STEPS; i++) {
-            k_load_relaxed4(from + i / 2 * 128 + i % 2 * 16, true, &q[i]);
-        }
         k_load_relaxed4(a->newest_key + k_lane() * 16, has_key, &k);
         k_load_relaxed4(a->newest_value + k_lane() * 16, has_value, &v);
-        lacks = k_lacking4(always, &k) | k_lacking4(always, &v);
-        K_UNROLL_ALL
-        for (uint32_t i = 0; i < K_ONE_STEPS; i++) {
-            lacks |= k_lacking4(a->stamp, &q[i]);
+        if (!k_warp_any(k_lacking4(always, &k) | k_lacking4(always, &v) | k_lacking4(a->stamp, &q)) || k_warp_any(k_waits_in_vain(&polls))) {
+            break;
         }
-    } while (lacks && !k_waits_in_vain(&polls));
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_ONE_STEPS; i++) {
-        queries[i] = (k_half_a){{k_two_halves(k_taken(a->stamp, q[i].w[0]), k_taken(a->stamp, q[i].w[1])), 0,
-                                 k_two_halves(k_taken(a->stamp, q[i].w[2]), k_taken(a->stamp, q[i].w[3])), 0}};
+        k_few_ask_queries(K_ONE_WIDE, a->stamp, rows, step, heads, &q);
     }
-    k_few_four_halves(always, &k, (k_u32 *)(void *)(k_one_newest(0) + k_lane() * 4));
-    k_few_four_halves(always, &v, (k_u32 *)(void *)(k_one_newest(1) + k_lane() * 4));
-    k_warp_sync();
+    if (k_lane() < K_ONE_WIDE / 4) {
+        k_few_four_halves(always, &k, (k_u32 *)(void *)(k_one_newest(0) + k_lane() * 4));
+        k_few_four_halves(always, &v, (k_u32 *)(void *)(k_one_newest(1) + k_lane() * 4));
+    }
+    k_few_give_queries(K_ONE_WIDE, a->stamp, heads, &q);
 }
 
 /* The newest key takes its place. */
@@ -214,25 +223,10 @@ K_INLINE void k_one_renew_value(const k_few *a, k_u16 *stage) {
     }
 }
 
-/* What a warp keeps from when it asks to when it knows. */
-typedef struct k_one_warp {
-    k_one o;
-    bool live;
-    k_half_a queries[K_ONE_STEPS];
-} k_one_warp;
-
-K_INLINE void k_one_begin(k_few *a, k_u16 *stage, k_one_warp *w) {
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_ONE_TILES; i++) {
-        k_one_ask(a, i, stage, &w->o);
-    }
-    w->live = k_one_counts(&w->o);
-    k_few_find_newest(K_ONE_WIDE, a);
-}
-
 /* rows: of the heads' queries, `step` bytes from one to the next; stage, stats: the warp's, the block's. */
-K_INLINE void k_one_along(const k_few *a, k_one_warp *w, const uint8_t *rows, uint32_t step, uint32_t heads, k_u16 *stage, k_f32 *stats) {
+K_INLINE void k_one_along(k_few *a, k_one_warp *w, const uint8_t *rows, uint32_t step, uint32_t heads, k_u16 *stage, k_f32 *stats) {
     const uint32_t ones = 0x3c003c00;
+    k_half_a queries[K_ONE_STEPS];
     k_half_b weights[K_ONE_TILES];
     k_fragment_c values[K_ONE_STEPS + 1];
     float most = -k_infinity();
@@ -240,10 +234,15 @@ K_INLINE void k_one_along(const k_few *a, k_one_warp *w, const uint8_t *rows, ui
     for (uint32_t i = 0; i < (K_ONE_STEPS + 1) * 4; i++) {
         values[i / 4].f[i % 4] = 0;
     }
+    k_one_take(a, rows, step, heads, w);
     if (w->live) {
-        k_one_take(a, rows, step, heads, w->queries);
+        K_UNROLL_ALL
+        for (uint32_t i = 0; i < K_ONE_STEPS / 2; i++) {
+            const k_words4 q = k_few_take_query(K_ONE_WIDE, heads, i);
+            queries[i * 2] = (k_half_a){{q.w[0], 0, q.w[1], 0}}, queries[i * 2 + 1] = (k_half_a){{q.w[2], 0, q.w[3], 0}};
+        }
         k_one_renew(a, &w->o);
-        most = k_one_weights(a, &w->o, w->queries, weights);
+        most = k_one_weights(a, &w->o, queries, weights);
         k_copies_wait_all();
         k_warp_sync();
         k_one_renew_value(a, stage);

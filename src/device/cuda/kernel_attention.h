@@ -109,7 +109,7 @@ K_FN float k_attention_sink(const k_op *op, uint32_t head) {
 
 /* Floats of scratch memory a piece: the largest, the sum, the values. */
 K_FN k_f32 *k_attention_piece(const k_op *op, uint64_t row, uint32_t piece) {
-    return (k_f32 *)(uintptr_t)op->scratch + (row * op->split + piece) * ((uint32_t)op->dst.ne[0] + 2u);
+    return (k_f32 *)(uintptr_t)op->scratch + (row * op->split + piece) * ((uint32_t)op->dst.ne[0] + K_ATTEND_VALUES);
 }
 
 /* An element of a head: into its piece, or, where there is one piece alone, into the result. */
@@ -118,7 +118,7 @@ K_FN void k_attention_put(const k_op *op, const k_attention *t, uint32_t h, uint
     if (op->split > 1) {
         uint64_t row = ((uint64_t)t->batch * (uint32_t)op->dst.ne[2] + t->token) * (uint32_t)op->dst.ne[1] + head;
         k_f32 *out = k_attention_piece(op, row, piece);
-        out[2 + d] = sum;
+        out[K_ATTEND_VALUES + d] = sum;
         if (d == 0) {
             out[0] = most;
             out[1] = weight;
@@ -165,14 +165,14 @@ K_FN float k_attention_combined(const k_op *op, uint64_t row, uint32_t d) {
     uint64_t rest = row;
     float most = op->src[4].data ? k_attention_sink(op, k_divide(&rest, (uint32_t)op->dst.ne[1])) : -k_infinity();
     float sum = 0, weight = most == -k_infinity() ? 0 : 1;
-    uint32_t size = (uint32_t)op->dst.ne[0] + 2u;
+    uint32_t size = (uint32_t)op->dst.ne[0] + K_ATTEND_VALUES;
     const k_f32 *piece = k_attention_piece(op, row, 0);
     for (uint32_t first = 0; first < op->split; first += K_PIECES_AT_ONCE) {
         float own[K_PIECES_AT_ONCE], total[K_PIECES_AT_ONCE], value[K_PIECES_AT_ONCE], before = most;
         K_UNROLL_ALL
         for (uint32_t s = 0; s < K_PIECES_AT_ONCE; s++) {
             uint32_t at = (first + s < op->split ? first + s : first) * size;
-            own[s] = k_load_now(piece + at), total[s] = k_load_now(piece + at + 1), value[s] = k_load_now(piece + at + 2 + d);
+            own[s] = k_load_now(piece + at), total[s] = k_load_now(piece + at + 1), value[s] = k_load_now(piece + at + K_ATTEND_VALUES + d);
         }
         K_UNROLL_ALL
         for (uint32_t s = 0; s < K_PIECES_AT_ONCE; s++) {
@@ -295,8 +295,8 @@ K_INLINE uint32_t k_log2(uint32_t n) {
     return 31 - (uint32_t)__builtin_clz(n);
 }
 
-/* A pair of a head's elements, of all that there is: sinks join it. Here largest scores are powers of two. row: the token's and head's. */
-K_INLINE void k_few_result(const k_op *op, uint32_t row, uint32_t log2_wide, uint32_t d, float most, float weight, const float *sum) {
+/* Four of a head's elements, of all that there is: sinks join it. Here largest scores are powers of two. row: the token's and head's. */
+K_INLINE void k_few_result(const k_op *op, uint32_t row, uint32_t log2_wide, uint32_t d, float most, float weight, float *sum) {
     float by = 1;
     if (op->src[4].data) {
         float sink = k_attention_sink(op, row % (uint32_t)op->dst.ne[1]) * K_LOG2_E, all = k_few_most(most, sink);
@@ -304,21 +304,25 @@ K_INLINE void k_few_result(const k_op *op, uint32_t row, uint32_t log2_wide, uin
         weight = weight * by + (sink == -k_infinity() ? 0 : k_exp2_fast(sink - all));
     }
     by = weight > 0 ? by * k_reciprocal(weight) : 0;
-    k_give_two(k_stamp_of(&op->dst), (k_f32 *)(uintptr_t)op->dst.data + ((uint64_t)row << log2_wide) + d, sum[0] * by, sum[1] * by);
+    K_UNROLL_ALL
+    for (int i = 0; i < 4; i++) {
+        sum[i] *= by;
+    }
+    k_give_four(k_stamp_of(&op->dst), (k_f32 *)(uintptr_t)op->dst.data + ((uint64_t)row << log2_wide) + d, sum);
 }
 
 /* Where a piece of a token's head lies: stamped as it is, whoever reads it waits for it. */
 K_INLINE k_f32 *k_few_piece(const k_op *op, uint32_t row, uint32_t piece, uint32_t wide) {
-    return (k_f32 *)(uintptr_t)op->scratch + (uint64_t)(row * op->split + piece) * (wide + 2);
+    return (k_f32 *)(uintptr_t)op->scratch + (uint64_t)(row * op->split + piece) * (wide + K_ATTEND_VALUES);
 }
 
-/* What warps have is merged and put where it belongs, a thread two elements. row: the first of those of the token and its heads. */
+/* What warps have is merged and put where it belongs, a thread four elements. row: the first of those of the token and its heads. */
 K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint32_t heads, uint32_t piece) {
     const uint32_t takers = K_FEW_TAKERS(wide);
-    for (uint32_t i = k_thread() * 2; i < heads * wide; i += K_THREADS * 2) {
+    for (uint32_t i = k_thread() * 4; i < heads * wide; i += K_THREADS * 4) {
         uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * takers;
         const k_f32 *values = (const k_f32 *)(const void *)k_few_stage(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
-        float stats[K_FEW_STATS], largest = -k_infinity(), sum[2] = {0, 0}, all = 0;
+        float stats[K_FEW_STATS], largest = -k_infinity(), sum[4] = {0, 0, 0, 0}, all = 0;
         K_UNROLL_ALL
         for (uint32_t w = 0; w < K_FEW_STATS; w += 4) {
             if (w % (K_FEW_STATS / 2) < takers) {
@@ -332,9 +336,12 @@ K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint3
         float base = largest == -k_infinity() ? 0 : k_bits_float(k_float_bits(largest) & ~1u); /* nothing is lost when it is stamped */
         K_UNROLL_ALL
         for (uint32_t w = 0; w < takers; w++) {
-            const k_floats2 two = *(const k_floats2 *)(const void *)(values + w * (K_FEW_BYTES(wide) / 4));
+            const k_floats4 four = *(const k_floats4 *)(const void *)(values + w * (K_FEW_BYTES(wide) / 4));
             float by = k_exp2_fast(stats[w] - base);
-            sum[0] += two.f[0] * by, sum[1] += two.f[1] * by;
+            K_UNROLL_ALL
+            for (int j = 0; j < 4; j++) {
+                sum[j] += four.f[j] * by;
+            }
             all += stats[K_FEW_STATS / 2 + w] * by;
         }
         base = largest == -k_infinity() ? largest : base;
@@ -343,51 +350,86 @@ K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint3
             continue;
         }
         k_f32 *out = k_few_piece(op, row + h, piece, wide);
-        k_give_two(k_stamp_always(), out + 2 + d, sum[0], sum[1]);
+        k_give_four(k_stamp_always(), out + K_ATTEND_VALUES + d, sum);
         if (d == 0) {
             k_give_two(k_stamp_always(), out, base, all);
         }
     }
 }
 
-/* Lanes that share the pieces of two elements, and how many of these a lane asks for at once. */
-enum { K_FEW_SHARERS = K_LANES == 1 ? 1 : 8, K_FEW_ONCE = 2 };
+/* Lanes that share the pieces of four elements; those beside each other have other elements of the same piece, so that whole sectors are asked for.
+ * And how many pieces a lane asks for at once. */
+enum { K_FEW_SHARERS = K_LANES == 1 ? 1 : 8, K_FEW_FOURS = K_LANES / K_FEW_SHARERS, K_FEW_ONCE = 2 };
 
-/* A lane's share of two elements' pieces, so many of them, of which n are apart by `step` floats from `at` on. */
-K_INLINE float k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint32_t n, float *weight, float *sum) {
+/* What there is of four elements. */
+typedef struct k_few_sum {
+    float most, weight, values[4];
+} k_few_sum;
+
+/* A lane's share of four elements' pieces, so many of them, of which n are apart by `step` floats from `at` on. */
+K_INLINE void k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint32_t n, k_few_sum *s) {
     const k_stamp stamp = k_stamp_always();
-    float most = -k_infinity();
-    for (uint32_t first = 0; first < n; first += K_FEW_SHARERS * K_FEW_ONCE) {
-        uint32_t stats[K_FEW_ONCE][2], values[K_FEW_ONCE][2], polls = k_polls(), lacks;
-        float own[K_FEW_ONCE], before = most;
+    for (uint32_t first = k_lane() / K_FEW_FOURS; first - k_lane() / K_FEW_FOURS < n; first += K_FEW_SHARERS * K_FEW_ONCE) {
+        uint32_t stats[K_FEW_ONCE][2], polls = k_polls(), lacks;
+        k_words4 values[K_FEW_ONCE];
+        float own[K_FEW_ONCE], before = s->most;
         do {
             lacks = 0;
             K_UNROLL_ALL
             for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
-                const k_f32 *piece = at + k_few_least(first + i * K_FEW_SHARERS + k_thread() % K_FEW_SHARERS, n - 1) * step;
+                const k_f32 *piece = at + k_few_least(first + i * K_FEW_SHARERS, n - 1) * step;
                 k_load_relaxed2(piece, stats[i]);
-                k_load_relaxed2(piece + 2 + d, values[i]);
+                k_load_relaxed4(piece + K_ATTEND_VALUES + d, true, &values[i]);
             }
             K_UNROLL_ALL
             for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
-                lacks |= k_lacking2(stamp, stats[i]) | k_lacking2(stamp, values[i]);
+                lacks |= k_lacking2(stamp, stats[i]) | k_lacking4(stamp, &values[i]);
             }
-        } while (lacks && !k_waits_in_vain(&polls));
+        } while (k_warp_any(lacks) && !k_warp_any(k_waits_in_vain(&polls)));
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
-            own[i] = first + i * K_FEW_SHARERS + k_thread() % K_FEW_SHARERS < n ? k_taken(stamp, stats[i][0]) : -k_infinity();
-            most = k_few_most(most, own[i]);
+            own[i] = first + i * K_FEW_SHARERS < n ? k_taken(stamp, stats[i][0]) : -k_infinity();
+            s->most = k_few_most(s->most, own[i]);
         }
-        float base = most == -k_infinity() ? 0 : most, by = k_exp2_fast(before - base);
-        *weight *= by, sum[0] *= by, sum[1] *= by;
+        float base = s->most == -k_infinity() ? 0 : s->most, by = k_exp2_fast(before - base);
+        s->weight *= by;
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < 4; j++) {
+            s->values[j] *= by;
+        }
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_FEW_ONCE; i++) {
             by = k_exp2_fast(own[i] - base);
-            *weight += k_taken(stamp, stats[i][1]) * by;
-            sum[0] += k_taken(stamp, values[i][0]) * by, sum[1] += k_taken(stamp, values[i][1]) * by;
+            s->weight += k_taken(stamp, stats[i][1]) * by;
+            K_UNROLL_ALL
+            for (uint32_t j = 0; j < 4; j++) {
+                s->values[j] += k_taken(stamp, values[i].w[j]) * by;
+            }
         }
     }
-    return most;
+}
+
+/* Sharers add up what they have. */
+K_INLINE void k_few_share_sums(k_few_sum *s) {
+    float most = s->most;
+    K_UNROLL_ALL
+    for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
+        s->most = k_few_most(s->most, k_exchange(s->most, m * K_FEW_FOURS));
+    }
+    float by = s->most == -k_infinity() ? 0 : k_exp2_fast(most - s->most);
+    s->weight *= by;
+    K_UNROLL_ALL
+    for (uint32_t j = 0; j < 4; j++) {
+        s->values[j] *= by;
+    }
+    K_UNROLL_ALL
+    for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
+        s->weight += k_exchange(s->weight, m * K_FEW_FOURS);
+        K_UNROLL_ALL
+        for (uint32_t j = 0; j < 4; j++) {
+            s->values[j] += k_exchange(s->values[j], m * K_FEW_FOURS);
+        }
+    }
 }
 
 /* The block's share of a result that lies in pieces: each block that made one combines all pieces of some elements, so that all of them are busy, and
@@ -395,22 +437,14 @@ K_INLINE float k_few_sum_pieces(const k_f32 *at, uint32_t d, uint32_t step, uint
 K_INLINE void k_few_combine(uint32_t at, uint32_t task) {
     const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     uint32_t counter = k_quotient(task, op, 9), piece = task - counter * op->split, wide = (uint32_t)op->dst.ne[0], log2_wide = k_log2(wide);
-    uint32_t first = counter * op->params[5], pairs = op->params[5] * wide / 2, each = op->params[7], to = k_few_least((piece + 1) * each, pairs);
-    for (uint32_t from = piece * each + k_warp() * (K_LANES / K_FEW_SHARERS); from < to; from += K_THREADS / K_FEW_SHARERS) {
-        uint32_t own = from + k_lane() / K_FEW_SHARERS, i = k_few_least(own, to - 1) * 2, row = first + (i >> log2_wide), d = i & (wide - 1);
-        float weight = 0, sum[2] = {0, 0}, most = k_few_sum_pieces(k_few_piece(op, row, 0, wide), d, wide + 2, op->split, &weight, sum), all = most;
-        K_UNROLL_ALL
-        for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
-            all = k_few_most(all, k_exchange(all, m));
-        }
-        float by = all == -k_infinity() ? 0 : k_exp2_fast(most - all);
-        weight *= by, sum[0] *= by, sum[1] *= by;
-        K_UNROLL_ALL
-        for (int m = K_FEW_SHARERS / 2; m; m /= 2) {
-            weight += k_exchange(weight, m), sum[0] += k_exchange(sum[0], m), sum[1] += k_exchange(sum[1], m);
-        }
-        if (own < to && k_thread() % K_FEW_SHARERS == 0) {
-            k_few_result(op, row, log2_wide, d, all, weight, sum);
+    uint32_t first = counter * op->params[5], fours = op->params[5] * wide / 4, each = op->params[7], to = k_few_least((piece + 1) * each, fours);
+    for (uint32_t from = piece * each + k_warp() * K_FEW_FOURS; from < to; from += K_WARPS * K_FEW_FOURS) {
+        uint32_t own = from + k_lane() % K_FEW_FOURS, i = k_few_least(own, to - 1) * 4, row = first + (i >> log2_wide), d = i & (wide - 1);
+        k_few_sum s = {.most = -k_infinity()};
+        k_few_sum_pieces(k_few_piece(op, row, 0, wide), d, wide + K_ATTEND_VALUES, op->split, &s);
+        k_few_share_sums(&s);
+        if (own < to && k_lane() < K_FEW_FOURS) {
+            k_few_result(op, row, log2_wide, d, s.most, s.weight, s.values);
         }
     }
 }
@@ -491,6 +525,7 @@ K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
     k_u16 *stage = (k_u16 *)(void *)k_few_stage(64, k_warp());
     k_one_warp w;
     k_one_begin(&a, stage, &w);
+    k_bring_next();
     k_one_along(&a, &w, rows, (uint32_t)q->nb[2], heads, stage, k_few_stats(0));
     k_block_sync();
     k_few_end(64, op, group * heads, heads, piece);
@@ -500,6 +535,7 @@ K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
 }
 #else
 K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
+    k_bring_next();
     k_attend_few_64(at, task);
     if (((const k_op *)(const void *)(k_shared_start() + at))->split > 1) {
         k_few_combine(at, task);
@@ -533,13 +569,14 @@ K_APART void k_attend_task(uint32_t at, uint32_t task) {
     k_attend_one(at, task);
 }
 
-/* Of the phase's operation, at its place. */
+/* Of the phase's operation, at its place; and what is behind it is brought. */
 K_INLINE void k_do_attend_halves(uint32_t part) {
     const uint32_t at = k_op_offset(k_phase_at());
-    const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
+    const k_op *op = k_op_at();
     if (op->params[13] && op->n_parts >= op->params[8]) {
         k_attend_task(at, part);
     } else {
+        k_bring_next();
         k_attend_tasks(at, part);
     }
 }

@@ -72,4 +72,8 @@ K_INLINE void k_give_two(k_stamp s, void *at, float x, float y) {
     k_store_relaxed2(at, k_stamped(s, x), k_stamped(s, y));
 }
 
+K_INLINE void k_give_four(k_stamp s, void *at, const float *x) {
+    k_store_relaxed4(at, (k_words4){{k_stamped(s, x[0]), k_stamped(s, x[1]), k_stamped(s, x[2]), k_stamped(s, x[3])}});
+}
+
 #endif

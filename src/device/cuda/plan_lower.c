@@ -269,8 +269,8 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
         return SP_OK;
     }
     uint64_t rows = (uint64_t)q->ne[1] * (uint64_t)q->ne[2] * (uint64_t)q->ne[3];
-    op->params[7] = (heads * (uint32_t)op->dst.ne[0] / 2 + op->split - 1) / op->split;
-    o->scratch = sp_plan_new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + 2) * sizeof(float));
+    op->params[7] = (heads * (uint32_t)op->dst.ne[0] / 4 + op->split - 1) / op->split;
+    o->scratch = sp_plan_new_root(p, rows * op->split * ((uint64_t)op->dst.ne[0] + K_ATTEND_VALUES) * sizeof(float));
     op->scratch = plan_at_root(o->scratch);
     return halves ? SP_OK : sp_plan_new_table(p, rows / heads, &op->table, err);
 }

@@ -213,6 +213,9 @@ K_FN void k_load_relaxed2(const void *at, uint32_t *v) {
 K_FN void k_store_relaxed2(void *at, uint32_t v, uint32_t w) {
     __asm__ volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" ::"l"(at), "r"(v), "r"(w) : "memory");
 }
+K_FN void k_store_relaxed4(void *at, k_words4 v) {
+    __asm__ volatile("st.relaxed.gpu.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(at), "r"(v.w[0]), "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3]) : "memory");
+}
 K_FN void k_relax(void) {
 }
 K_FN void k_add_release(uint32_t *at, uint32_t n) {
@@ -237,9 +240,6 @@ K_FN float k_reciprocal_root(float x) {
 }
 K_FN float k_exchange(float x, int mask) {
     return __nvvm_shfl_sync_bfly_f32(0xffffffffu, x, mask, 31);
-}
-K_FN int32_t k_exchange_int(int32_t x, int mask) {
-    return __nvvm_shfl_sync_bfly_i32(0xffffffffu, x, mask, 31);
 }
 K_FN uint64_t k_now_ns(void) {
     uint64_t t;
@@ -377,12 +377,13 @@ K_FN void k_load_relaxed2(const void *at, uint32_t *v) {
 K_FN void k_store_relaxed2(void *at, uint32_t v, uint32_t w) {
     k_store_relaxed(at, v), k_store_relaxed((k_u32 *)at + 1, w);
 }
+K_FN void k_store_relaxed4(void *at, k_words4 v) {
+    for (int i = 0; i < 4; i++) {
+        k_store_relaxed((k_u32 *)at + i, v.w[i]);
+    }
+}
 void k_relax(void); /* others may need the core */
 K_FN float k_exchange(float x, int mask) {
-    (void)mask;
-    return x;
-}
-K_FN int32_t k_exchange_int(int32_t x, int mask) {
     (void)mask;
     return x;
 }

@@ -241,7 +241,6 @@ K_APART bool run_decoding(k_block *block) {
                 k_stream_largest(k_op_at(), r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to);
             }
         } else {
-            k_bring_next();
             k_do_attend_halves(r->works[k_phase_at() & 3].part & K_NUMBER);
         }
         stopped = end_phase(b, r);

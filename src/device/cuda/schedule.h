@@ -97,6 +97,9 @@ enum { K_ATTEND_LINES = 8 };
 /* Positions of a tile of a K_OP_ATTEND_HALVES, and of the longest piece that goes by kernel_attend_one.h: three tiles of each warp. */
 enum { K_FEW_TILE = 16, K_ONE_MOST = 3 * K_FEW_TILE * K_CARD_THREADS / 32 };
 
+/* A piece of a token's head in scratch memory: the largest score, the sum of weights, two floats that nothing uses, the values. */
+enum { K_ATTEND_VALUES = 4 };
+
 /*
  * Sources of a K_OP_ATTEND_HALVES that may take the newest row of keys and values from the products that make them: the row's ids; extra[0] and
  * extra[1] are the rows then, stamped, and extra[K_NEWEST] of each such product is the row that it hands on beside the cache's.
