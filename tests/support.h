@@ -13,6 +13,7 @@
 #include <cmocka.h>
 #include <llama.h>
 
+#include "folders.h"
 #include "samepage.h"
 #include "samepage/llm.h"
 
@@ -104,9 +105,8 @@ static inline void session_greedy(session *s, uint32_t n_ctx, int32_t max_tokens
 }
 
 static inline char *in_folder(const char *variable, const char *name) {
-    const char *folder = getenv(variable);
     char *path = malloc(4096);
-    snprintf(path, 4096, "%s/%s", folder ? folder : ".", name);
+    snprintf(path, 4096, "%s/%s", folder_of(variable), name);
     return path;
 }
 

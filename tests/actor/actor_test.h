@@ -20,7 +20,7 @@ static char folder[256];
 /* A store of this test's own. */
 static inline int make_folder(void **state) {
     (void)state;
-    snprintf(folder, sizeof folder, "%s/freeze-XXXXXX", getenv("BUILD_DIR") ? getenv("BUILD_DIR") : "/tmp");
+    snprintf(folder, sizeof folder, "%s/freeze-XXXXXX", folder_of("BUILD_DIR"));
     return mkdtemp(folder) ? 0 : -1;
 }
 

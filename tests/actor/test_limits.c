@@ -12,6 +12,7 @@
 
 #include "abi/limits.h"
 #include "device/turns.h"
+#include "folders.h"
 
 /* As people write it: 4 GiB, 1,048,576, 10^15. */
 static void write_default(char *out, size_t capacity, const sp_limit *limit) {
@@ -35,7 +36,7 @@ static void test_documented(void **state) {
     (void)state;
     char path[4096];
     static char header[1 << 17];
-    snprintf(path, sizeof path, "%s/include/samepage.h", getenv("SOURCE_DIR"));
+    snprintf(path, sizeof path, "%s/include/samepage.h", folder_of("SOURCE_DIR"));
     FILE *file = fopen(path, "rb");
     assert_non_null(file);
     header[fread(header, 1, sizeof header - 1, file)] = 0;

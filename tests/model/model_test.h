@@ -14,6 +14,7 @@
 #include <cmocka.h>
 #include <llama.h>
 
+#include "folders.h"
 #include "memory/memory.h"
 #include "model/model.h"
 #include "model/synthetic.h"
@@ -26,20 +27,15 @@
 #endif
 enum { THREADS = TEST_THREADS, MAX_BATCH = 512 };
 
-static inline const char *from_environment(const char *name) {
-    const char *value = getenv(name);
-    return value ? value : ".";
-}
-
 /* A file of the sources, by its path there. */
 static inline const char *source_path(char out[512], const char *name) {
-    snprintf(out, 512, "%s/%s", from_environment("SOURCE_DIR"), name);
+    snprintf(out, 512, "%s/%s", folder_of("SOURCE_DIR"), name);
     return out;
 }
 
 /* A file of this test's own in the build folder. */
 static inline const char *scratch_path(char out[512], const char *name) {
-    snprintf(out, 512, "%s/scratch-%ld-%s", from_environment("BUILD_DIR"), (long)getpid(), name);
+    snprintf(out, 512, "%s/scratch-%ld-%s", folder_of("BUILD_DIR"), (long)getpid(), name);
     return out;
 }
 

@@ -95,7 +95,7 @@ static void test_tokenizers(void **state) {
     assert_non_null(data);
     char folder[512], wasm[512];
     snprintf(folder, sizeof folder, "%s/models", data);
-    snprintf(wasm, sizeof wasm, "%s/guest/tokens.wasm", from_environment("BUILD_DIR"));
+    snprintf(wasm, sizeof wasm, "%s/guest/tokens.wasm", folder_of("BUILD_DIR"));
     sp_host *host = NULL;
     sp_device *device = NULL;
     sp_module *module = NULL;
