@@ -18,6 +18,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "folders.h"
 #include "samepage.h"
 #include "samepage/llm.h"
 #include "snapshot/log.h"
@@ -48,7 +49,7 @@ static struct {
 
 static bytes read_file(const char *variable, const char *name) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", getenv(variable), name);
+    snprintf(path, sizeof path, "%s/%s", folder_of(variable), name);
     bytes b = {0};
     FILE *file = fopen(path, "rb");
     if (file) {

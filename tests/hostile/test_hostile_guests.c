@@ -13,6 +13,7 @@
 #include <unistd.h>
 #include <wasmtime.h>
 
+#include "folders.h"
 #include "hostile/expectation.h"
 #include "hostile/victims.h"
 
@@ -61,7 +62,7 @@ static bytes assemble(const char *name, const bytes *text) {
 
 static char *path_of(const char *variable, const char *folder, const char *name, const char *suffix) {
     char *path = malloc(4096);
-    snprintf(path, 4096, "%s/%s%s%s", getenv(variable), folder, name, suffix);
+    snprintf(path, 4096, "%s/%s%s%s", folder_of(variable), folder, name, suffix);
     return path;
 }
 

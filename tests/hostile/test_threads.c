@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "folders.h"
 #include "hostile/victims.h"
 
 enum { THREADS = 4, ROUNDS = 3 };
@@ -28,7 +29,7 @@ typedef struct file {
 
 static file read_file(const char *variable, const char *name) {
     char path[4096];
-    snprintf(path, sizeof path, "%s/%s", getenv(variable), name);
+    snprintf(path, sizeof path, "%s/%s", folder_of(variable), name);
     FILE *in = fopen(path, "rb");
     file f = {.data = malloc(1 << 20)};
     f.size = in ? fread(f.data, 1, 1 << 20, in) : 0;
@@ -93,7 +94,7 @@ int main(void) {
     counter = read_file("BUILD_DIR", "guest/counter.wasm");
     loop = read_file("BUILD_DIR", "guest/hostile-loop.wasm");
     pocket.data = malloc(4096);
-    snprintf(pocket.data, 4096, "%s/models/pocket/pocket-q8_0.gguf", getenv("SOURCE_DIR"));
+    snprintf(pocket.data, 4096, "%s/models/pocket/pocket-q8_0.gguf", folder_of("SOURCE_DIR"));
     sp_status status = sp_host_open(NULL, &with.host, &err);
     status = status ? status : sp_device_open("cpu", 1, &with.device, &err);
     status = status ? status : sp_model_open(with.host, pocket.data, NULL, &with.model, &err);

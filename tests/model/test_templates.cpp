@@ -16,6 +16,7 @@
 #include <vector>
 
 extern "C" {
+#include "folders.h"
 #include "model/model.h"
 #include "test_data.h"
 }
@@ -178,8 +179,8 @@ static void test_answers(const std::string &templates, const std::string &pocket
 }
 
 int main() {
-    const char *data = test_data_folder(), *build = std::getenv("BUILD_DIR"), *sources = std::getenv("SOURCE_DIR");
-    if (!data || !build || !sources) {
+    const char *data = test_data_folder(), *build = folder_of("BUILD_DIR"), *sources = folder_of("SOURCE_DIR");
+    if (!data) {
         std::puts("no test data");
         return 1;
     }
