@@ -384,6 +384,25 @@ K_FN void k_do_elements(const k_op *op, uint32_t part) {
     }
 }
 
+/* Eight elements of a row of q4_0 or q8_0, in either layout, from `at` on, in one trip to memory. False: it is of another type. */
+K_INLINE bool k_eight_quants(uint32_t type, const uint8_t *row, uint32_t at, uint32_t n, k_floats4 *x) {
+    const bool split = type == K_TYPE_Q4_0_SPLIT || type == K_TYPE_Q8_0_SPLIT, nibbles = type == K_TYPE_Q4_0_SPLIT || type == SP_TYPE_Q4_0;
+    if (!split && !nibbles && type != SP_TYPE_Q8_0) {
+        return false;
+    }
+    const uint32_t bytes = nibbles ? 16 : 32, block = at / 32, from = at % bytes;
+    const uint8_t *scale = split ? row + n * bytes / 32 + block * 2 : row + block * (bytes + 2);
+    const k_u16 *quants = (const k_u16 *)(const void *)((split ? row + block * bytes : scale + 2) + from);
+    const uint32_t two[4] = {quants[0], quants[1], quants[2], quants[3]}, shift = at % 32 < 16 ? 0 : 4;
+    const float d = k_half(scale);
+    K_UNROLL_ALL
+    for (uint32_t e = 0; e < 8; e++) {
+        const uint32_t byte = two[e / 2] >> e % 2 * 8 & 255;
+        x[e / 4].f[e % 4] = d * (nibbles ? (float)(int32_t)(byte >> shift & 15) - 8 : (float)(int8_t)byte);
+    }
+    return true;
+}
+
 /* Rows of a matrix, by eight elements: each thread takes its part of a row, and then of the next. */
 K_APART void k_do_get_rows(const k_op *op, uint32_t part) {
     const k_tensor *a = &op->src[0], *d = &op->dst;
@@ -406,11 +425,12 @@ K_APART void k_do_get_rows(const k_op *op, uint32_t part) {
         for (uint32_t e = 0; e < 8; e++) {
             x[e / 4].f[e % 4] = k_from_half((uint16_t)(words.w[e / 2] >> e % 2 * 16));
         }
-        for (uint32_t e = 0; !halves && e < 8; e++) {
-            ((k_f32 *)(void *)to)[e] = k_element(a->type, row, at + e, n);
-        }
-        if (halves) {
+        if (halves || k_eight_quants(a->type, row, at, n, x)) {
             to[0] = x[0], to[1] = x[1];
+            continue;
+        }
+        for (uint32_t e = 0; e < 8; e++) {
+            ((k_f32 *)(void *)to)[e] = k_element(a->type, row, at + e, n);
         }
     }
 }
