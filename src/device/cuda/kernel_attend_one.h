@@ -20,7 +20,7 @@ enum {
     K_ONE_NEWEST_AT = K_FEW_QUERIES_AT(K_ONE_WIDE) + K_HALVES_HEADS * K_FEW_QUERY(K_ONE_WIDE),
     K_ONE_NEWEST = K_ONE_WIDE * 2 * 2 /* bytes: of halves, twice */
 };
-_Static_assert(K_ONE_NEWEST_AT + K_WARPS * K_ONE_NEWEST <= K_WORK, "it fits");
+_Static_assert(K_ONE_NEWEST_AT + K_ONE_NEWEST <= K_WORK, "it fits");
 #define K_ONE_HIDDEN 0xfc00fc00u /* minus infinity twice, as halves */
 
 /* Keys by 8 positions and 16 elements; what is added to the lane's two scores of each 8, as halves. */
@@ -50,18 +50,27 @@ K_INLINE const uint8_t *k_one_at(const uint8_t *base, uint32_t row, uint32_t ste
     return (const uint8_t *)(uintptr_t)at;
 }
 
-/* Asks for the keys, values and masks of a tile. One that lies behind the piece is hidden zeros: nothing is asked for, since that would take its
+/* Tiles of the piece: those behind are left out. */
+K_INLINE uint32_t k_one_tiles(const k_few *a) {
+    return a->last / K_ONE_STRIDE + 1;
+}
+
+/* A tile of hidden zeros. */
+K_INLINE void k_one_hide(uint32_t i, k_one *o) {
+    K_UNROLL_ALL
+    for (uint32_t b = i * 2; b < i * 2 + 2; b++) {
+        o->masks[b] = K_ONE_HIDDEN;
+        o->keys[b][0] = o->keys[b][1] = (k_words4){{0, 0, 0, 0}};
+    }
+}
+
+/* Asks for the keys, values and masks of a tile. What of it lies behind the piece is hidden zeros: nothing is asked for, since that would take its
  * time. */
 K_INLINE void k_one_ask(const k_few *a, uint32_t i, k_u16 *stage, k_one *o) {
     const uint32_t at = k_warp() * K_FEW_POSITIONS + i * K_ONE_STRIDE;
     const k_words4 zeros = {{0, 0, 0, 0}};
     k_u16 *to = stage + (i * K_FEW_POSITIONS + k_lane() / 8) * K_FEW_APART(K_ONE_WIDE) + k_lane() % 8 * 8;
     if (at > a->last) {
-        K_UNROLL_ALL
-        for (uint32_t b = i * 2; b < i * 2 + 2; b++) {
-            o->masks[b] = K_ONE_HIDDEN;
-            o->keys[b][0] = o->keys[b][1] = zeros;
-        }
         K_UNROLL_ALL
         for (uint32_t j = 0; j < K_FEW_POSITIONS / 4; j++) {
             *(k_words4 *)(void *)(to + j * 4 * K_FEW_APART(K_ONE_WIDE)) = zeros;
@@ -95,9 +104,9 @@ K_INLINE bool k_one_counts(const k_one *o) {
     return k_warp_any(any);
 }
 
-/* In shared memory, the warp's own: the newest key and value, each as halves, if it has them. */
+/* In shared memory: the newest key and value, each as halves, if the piece has them. */
 K_INLINE k_u16 *k_one_newest(uint32_t which) {
-    return (k_u16 *)(void *)(k_shared() + K_ONE_NEWEST_AT + k_warp() * K_ONE_NEWEST) + which * (K_ONE_NEWEST / 4);
+    return (k_u16 *)(void *)(k_shared() + K_ONE_NEWEST_AT) + which * (K_ONE_NEWEST / 4);
 }
 
 /* What a warp has before queries are there. */
@@ -106,39 +115,57 @@ typedef struct k_one_warp {
     bool live; /* does any of its positions count? */
 } k_one_warp;
 
+/* Four floats that a thread asks for, for all: of a query, or of the newest key or value. They are the first that is asked for: nobody else is waited
+ * for as long. */
+typedef struct k_one_asked {
+    const uint8_t *from;
+    k_u32 *to; /* where they go as halves */
+    bool any;  /* it has some */
+    k_stamp stamp;
+    k_words4 w;
+} k_one_asked;
+
+K_INLINE void k_one_ask_again(k_one_asked *q) {
+    q->w = (k_words4){{q->stamp.turn, q->stamp.turn, q->stamp.turn, q->stamp.turn}};
+    k_load_relaxed4(q->from, q->any, &q->w);
+}
+/* rows: of the heads' queries, `step` bytes from one to the next. */
+K_INLINE k_one_asked k_one_ask_first(const k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads) {
+    enum { FOURS = K_ONE_WIDE / 4, QUERIES = K_HALVES_HEADS * FOURS };
+    const uint32_t thread = k_thread(), four = thread % FOURS, which = (thread - QUERIES) / FOURS;
+    const bool newest = thread >= QUERIES;
+    k_one_asked q = {.stamp = {.turn = a->stamp.turn, .bit = newest ? 1 : a->stamp.bit}};
+    q.any = newest ? which < 2 && a->newest_key : thread / FOURS < heads;
+    q.from = (newest ? which ? a->newest_value : a->newest_key : k_one_at(rows, thread / FOURS, step)) + four * 16;
+    q.to = newest ? (k_u32 *)(void *)(k_one_newest(which & 1) + four * 4) : (k_u32 *)(void *)(k_few_query(K_ONE_WIDE, thread / FOURS) + four * 8);
+    k_one_ask_again(&q);
+    return q;
+}
+
 /* Asks for all that the warp needs of the cache. */
 K_INLINE void k_one_begin(const k_few *a, k_u16 *stage, k_one_warp *w) {
+    const uint32_t tiles = k_one_tiles(a);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_ONE_TILES; i++) {
-        k_one_ask(a, i, stage, &w->o);
+        k_one_hide(i, &w->o);
+        if (i < tiles) {
+            k_one_ask(a, i, stage, &w->o);
+        }
     }
 }
 
-/* Queries come to shared memory, and so does the newest row: see k_few_take. What masks and ids say is worked out when queries have been asked for.
- * All threads together. */
-K_INLINE void k_one_take(k_few *a, const uint8_t *rows, uint32_t step, uint32_t heads, k_one_warp *w) {
-    const k_stamp always = {.turn = a->stamp.turn, .bit = 1};
-    k_words4 q, k, v;
+/* What was asked for first comes to shared memory, for all threads. What masks and ids say is worked out meanwhile. */
+K_INLINE void k_one_take(k_few *a, k_one_asked *q, k_one_warp *w) {
     uint32_t polls = k_polls();
-    k_few_ask_queries(K_ONE_WIDE, a->stamp, rows, step, heads, &q);
     w->live = k_one_counts(&w->o);
     k_few_find_newest(K_ONE_WIDE, a);
-    const bool has_key = a->newest_key_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4,
-               has_value = a->newest_value_at != K_FEW_NONE && k_lane() < K_ONE_WIDE / 4;
-    for (;;) {
-        k = v = (k_words4){{always.turn, always.turn, always.turn, always.turn}};
-        k_load_relaxed4(a->newest_key + k_lane() * 16, has_key, &k);
-        k_load_relaxed4(a->newest_value + k_lane() * 16, has_value, &v);
-        if (!k_warp_any(k_lacking4(always, &k) | k_lacking4(always, &v) | k_lacking4(a->stamp, &q)) || k_warp_any(k_waits_in_vain(&polls))) {
-            break;
-        }
-        k_few_ask_queries(K_ONE_WIDE, a->stamp, rows, step, heads, &q);
+    while (k_warp_any(k_lacking4(q->stamp, &q->w)) && !k_warp_any(k_waits_in_vain(&polls))) {
+        k_one_ask_again(q);
     }
-    if (k_lane() < K_ONE_WIDE / 4) {
-        k_few_four_halves(always, &k, (k_u32 *)(void *)(k_one_newest(0) + k_lane() * 4));
-        k_few_four_halves(always, &v, (k_u32 *)(void *)(k_one_newest(1) + k_lane() * 4));
+    if (q->any) {
+        k_few_four_halves(q->stamp, &q->w, q->to);
     }
-    k_few_give_queries(K_ONE_WIDE, a->stamp, heads, &q);
+    k_block_sync();
 }
 
 /* The newest key takes its place. */
@@ -163,7 +190,7 @@ K_INLINE void k_one_renew(const k_few *a, k_one *o) {
 }
 
 /* Scores become weights; returns the largest of the lane's head, as a power of two. */
-K_INLINE float k_one_weights(const k_few *a, const k_one *o, const k_half_a *queries, k_half_b *weights) {
+K_INLINE float k_one_weights(const k_few *a, uint32_t tiles, const k_one *o, const k_half_a *queries, k_half_b *weights) {
     k_fragment_c scores[K_ONE_BLOCKS];
     float most = -k_infinity();
     K_UNROLL_ALL
@@ -171,11 +198,14 @@ K_INLINE float k_one_weights(const k_few *a, const k_one *o, const k_half_a *que
         scores[i / 4].f[i % 4] = 0;
     }
     K_UNROLL_ALL
-    for (uint32_t s = 0; s < K_ONE_STEPS; s++) {
-        K_UNROLL_ALL
-        for (uint32_t b = 0; b < K_ONE_BLOCKS; b++) {
-            const k_half_b keys = {{o->keys[b][s / 2].w[s % 2 * 2], o->keys[b][s / 2].w[s % 2 * 2 + 1]}};
-            k_multiply_halves(&scores[b], &queries[s], &keys);
+    for (uint32_t t = 0; t < K_ONE_TILES; t++) {
+        if (t < tiles) {
+            K_UNROLL_ALL
+            for (uint32_t i = 0; i < K_ONE_STEPS * 2; i++) {
+                const uint32_t b = t * 2 + i % 2, s = i / 2;
+                const k_half_b keys = {{o->keys[b][s / 2].w[s % 2 * 2], o->keys[b][s / 2].w[s % 2 * 2 + 1]}};
+                k_multiply_halves(&scores[b], &queries[s], &keys);
+            }
         }
     }
     K_UNROLL_ALL
@@ -223,9 +253,9 @@ K_INLINE void k_one_renew_value(const k_few *a, k_u16 *stage) {
     }
 }
 
-/* rows: of the heads' queries, `step` bytes from one to the next; stage, stats: the warp's, the block's. */
-K_INLINE void k_one_along(k_few *a, k_one_warp *w, const uint8_t *rows, uint32_t step, uint32_t heads, k_u16 *stage, k_f32 *stats) {
-    const uint32_t ones = 0x3c003c00;
+/* stage, stats: the warp's, the block's. */
+K_INLINE void k_one_along(k_few *a, k_one_warp *w, k_one_asked *q, uint32_t heads, k_u16 *stage, k_f32 *stats) {
+    const uint32_t ones = 0x3c003c00, tiles = k_one_tiles(a);
     k_half_a queries[K_ONE_STEPS];
     k_half_b weights[K_ONE_TILES];
     k_fragment_c values[K_ONE_STEPS + 1];
@@ -234,7 +264,7 @@ K_INLINE void k_one_along(k_few *a, k_one_warp *w, const uint8_t *rows, uint32_t
     for (uint32_t i = 0; i < (K_ONE_STEPS + 1) * 4; i++) {
         values[i / 4].f[i % 4] = 0;
     }
-    k_one_take(a, rows, step, heads, w);
+    k_one_take(a, q, w);
     if (w->live) {
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_ONE_STEPS / 2; i++) {
@@ -242,13 +272,16 @@ K_INLINE void k_one_along(k_few *a, k_one_warp *w, const uint8_t *rows, uint32_t
             queries[i * 2] = (k_half_a){{q.w[0], 0, q.w[1], 0}}, queries[i * 2 + 1] = (k_half_a){{q.w[2], 0, q.w[3], 0}};
         }
         k_one_renew(a, &w->o);
-        most = k_one_weights(a, &w->o, queries, weights);
+        most = k_one_weights(a, tiles, &w->o, queries, weights);
         k_copies_wait_all();
         k_warp_sync();
         k_one_renew_value(a, stage);
         K_UNROLL_ALL
         for (uint32_t t = 0; t < K_ONE_TILES; t++) {
             const k_half_a all = {{ones, ones, ones, ones}};
+            if (t >= tiles) {
+                break;
+            }
             K_UNROLL_ALL
             for (uint32_t i = 0; i < K_ONE_STEPS; i++) {
                 const k_half_a turned = k_few_values(stage + t * K_FEW_POSITIONS * K_FEW_APART(K_ONE_WIDE), K_FEW_APART(K_ONE_WIDE), i * 16);

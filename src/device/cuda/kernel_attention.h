@@ -510,23 +510,26 @@ K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
     uint32_t group = k_quotient(task, op, 9), piece = task - group * op->split, heads = op->params[5], from = piece * op->params[4];
     uint32_t kv_head = k_quotient(group, op, 11);
     k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .from = from, .stamp = k_stamp_of(q)};
+    const uint8_t *rows = k_one_at((const uint8_t *)(uintptr_t)q->data, group * heads, (uint32_t)q->nb[2]);
     if (op->extra[0].data) { /* ids are less than 2^32 */
-        a.key_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_KEY_ID].data);
-        a.value_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_VALUE_ID].data);
         a.newest_key = (const uint8_t *)(uintptr_t)op->extra[0].data + kv_head * 256;
         a.newest_value = (const uint8_t *)(uintptr_t)op->extra[1].data + kv_head * 256;
+    }
+    k_one_asked asked = k_one_ask_first(&a, rows, (uint32_t)q->nb[2], heads);
+    if (op->extra[0].data) {
+        a.key_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_KEY_ID].data);
+        a.value_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_VALUE_ID].data);
     }
     a.last = k_few_least((uint32_t)k->ne[1] - from, op->params[4]) - 1;
     a.keys = k_one_at(k_one_at((const uint8_t *)(uintptr_t)k->data, from, a.key_step), kv_head, (uint32_t)k->nb[2]);
     a.values = k_one_at(k_one_at((const uint8_t *)(uintptr_t)v->data, from, a.value_step), kv_head, (uint32_t)v->nb[2]);
     a.mask = (const k_u16 *)(uintptr_t)op->src[3].data + from;
     a.scale = k_param(op, 0);
-    const uint8_t *rows = k_one_at((const uint8_t *)(uintptr_t)q->data, group * heads, (uint32_t)q->nb[2]);
     k_u16 *stage = (k_u16 *)(void *)k_few_stage(64, k_warp());
     k_one_warp w;
     k_one_begin(&a, stage, &w);
     k_bring_next();
-    k_one_along(&a, &w, rows, (uint32_t)q->nb[2], heads, stage, k_few_stats(0));
+    k_one_along(&a, &w, &asked, heads, stage, k_few_stats(0));
     k_block_sync();
     k_few_end(64, op, group * heads, heads, piece);
     if (op->split > 1) {
