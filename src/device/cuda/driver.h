@@ -72,6 +72,7 @@ struct sp_cuda_driver {
     const sp_cuda_driver_ops *ops;
     uint32_t blocks; /* of the kernel */
     uint32_t shared; /* bytes of a block's shared memory: K_SHARED or K_SHARED_LEAST */
+    bool ring;       /* blocks have one */
     bool maps;       /* tiles are brought by maps of matrices */
     uint64_t piece;  /* bytes; 0: the driver can't map memory at several addresses */
     uint32_t slow;   /* how many times slower than a card a run may be before it is

@@ -118,7 +118,6 @@ typedef struct card {
     cu_module module;
     cu_function kernel;
     cu_stream work, copies; /* the kernel's, and the one beside it */
-    uint32_t ring;          /* blocks have one */
     cu_allocation piece;    /* what a piece is */
     cu_access access;       /* this card's */
 } card;
@@ -323,7 +322,8 @@ static sp_status card_map_matrix(sp_cuda_driver *driver, const sp_cuda_matrix *m
 
 static sp_status card_launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, sp_error *err) {
     card *c = enter(driver);
-    void *arguments[] = {&queue, &state, &c->ring};
+    uint32_t ring = driver->ring;
+    void *arguments[] = {&queue, &state, &ring};
     cu_result r = cu.cuMemsetD8Async(state, 0, sizeof(k_state), c->work);
     r = r ? r : cu.cuLaunchCooperativeKernel(c->kernel, driver->blocks, 1, 1, K_CARD_LAUNCHED, 1, 1, driver->shared, c->work, arguments);
     return r ? failed(r, "can't start the kernel", err) : SP_OK;
@@ -411,7 +411,7 @@ static sp_status load_kernels(card *c, int major, int minor, sp_error *err) {
     static char log[2000];
     int options[] = {CU_JIT_ERROR_LOG, CU_JIT_ERROR_LOG_SIZE};
     void *values[] = {log, (void *)(uintptr_t)sizeof log};
-    c->base.maps = major == 9 && minor == 0 && c->ring && cu_encode; /* Hopper: its tensor cores have instructions of their own */
+    c->base.maps = major == 9 && minor == 0 && c->base.ring && cu_encode; /* Hopper: its tensor cores have instructions of their own */
     cu_result r = c->base.maps ? cu.cuModuleLoadDataEx(&c->module, sp_cuda_ptx_90a, 2, options, values) : 0;
     if (r || !c->base.maps) { /* drivers before CUDA 12.3 don't know all of them */
         c->base.maps = false;
@@ -473,8 +473,8 @@ static sp_status start(card *c, int index, sp_error *err) {
                        "(Ampere) or later",
                        c->base.name, major, minor, OLDEST_MAJOR);
     }
-    c->ring = major >= 9 && shared >= K_SHARED; /* copies by the bulk came with 9.0 */
-    c->base.shared = c->ring ? K_SHARED : K_SHARED_LEAST;
+    c->base.ring = major >= 9 && shared >= K_SHARED; /* copies by the bulk came with 9.0 */
+    c->base.shared = c->base.ring ? K_SHARED : K_SHARED_LEAST;
     r = cu.cuDevicePrimaryCtxRetain(&c->context, c->device);
     if (r) {
         c->context = NULL;

@@ -78,8 +78,8 @@ K_INLINE bool k_is_all_there(const uint32_t once, k_stamp stamp, const k_words4 
     return there;
 }
 
-/* Pieces as blocks of bytes; what one needs of its neighbours is exchanged for all together. */
-K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first, const float *x) {
+/* Pieces as blocks of bytes; what one needs of its neighbours is exchanged for all together. Squares are added up over a block's lanes on the way. */
+K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first, const float *x, float *squares) {
     float most[K_ONCE], id[K_ONCE];
     K_UNROLL_ALL
     for (uint32_t p = 0; p < once; p++) {
@@ -95,6 +95,7 @@ K_INLINE void k_put_bytes(const uint32_t once, const k_column *c, uint32_t first
         for (uint32_t p = 0; p < once; p++) {
             most[p] = __builtin_fmaxf(most[p], k_exchange(most[p], m));
         }
+        *squares += k_exchange(*squares, m);
     }
     K_UNROLL_ALL
     for (uint32_t p = 0; p < once; p++) {
@@ -129,8 +130,8 @@ K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t firs
     }
 }
 
-/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares. A warp asks again for all of its pieces until
- * all are there: so it does in few instructions, and for whole sectors. */
+/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares, or, of quants, that of a block's lanes. A warp
+ * asks again for all of its pieces until all are there: so it does in few instructions, and for whole sectors. */
 K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t base,
                              const k_meanwhile meanwhile, void *context) {
     k_words4 words[K_ONCE * K_EACH4];
@@ -165,11 +166,20 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
         }
     }
     if (quants) {
-        k_put_bytes(once, c, first, x);
+        k_put_bytes(once, c, first, x, &squares);
     } else {
         k_put_floats(once, c, first, x);
     }
     return squares;
+}
+
+/* Over a warp, of what a block's lanes have alike. */
+K_INLINE float k_blocks_sum(float x) {
+    K_UNROLL_ALL
+    for (int m = K_GROUPED; m < K_LANES; m *= 2) {
+        x += k_exchange(x, m);
+    }
+    return x;
 }
 
 /* The column, or the slice of it. What the norm divides by is the same for all elements: it is left to who holds the column, or to results
@@ -187,7 +197,7 @@ K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_colum
         }
     }
     if (from->weight) {
-        squares = k_warp_sum(squares);
+        squares = quants ? k_blocks_sum(squares) : k_warp_sum(squares);
         if (k_lane() == 0) {
             c->squares[k_warp()] = squares;
         }
@@ -197,15 +207,20 @@ K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_colum
 
 /* What the column was not multiplied with. */
 K_INLINE float k_column_norm(const k_op *op, const k_column *c) {
-    float sum = 0;
-    if (op->before != K_BEFORE_RMS_NORM) {
-        return 1;
+    float sum[K_WARPS];
+    K_UNROLL_ALL
+    for (uint32_t w = 0; w < K_WARPS; w++) {
+        sum[w] = c->squares[w];
     }
     K_UNROLL_ALL
-    for (int w = 0; w < K_WARPS; w++) {
-        sum += c->squares[w];
+    for (uint32_t n = K_WARPS / 2; n; n /= 2) {
+        K_UNROLL_ALL
+        for (uint32_t w = 0; w < n; w++) {
+            sum[w] += sum[w + n];
+        }
     }
-    return k_reciprocal_root(sum * k_reciprocal((float)c->n) + k_param(op, K_EPS));
+    const float norm = k_reciprocal_root(sum[0] * k_reciprocal((float)c->n) + k_param(op, K_EPS));
+    return op->before == K_BEFORE_RMS_NORM ? norm : 1;
 }
 
 /* ---- holding ---- */

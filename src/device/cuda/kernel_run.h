@@ -16,7 +16,7 @@ _Static_assert(offsetof(k_run, works) == K_HEAD && offsetof(k_run, n) == offseto
 _Static_assert(offsetof(k_schedule, turn) % 16 == 0 && offsetof(k_schedule, small) % 16 == 0, "what is read by 16 bytes");
 
 K_INLINE volatile k_run *k_run_at(void) {
-    return &k_control_at()->run;
+    return &k_control_anew()->run;
 }
 /* Where a phase's operation lies in shared memory, or will. */
 K_INLINE uint32_t k_op_offset(uint32_t phase) {
@@ -36,6 +36,11 @@ K_INLINE void k_go_to(uint32_t phase) {
     }
     k_warp_sync();
 }
+/* What the block does first in it. */
+K_INLINE k_work k_work_of(uint32_t phase) {
+    const k_words4 w = *(const k_words4 *)(const void *)&k_control_anew()->run.works[phase & 3];
+    return (k_work){w.w[0], w.w[1], w.w[2], w.w[3]};
+}
 K_INLINE k_op *k_op_at(void) {
     return k_op_place(k_phase_at());
 }
@@ -46,10 +51,10 @@ K_INLINE void k_bring(uint32_t phase) {
     k_run *r = &k_control_at()->run;
     const k_work work = r->works[phase & 3];
     const uint8_t *from = (const uint8_t *)&r->ops[work.op];
-    for (uint32_t i = thread * 16; phase < r->n && work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
+    for (uint32_t i = thread * 16; work.op != K_NO_WORK && i < sizeof(k_op); i += K_THREADS * 16) {
         k_copy_async((uint8_t *)k_op_place(phase) + i, from + i, true);
     }
-    if (thread == 0 && phase + 1 < r->n) {
+    if (thread == 0) {
         k_copy_async(&r->works[(phase + 1) & 3], &r->list[(uint64_t)(phase + 1) * r->blocks], true);
     }
 }

@@ -14,8 +14,9 @@
 
 /* ---- rows ---- */
 
-/* A piece of a row times the column's. The upper halves of q4_0's bytes stay where they are: sixteen times what they stand for. */
-K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_words4 *w, float d) {
+/* A piece of a row times the column's, but for the row's scale. The upper halves of q4_0's bytes stay where they are: sixteen times what they stand
+ * for. */
+K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_words4 *w) {
     int32_t sum = 0, upper = 0;
     float floats[2] = {0, 0};
     K_UNROLL_ALL
@@ -30,8 +31,8 @@ K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_
             floats[1] += k_from_half((uint16_t)(w->w[j] >> 16)) * k_bits_float(h->x[p][j / 2].w[j % 2 * 2 + 1]);
         }
     }
-    return kind == K_BY_BLOCK        ? d * (h->scale[p] * (float)(sum * 16 + upper) - h->sum[p])
-           : kind == K_BY_HALF_BLOCK ? d * h->scale[p] * (float)sum
+    return kind == K_BY_BLOCK        ? h->scale[p] * (float)(sum * 16 + upper) - h->sum[p]
+           : kind == K_BY_HALF_BLOCK ? h->scale[p] * (float)sum
                                      : h->scale[p] * (floats[0] + floats[1]);
 }
 
@@ -61,7 +62,8 @@ K_INLINE void k_dot_rows(const int kind, uint32_t n, const k_held *h, const uint
         sums[r] = 0;
         K_UNROLL_ALL
         for (uint32_t p = 0; p < k_pieces(kind); p++) {
-            sums[r] += k_dot_piece(kind, h, p, &w[r][p], kind == K_BY_EIGHT ? 1 : k_from_half(d[r][p]));
+            const float dot = k_dot_piece(kind, h, p, &w[r][p]);
+            sums[r] += kind == K_BY_EIGHT ? dot : k_from_half(d[r][p]) * dot;
         }
     }
 }
@@ -179,7 +181,8 @@ typedef struct k_beside {
 
 /* The rotation of a row and its neighbour. */
 K_INLINE k_turn k_stream_turn(const k_op *op, uint32_t row) {
-    uint32_t pair = row % op->params[K_ROPE_HEAD] / 2;
+    const uint32_t head = op->params[K_ROPE_HEAD];
+    uint32_t pair = (head & (head - 1) ? row % head : row & (head - 1)) / 2;
     const k_turn *turns = (const k_turn *)(uintptr_t)op->src[K_SRC_TURNS].data, none = {0, 1};
     return pair * 2 < op->params[K_ROPE_DIMS] ? turns[pair] : none;
 }
@@ -224,9 +227,13 @@ K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t i, uint32_t segments) {
     }
     float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     all += k_exchange(all, 1);
-    all += segments > 0 ? k_exchange(all, 2) : 0;
-    all += segments > 1 ? k_exchange(all, 4) : 0;
-    all += segments > 2 ? k_exchange(all, 8) : 0;
+    if (segments) {
+        all += k_exchange(all, 2);
+        const float two = k_exchange(all, 4);
+        all += segments > 1 ? two : 0;
+        const float four = k_exchange(all, 8);
+        all += segments > 2 ? four : 0;
+    }
     return all;
 }
 
@@ -251,10 +258,8 @@ K_INLINE void k_stream_finish(const k_op *op, const k_f32 *sums, const k_beside 
     K_UNROLL_ALL
     for (uint32_t j = 0; j < K_OWN; j++) {
         const k_beside *b = &beside[j];
-        float x = k_stream_sum(sums, j, segments) * scale, other = 0;
-        if (op->after & (K_AFTER_GLU | K_AFTER_ROPE)) {
-            other = K_LANES == 1 ? k_stream_sum(sums, j ^ 1, segments) * scale : k_exchange(x, K_FINISHERS << segments);
-        }
+        float x = k_stream_sum(sums, j, segments) * scale;
+        const float other = K_LANES == 1 ? k_stream_sum(sums, j ^ 1, segments) * scale : k_exchange(x, K_FINISHERS << segments); /* if it is wanted */
         if (b->row != K_NOT_ITS) {
             x = k_stream_result(op, b, x, other);
             if (op->dst.stamped) {
@@ -351,14 +356,15 @@ K_APART void k_stream_long(uint32_t from, uint32_t to, bool ring) {
     k_stream_by(K_BY_EIGHT, true, from, to, ring);
 }
 
-/* Rows [from, to) of the phase's operation, by what it does (k_stream_does). What was written is there for others behind a barrier alone, or by its
- * stamps. The compiler is told that all lanes go the same way: else what it needs for others is spilled over a call. */
-K_INLINE void k_do_stream(uint32_t does, uint32_t from, uint32_t to, bool ring) {
-    if (k_warp_any(does == K_DOES_Q4)) {
+/* Rows [from, to) of the phase's operation. What was written is there for others behind a barrier alone, or by its stamps. */
+K_APART void k_do_stream(uint32_t from, uint32_t to, bool ring) {
+    const k_op *op = k_op_at();
+    const uint32_t type = op->src[K_SRC_LEFT].type;
+    if (type == K_TYPE_Q4_0_SPLIT) {
         k_stream_q4(from, to, ring);
-    } else if (k_warp_any(does == K_DOES_Q8)) {
+    } else if (type == K_TYPE_Q8_0_SPLIT) {
         k_stream_q8(from, to, ring);
-    } else if (k_warp_any(does == K_DOES_F16)) {
+    } else if (op->params[K_SLICES] == 1) {
         k_stream_f16(from, to, ring);
     } else {
         k_stream_long(from, to, ring);

@@ -397,13 +397,23 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
     return status;
 }
 
-/* Into so many segments, as a power of two, a row is cut: a warp holds its segment of the column in registers (k_held). */
+/* Elements of the column that a warp holds in registers (k_held). */
+static int64_t held_at_once(const sp_spec_tensor *left) {
+    return left->type == SP_TYPE_F16 ? 1024 : 2048;
+}
+
+/* Into so many segments, as a power of two, a row is cut: a warp holds its segment of the column. */
 static uint32_t segments_of(const sp_spec_tensor *left) {
-    uint32_t held = left->type == SP_TYPE_F16 ? 1024 : 2048, segments = 0;
-    while (segments < 3 && left->ne[0] / sp_plan_slices(left) > (int64_t)held << segments) {
+    uint32_t segments = 0;
+    while (segments < 3 && left->ne[0] / sp_plan_slices(left) > held_at_once(left) << segments) {
         segments++;
     }
     return segments;
+}
+
+/* Rows that a card's warps take at once. */
+static uint32_t rows_at_once(const sp_spec_tensor *left, uint32_t segments) {
+    return (left->type == SP_TYPE_Q4_0 ? 4u : 2u) * (K_CARD_THREADS / 32 >> segments);
 }
 
 /* A product whose weights are streamed; it ends in `end`, itself or another operation. */
@@ -419,11 +429,13 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     plan_op *o = sp_plan_new_op(p, K_OP_STREAM);
     k_op *op = &o->op;
     op->params[K_SLICES] = slices;
-    while (tile_rows * left->nb[1] > (uint64_t)K_SLOT * slices) {
+    op->params[K_SEGMENTS] = segments_of(left);
+    while (tile_rows > 1 && (tile_rows * left->nb[1] > (uint64_t)K_SLOT * slices || tile_rows > rows_at_once(left, op->params[K_SEGMENTS]))) {
         tile_rows /= 2;
     }
     op->params[K_TILE_ROWS] = tile_rows;
-    op->params[K_SEGMENTS] = segments_of(left);
+    op->params[K_ONE_ROUND] =
+        slices == 1 && tile_rows == rows_at_once(left, op->params[K_SEGMENTS]) && left->ne[0] <= held_at_once(left) << op->params[K_SEGMENTS];
     op->params[K_UNIT] = 1;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
     status = sp_plan_set_dst(p, o, end, err);

@@ -75,11 +75,23 @@ K_FN uint32_t k_thread_anew(void) {
     __asm__ volatile("mov.u32 %0, %%tid.x;" : "=r"(n));
     return n;
 }
+/* Likewise: where it lies is not kept, and spilled, over calls. */
+K_FN k_control *k_control_anew(void) {
+    uint32_t at;
+    __asm__ volatile("mov.u32 %0, k_shared_memory;" : "=r"(at));
+    return (k_control *)(__attribute__((address_space(3))) k_control *)(uintptr_t)at;
+}
 K_FN uint32_t k_lane(void) {
     return k_thread() % K_LANES;
 }
 K_FN uint32_t k_warp(void) {
     return k_thread() / K_LANES;
+}
+/* What all lanes of the warp have alike, as the compiler knows then. */
+K_FN uint32_t k_alike(uint32_t x) {
+    uint32_t y;
+    __asm__ volatile("redux.sync.or.b32 %0, %1, 0xffffffff;" : "=r"(y) : "r"(x));
+    return y;
 }
 /* A warp's. What is loaded before is asked for before, too: the compiler would rather load each value where it is used. */
 K_FN void k_warp_sync(void) {
@@ -321,6 +333,12 @@ K_FN uint32_t k_thread(void) {
 }
 K_FN uint32_t k_thread_anew(void) {
     return 0;
+}
+K_FN k_control *k_control_anew(void) {
+    return k_control_at();
+}
+K_FN uint32_t k_alike(uint32_t x) {
+    return x;
 }
 K_FN uint32_t k_lane(void) {
     return 0;

@@ -11,7 +11,7 @@
 #include "device/cuda/kernel_recurrent.h"
 #include "device/cuda/kernel_ring.h"
 #include "device/cuda/kernel_run.h"
-#include "device/cuda/kernel_stream.h"
+#include "device/cuda/kernel_stream_one.h"
 #include "device/cuda/kernel_tiles.h"
 #ifdef K_WGMMA
 #include "device/cuda/kernel_fetch_hopper.h"
@@ -28,7 +28,7 @@ static const k_op *op_here(const k_op *op) {
 
 static void stream_alone(const k_op *op, uint32_t part) {
     op = op_here(op);
-    k_do_stream(k_stream_does(op), k_stream_from(op, part), k_stream_from(op, part + 1), false);
+    k_do_stream(k_stream_from(op, part), k_stream_from(op, part + 1), false);
     if (op->after & K_AFTER_LARGEST) {
         k_stream_largest(op, k_stream_from(op, part), k_stream_from(op, part + 1));
     }
@@ -189,37 +189,33 @@ K_APART void begin_run(k_block *block, const k_schedule *schedule, bool later) {
     mark(r, 0);
 }
 
-/* What a phase does beside its work. */
-K_INLINE void begin_phase(const k_block *b, volatile k_run *r) {
-    if (k_thread_anew() == 0) {
-        if (k_phase_at() == r->ring_from) {
-            *(volatile uint32_t *)&k_control_at()->open = 1;
-        }
-        if (b->block == 0) {
-            k_peek_async((uint32_t *)(uintptr_t)r->stop, &b->state->stop);
-        }
-    }
-}
-
 /* To the phase behind, at once or past a barrier. True: stopped. */
-K_INLINE bool end_phase(k_block *b, volatile k_run *r) {
-    const uint32_t next = k_phase_at() + 1;
+K_INLINE bool end_phase(k_block *block) {
+    const uint32_t at = k_phase_at(), part = k_alike(k_work_of(at).part);
     bool stopped = false;
+    if (part & K_LARGEST) {
+        const k_work done = k_work_of(at);
+        k_stream_largest(k_op_place(at), done.from, done.to);
+    }
     k_copies_wait_all();
-    if (next < r->n && r->works[next & 3].part & K_FLOWS) {
+    if (part & K_FLOWS) {
         k_block_sync();
     } else {
-        stopped = k_grid_barrier(b, b->block == 0 && k_thread_anew() == 0 ? r->stop[0] : 0);
+        k_block *b = k_block_at(block);
+        stopped = k_grid_barrier(b, b->block == 0 && k_thread_anew() == 0 ? k_run_at()->stop[0] : 0);
     }
-    k_go_to(next);
-    mark(r, next);
+    k_go_to(at + 1);
+    if (part & K_MARKED) {
+        mark(k_run_at(), at + 1);
+    }
     return stopped;
 }
 
-/* What the block is to do of what decoding does all the time. */
-K_INLINE uint32_t does(const volatile k_run *r) {
-    const uint32_t at = k_phase_at();
-    return at < r->n ? r->works[at & 3].part & K_DECODES : K_DOES_ANY;
+/* Before a phase that ends at a barrier: block 0 learns whether the run is to be stopped there. */
+K_INLINE void look_for_stop(const k_block *b, volatile k_run *r) {
+    if (b->block == 0 && k_thread_anew() == 0) {
+        k_peek_async((uint32_t *)(uintptr_t)r->stop, &b->state->stop);
+    }
 }
 
 /*
@@ -228,24 +224,32 @@ K_INLINE uint32_t does(const volatile k_run *r) {
  * True: stopped.
  */
 K_APART bool run_decoding(k_block *block) {
-    k_block *b = k_block_at(block);
-    volatile k_run *r = k_run_at();
-    bool stopped = false;
-    for (uint32_t kind; !stopped && (kind = does(r)) != K_DOES_ANY;) {
-        begin_phase(b, r);
-        if (k_warp_any(kind == K_DOES_NOTHING)) {
-            k_bring_next();
-        } else if (k_warp_any(kind != K_DOES_ATTEND)) {
-            k_do_stream(kind, r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to, b->ring);
-            if (k_op_at()->after & K_AFTER_LARGEST) {
-                k_stream_largest(k_op_at(), r->works[k_phase_at() & 3].from, r->works[k_phase_at() & 3].to);
-            }
-        } else {
-            k_do_attend_halves(r->works[k_phase_at() & 3].part & K_NUMBER);
+    for (;;) {
+        const uint32_t at = k_phase_at();
+        const k_work work = k_work_of(at);
+        const uint32_t part = k_alike(work.part), kind = part & K_DECODES;
+        if (!(part & K_FLOWS)) {
+            look_for_stop(k_block_at(block), k_run_at());
         }
-        stopped = end_phase(b, r);
+        if (kind == K_DOES_Q4) {
+            k_one_stream_q4(at, work.from, work.to);
+        } else if (kind == K_DOES_Q8) {
+            k_one_stream_q8(at, work.from, work.to);
+        } else if (kind == K_DOES_F16) {
+            k_one_stream_f16(at, work.from, work.to);
+        } else if (kind == K_DOES_NOTHING) {
+            k_bring_next();
+        } else if (kind == K_DOES_ATTEND) {
+            k_do_attend_halves(part & K_NUMBER);
+        } else if (kind == K_DOES_STREAM) {
+            k_do_stream(work.from, work.to, k_block_at(block)->ring);
+        } else {
+            return false;
+        }
+        if (end_phase(block)) {
+            return true;
+        }
     }
-    return stopped;
 }
 
 /* True: stopped. What is needed behind the work of a phase is read again from shared memory: the work needs all registers. */
@@ -253,12 +257,15 @@ K_INLINE bool run_phases(k_block *b) {
     volatile k_run *r = k_run_at();
     bool stopped = false;
     while (!stopped && k_phase_at() < r->n) {
-        if (does(r) != K_DOES_ANY) {
+        if (k_thread_anew() == 0 && k_phase_at() >= r->ring_from) {
+            *(volatile uint32_t *)&k_control_at()->open = 1;
+        }
+        if ((k_work_of(k_phase_at()).part & K_DECODES) != K_DOES_ANY) {
             stopped = run_decoding(b);
         } else {
-            begin_phase(b, r);
+            look_for_stop(b, r);
             run_work(b, r);
-            stopped = end_phase(b, r);
+            stopped = end_phase(b);
         }
     }
     return stopped;
@@ -292,7 +299,7 @@ K_APART bool run_alone(k_block *block, k_schedule *schedule) {
     volatile k_run *r = k_run_at();
     begin_run(b, schedule, false);
     for (uint32_t at = 0, n = r->n; at < n; at++) {
-        begin_phase(b, r);
+        look_for_stop(b, r);
         k_bring_next();
         run_op(k_op_at(), 0);
         k_copies_wait_all();

@@ -149,12 +149,23 @@ static uint32_t ring_from(const plan *p) {
 }
 
 /* Of K_DECODES. */
-static uint32_t decodes(const k_op *op) {
-    return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : op->op == K_OP_STREAM ? k_stream_does(op) : K_DOES_ANY;
+static uint32_t decodes(const k_op *op, bool ring) {
+    if (op->op != K_OP_STREAM) {
+        return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : K_DOES_ANY;
+    }
+    const uint32_t type = op->src[K_SRC_LEFT].type;
+    return !ring || !op->params[K_ONE_ROUND] ? K_DOES_STREAM
+           : type == K_TYPE_Q4_0_SPLIT       ? K_DOES_Q4
+           : type == K_TYPE_Q8_0_SPLIT       ? K_DOES_Q8
+                                             : K_DOES_F16;
 }
 
-/* What each block does first in each phase; weights come through the ring from one of them on. */
+/* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
 static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, uint32_t ring_from, k_work *works) {
+    const cuda_device *device = p->workspace->device;
+    for (uint32_t b = 0; b < 2 * blocks; b++) {
+        works[(uint64_t)p->n_phases * blocks + b] = (k_work){.op = K_NO_WORK};
+    }
     for (int32_t i = 0; i < p->n_phases; i++) {
         uint32_t op = phases[i].first_op, part = 0;
         for (uint32_t b = 0; b < blocks; b++, part++) {
@@ -166,9 +177,11 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             k_work *work = &works[(uint64_t)i * blocks + b];
             bool more = phases[i].n_parts > blocks;
             *work = any ? (k_work){.op = op, .part = part | (more ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
-            work->part |= phases[i].flows ? K_FLOWS : 0;
-            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op) : K_DOES_NOTHING;
+            work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
+            work->part |= device->marks ? K_MARKED : 0;
+            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op, device->driver->ring) : K_DOES_NOTHING;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
+                work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
             }
         }
@@ -253,7 +266,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     }
     x->small = x->alone && p->n_ops == 1 && p->ops[0].op.op == K_OP_FLAT_ONE;
     uint32_t blocks = p->workspace->device->driver->blocks;
-    uint64_t n_works = (uint64_t)(p->n_phases > 2 ? p->n_phases : 2) * blocks; /* two phases' are read in any case */
+    uint64_t n_works = ((uint64_t)p->n_phases + 2) * blocks;
     k_work *works = calloc(n_works, sizeof *works);
     if (!works) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");

@@ -132,7 +132,8 @@ enum {
     K_GLU_LIMIT,
     K_ROPE_DIMS,
     K_ROPE_HEAD,
-    K_SLICES, /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
+    K_ONE_ROUND, /* 1: all warps together take a tile at once, each a lane's worth of the column: see kernel_stream_one.h */
+    K_SLICES,    /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
 /* params of a K_OP_FLAT (two sides) and a K_OP_FLAT_ONE (one), beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
@@ -189,8 +190,9 @@ typedef struct k_phase {
 } k_phase;
 
 /* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
- * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that it needs is there or stamped, so that it begins without a
- * barrier; K_DECODES: what of the few things that decoding does all the time, or another (K_DOES_ANY). */
+ * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that the next phase needs is there or stamped, so that it begins
+ * without a barrier; K_MARKED: somebody wants to know when phases begin; K_LARGEST: what decoding does ends in an argmax; K_DECODES: what of the few
+ * things that decoding does all the time, or another (K_DOES_ANY). */
 typedef struct k_work {
     uint32_t op, part, from, to;
 } k_work;
@@ -198,23 +200,19 @@ typedef struct k_work {
 enum { K_NO_WORK = 0x7fffffff };
 #define K_MORE 0x80000000u
 #define K_FLOWS 0x40000000u
+#define K_MARKED 0x20000000u
+#define K_LARGEST 0x10000000u
 #define K_DECODES 0x07000000u
 #define K_NUMBER 0x00ffffffu
 enum {
     K_DOES_ANY = 0,
     K_DOES_NOTHING = 1 << 24,
-    K_DOES_Q4 = 2 << 24,
+    K_DOES_Q4 = 2 << 24, /* these by kernel_stream_one.h */
     K_DOES_Q8 = 3 << 24,
     K_DOES_F16 = 4 << 24,
-    K_DOES_LONG = 5 << 24,
+    K_DOES_STREAM = 5 << 24, /* others */
     K_DOES_ATTEND = 6 << 24
 };
-
-/* Of a K_OP_STREAM. */
-static inline uint32_t k_stream_does(const k_op *op) {
-    uint32_t type = op->src[K_SRC_LEFT].type;
-    return type == K_TYPE_Q4_0_SPLIT ? K_DOES_Q4 : type == K_TYPE_Q8_0_SPLIT ? K_DOES_Q8 : op->params[K_SLICES] > 1 ? K_DOES_LONG : K_DOES_F16;
-}
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
  * or values that it brings near, which attention is to look at soon. */
@@ -232,8 +230,8 @@ typedef struct k_small {
 } k_small;
 
 /*
- * Behind it, so that nobody must look where, k_work [n_phases][blocks], of two phases at least. What a run begins with lies at places that are known:
- * `first` is the first operation again, `small` what there is to do where that is all.
+ * Behind it, so that nobody must look where, k_work [n_phases + 2][blocks], the last two of no work (K_DOES_ANY). What a run begins with lies at
+ * places that are known: `first` is the first operation again, `small` what there is to do where that is all.
  */
 typedef struct k_schedule {
     uint64_t phases, ops; /* device addresses */

@@ -1,0 +1,225 @@
+/*
+ * Streamed products as decoding has them, on a card with a ring: what kernel_stream.h does, without whatever they have no use for, since all that
+ * runs between one product's rows and the next's is waited for. Tiles have as many rows as the warps take at once, and a lane holds all that it needs
+ * of the column: so a tile is one round, without a branch but for the rows' end.
+ */
+#ifndef SP_DEVICE_CUDA_KERNEL_STREAM_ONE_H
+#define SP_DEVICE_CUDA_KERNEL_STREAM_ONE_H
+
+#include "device/cuda/kernel_stream.h"
+
+#if defined __NVPTX__ && K_SM >= 90
+
+/* What a lane has in mind for every tile. In bytes, from the tile's beginning: its pieces of the warp's first row, and their scales; from one row to
+ * the next. Where its sums of the first tile go, and how far apart those of neighbouring rows are, in floats. */
+typedef struct k_one_part {
+    int kind;
+    uint32_t at, n; /* the phase; elements of a row */
+    uint32_t first; /* row of a tile */
+    uint32_t piece[K_MOST_PIECES], scale[K_MOST_PIECES], stride;
+    uint32_t ring_from, ring_to; /* pieces of the slot that these rows lie in */
+    k_f32 *sums;
+    uint32_t row_sums, matrix_sums;
+    k_held held;
+} k_one_part;
+
+/* What a thread finishes: as k_beside. */
+typedef struct k_one_beside {
+    uint32_t row, residual, id;
+    float cos, sin; /* the latter of the neighbour's part: with its sign */
+    uint8_t *to;
+} k_one_beside;
+
+/* How a product ends, of all threads alike. */
+typedef struct k_one_ending {
+    uint32_t after, segments, glu, type, row_bytes;
+    k_stamp residual, result, always;
+    k_f32 *newest;
+} k_one_ending;
+
+/* Read before the products: behind them it is there at once. */
+K_INLINE k_one_ending k_one_ending_of(const k_op *op) {
+    return (k_one_ending){.after = op->after,
+                          .segments = op->params[K_SEGMENTS],
+                          .glu = op->params[K_GLU_KIND],
+                          .type = op->dst.type,
+                          .row_bytes = (uint32_t)op->dst.nb[1],
+                          .residual = k_stamp_of(&op->extra[2]),
+                          .result = k_stamp_of(&op->dst),
+                          .always = k_stamp_always(),
+                          .newest = (k_f32 *)(uintptr_t)op->extra[K_NEWEST].data};
+}
+
+/* Of the thread's sum of rows [row, to). */
+K_INLINE void k_one_asides(const k_op *op, const k_one_ending *e, uint32_t row, uint32_t to, k_one_beside *b) {
+    const uint32_t thread = k_thread_anew(), gate = e->after & K_AFTER_GLU ? 1 : 0, i = thread >> e->segments >> 1;
+    *b = (k_one_beside){.row = row + (i >> gate), .cos = 1};
+    if (b->row >= to || thread & ((K_FINISHERS << e->segments << gate) - 1)) {
+        b->row = K_NOT_ITS;
+        return;
+    }
+    b->to = (uint8_t *)(uintptr_t)op->dst.data + b->row * (uint64_t)(uint32_t)op->dst.nb[0];
+    k_load_relaxed1((const void *)(uintptr_t)op->src[K_SRC_IDS].data, e->after & K_AFTER_SET_ROW, &b->id);
+    k_load_relaxed1(k_stream_residual(op, b->row), e->after & K_AFTER_ADD, &b->residual);
+    if (e->after & K_AFTER_ROPE) {
+        const k_turn turn = k_stream_turn(op, b->row);
+        b->cos = turn.cos, b->sin = b->row % 2 ? turn.sin : -turn.sin;
+    }
+}
+
+/* All threads together: they exchange. */
+K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_beside *b, float scale) {
+    const k_f32 *sums = (const k_f32 *)(const void *)(k_shared() + K_SUMS_AT);
+    float x = k_stream_sum(sums, 0, e->segments) * scale;
+    const float other = k_exchange(x, K_FINISHERS << e->segments);
+    if (b->row == K_NOT_ITS) {
+        return;
+    }
+    if (e->after & K_AFTER_GLU) {
+        x = e->glu == SP_OP_SWIGLU ? k_silu_fast(x) * other : k_glu_value(e->glu, x, other, k_param(op, K_GLU_ALPHA), k_param(op, K_GLU_LIMIT));
+    }
+    if (e->after & K_AFTER_ADD) {
+        x += k_stamp_await(e->residual, b->residual, k_stream_residual(op, b->row));
+    }
+    if (e->after & K_AFTER_ROPE) {
+        x = x * b->cos + other * b->sin;
+    }
+    if (e->result.bit) {
+        k_give_float(e->result, b->to, x);
+        return;
+    }
+    if (e->newest) { /* rounded as the cache's, whose lowest bits are zeros */
+        k_give_float(e->always, e->newest + b->row, k_from_half(k_to_half(x)));
+    }
+    uint8_t *to = b->to + b->id * (uint64_t)e->row_bytes;
+    if (e->type == SP_TYPE_F16) {
+        *(k_u16 *)(void *)to = k_to_half(x);
+    } else {
+        *(k_f32 *)(void *)to = x;
+    }
+}
+
+/* What is worked out while the column is on its way. */
+K_INLINE void k_one_meanwhile(void *context) {
+    k_one_part *s = context;
+    const k_op *op = k_op_place(s->at);
+    const uint32_t segments = op->params[K_SEGMENTS], segment = k_warp() & ((1u << segments) - 1), stride = (uint32_t)op->src[K_SRC_LEFT].nb[1];
+    const uint32_t pieces = s->kind == K_BY_BLOCK ? s->n / 32 : s->kind == K_BY_HALF_BLOCK ? s->n / 16 : s->n / 8;
+    const uint32_t each = (pieces + (1u << segments) - 1) >> segments, from = segment * each, once = k_rows_at_once(s->kind);
+    s->first = (k_warp() >> segments) * once;
+    const uint32_t begin = s->first * stride;
+    k_hold_at(s->kind, from, from + each < pieces ? from + each : pieces, &s->held);
+    s->stride = stride;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(s->kind); p++) {
+        s->piece[p] = begin + s->held.piece[p] * 16;
+        s->scale[p] = begin + (s->kind == K_BY_BLOCK ? s->n / 2 + s->held.piece[p] * 2 : s->n + s->held.piece[p] / 2 * 2);
+    }
+    s->ring_from = 0, s->ring_to = 1;
+    if (!k_stream_is_long(op)) { /* else they come as a whole */
+        s->ring_from = begin / K_PIECE, s->ring_to = (begin + once * stride + K_PIECE - 1) / K_PIECE;
+    }
+    s->matrix_sums = K_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
+    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + s->first * s->row_sums + segment * K_SUM + k_lane();
+    k_bring(s->at + 1);
+}
+
+/* The warp's rows of a tile. All that is loaded is loaded first; see k_dot_rows. */
+K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *tile, k_f32 *sums) {
+    k_words4 w[4][K_MOST_PIECES];
+    uint16_t d[4][K_MOST_PIECES];
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
+        K_UNROLL_ALL
+        for (uint32_t p = 0; p < k_pieces(kind); p++) {
+            w[r][p] = *(const k_words4 *)(const void *)(tile + s->piece[p] + r * s->stride);
+            d[r][p] = kind == K_BY_EIGHT ? 0 : *(const k_u16 *)(const void *)(tile + s->scale[p] + r * s->stride);
+        }
+    }
+    k_warp_sync();
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
+        float sum = 0;
+        K_UNROLL_ALL
+        for (uint32_t p = 0; p < k_pieces(kind); p++) {
+            const float dot = k_dot_piece(kind, &s->held, p, &w[r][p]);
+            sum += kind == K_BY_EIGHT ? dot : k_from_half(d[r][p]) * dot;
+        }
+        sums[r * s->row_sums] = sum;
+    }
+}
+
+/* Of so many rows of each matrix, at most as have sums; returns how many tiles the ring has given by then. Sums of rows behind the last are nobody's.
+ */
+K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t rows, uint32_t tile_rows, uint32_t matrices, uint32_t taken) {
+    for (uint32_t m = 0; m < matrices; m++) {
+        k_f32 *sums = s->sums + m * s->matrix_sums;
+        for (uint32_t row = s->first; row - s->first < rows; row += tile_rows, sums += tile_rows * s->row_sums) {
+            const uint8_t *tile = k_await_tile(taken, s->ring_from, s->ring_to);
+            if (k_warp_any(row < rows)) {
+                k_one_rows(kind, s, tile, sums);
+            }
+            k_release_tile(taken++);
+        }
+    }
+    return taken;
+}
+
+/* Asides come before the column is asked for: it isn't there earlier, and asking in vain delays what others ask for. */
+K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
+    const k_op *op = k_op_place(at);
+    const bool quants = kind != K_BY_EIGHT;
+    const uint32_t most = k_stream_most(op), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
+    const k_column c = k_whole_column((uint32_t)op->src[K_SRC_LEFT].ne[0]);
+    const k_column_from right = k_from_column(op, &c, 0);
+    uint32_t taken = k_control_at()->block.taken, end = to - from < most ? to : from + most;
+    const k_one_ending ending = k_one_ending_of(op);
+    k_one_beside beside;
+    k_one_part s = {.kind = kind, .at = at, .n = c.n};
+    k_one_asides(op, &ending, from, end, &beside);
+    k_bring_column(quants, &c, &right, k_one_meanwhile, &s);
+    const float norm = k_column_norm(op, &c);
+    k_hold(kind, &c, norm, &s.held);
+    for (;;) {
+        taken = k_one_matrices(kind, &s, end - from, tile_rows, matrices, taken);
+        k_block_sync();
+        k_one_finish(op, &ending, &beside, quants ? 1 : norm);
+        if (k_warp_any(end == to)) {
+            break;
+        }
+        from = end, end = to - from < most ? to : from + most;
+        k_block_sync(); /* sums are read before others take their place */
+        k_one_asides(op, &ending, from, end, &beside);
+    }
+    if (k_thread_anew() == 0) {
+        k_control_at()->block.taken = taken;
+    }
+}
+
+/* Apart, so that each keeps registers to itself. */
+K_APART void k_one_stream_q4(uint32_t at, uint32_t from, uint32_t to) {
+    k_one_stream(K_BY_BLOCK, at, from, to);
+}
+K_APART void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {
+    k_one_stream(K_BY_HALF_BLOCK, at, from, to);
+}
+K_APART void k_one_stream_f16(uint32_t at, uint32_t from, uint32_t to) {
+    k_one_stream(K_BY_EIGHT, at, from, to);
+}
+
+#else
+
+/* The plan has none of them. */
+K_INLINE void k_one_stream_q4(uint32_t at, uint32_t from, uint32_t to) {
+    (void)at, (void)from, (void)to;
+}
+K_INLINE void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {
+    (void)at, (void)from, (void)to;
+}
+K_INLINE void k_one_stream_f16(uint32_t at, uint32_t from, uint32_t to) {
+    (void)at, (void)from, (void)to;
+}
+
+#endif
+
+#endif
