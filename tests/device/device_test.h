@@ -31,7 +31,7 @@ typedef struct filled {
     int64_t ne[4];
     uint64_t offset, size;
     int64_t bound;   /* ids: below this; 0: numbers */
-    bool distinct;   /* ids of a row differ */
+    bool distinct;   /* ids of a row differ; of numbers (F32), all */
     float low, high; /* numbers: between */
     float masked;    /* this share is minus infinity */
     int64_t window;  /* a mask of halves: each row, one further than the row before, sees the last so many up to its own; 0: numbers */
@@ -151,6 +151,9 @@ static inline void fill_window(const filled *w, uint8_t *base) {
     }
     if (!w->bound) {
         fill_numbers(w->type, base + w->offset, w->ne[0], w->ne[1] * w->ne[2] * w->ne[3], w->low, w->high, w->masked);
+        for (int64_t i = 0; i < n && w->distinct; i++) { /* multiples of a prime, by another: so many differ */
+            ((float *)(void *)(base + w->offset))[i] = w->low + (w->high - w->low) * (float)((uint64_t)i * 611953 % 1000003) / 1000003.0f;
+        }
         return;
     }
     for (int64_t i = 0; i < n; i++) {
