@@ -268,8 +268,8 @@ K_INLINE void k_one_along(k_few *a, k_one_warp *w, k_one_asked *q, uint32_t head
     if (w->live) {
         K_UNROLL_ALL
         for (uint32_t i = 0; i < K_ONE_STEPS / 2; i++) {
-            const k_words4 q = k_few_take_query(K_ONE_WIDE, heads, i);
-            queries[i * 2] = (k_half_a){{q.w[0], 0, q.w[1], 0}}, queries[i * 2 + 1] = (k_half_a){{q.w[2], 0, q.w[3], 0}};
+            const k_words4 eight = k_few_take_query(K_ONE_WIDE, heads, i);
+            queries[i * 2] = (k_half_a){{eight.w[0], 0, eight.w[1], 0}}, queries[i * 2 + 1] = (k_half_a){{eight.w[2], 0, eight.w[3], 0}};
         }
         k_one_renew(a, &w->o);
         most = k_one_weights(a, tiles, &w->o, queries, weights);

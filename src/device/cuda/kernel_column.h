@@ -227,6 +227,7 @@ K_INLINE float k_column_norm(const k_op *op, const k_column *c) {
 
 enum { K_BY_BLOCK = 1 /* of q4_0: 32 elements */, K_BY_HALF_BLOCK /* of q8_0: 16 */, K_BY_EIGHT /* halves */ };
 enum { K_MOST_PIECES = K_LANES == 1 ? 8 : 4 };
+_Static_assert(K_LANES == 1 || (K_MOST_PIECES * K_LANES * 16 == K_HELD_BYTES && K_MOST_PIECES * K_LANES * 8 == K_HELD_HALVES), "as plans have it");
 
 /* Pieces of a row, of 16 bytes each, that a lane takes at once. */
 K_INLINE uint32_t k_pieces(const int kind) {

@@ -36,12 +36,23 @@ K_INLINE float k_dot_piece(const int kind, const k_held *h, uint32_t p, const k_
                                      : h->scale[p] * (floats[0] + floats[1]);
 }
 
-/* Rows that a warp takes at once, so that a lane has eight pieces under way. */
+/* Rows that a warp takes at once. */
 K_INLINE uint32_t k_rows_at_once(const int kind) {
-    return K_LANES == 1 ? 1 : kind == K_BY_BLOCK ? 4 : 2;
+    return K_LANES == 1 ? 1 : kind == K_BY_BLOCK ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS;
 }
 
-/* The lane's part of their sums. */
+/* The lane's part of a row's sum: of its pieces and their scales. */
+K_INLINE float k_dot_row(const int kind, const k_held *h, const k_words4 *w, const uint16_t *d) {
+    float sum = 0;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < k_pieces(kind); p++) {
+        const float dot = k_dot_piece(kind, h, p, &w[p]);
+        sum += kind == K_BY_EIGHT ? dot : k_from_half(d[p]) * dot;
+    }
+    return sum;
+}
+
+/* The lane's part of the sums of rows. */
 K_INLINE void k_dot_rows(const int kind, uint32_t n, const k_held *h, const uint8_t *const *rows, float *sums) {
     k_words4 w[4][K_MOST_PIECES];
     uint16_t d[4][K_MOST_PIECES];
@@ -59,12 +70,7 @@ K_INLINE void k_dot_rows(const int kind, uint32_t n, const k_held *h, const uint
     k_warp_sync();
     K_UNROLL_ALL
     for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
-        sums[r] = 0;
-        K_UNROLL_ALL
-        for (uint32_t p = 0; p < k_pieces(kind); p++) {
-            const float dot = k_dot_piece(kind, h, p, &w[r][p]);
-            sums[r] += kind == K_BY_EIGHT ? dot : k_from_half(d[r][p]) * dot;
-        }
+        sums[r] = k_dot_row(kind, h, w[r], d[r]);
     }
 }
 
@@ -237,11 +243,15 @@ K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t i, uint32_t segments) {
     return all;
 }
 
+/* A gate's two products become one. */
+K_INLINE float k_stream_gated(const k_op *op, uint32_t kind, float x, float other) {
+    return kind == SP_OP_SWIGLU ? k_silu_fast(x) * other : k_glu_value(kind, x, other, k_param(op, K_GLU_ALPHA), k_param(op, K_GLU_LIMIT));
+}
+
 /* The row's result: of its own sum, and of its neighbour's or that of the gate's other product. */
 K_INLINE float k_stream_result(const k_op *op, const k_beside *b, float x, float other) {
     if (op->after & K_AFTER_GLU) {
-        uint32_t kind = op->params[K_GLU_KIND];
-        x = kind == SP_OP_SWIGLU ? k_silu_fast(x) * other : k_glu_value(kind, x, other, k_param(op, K_GLU_ALPHA), k_param(op, K_GLU_LIMIT));
+        x = k_stream_gated(op, op->params[K_GLU_KIND], x, other);
     }
     if (op->after & K_AFTER_ADD) {
         x += k_stamp_await(k_stamp_of(&op->extra[2]), b->residual, k_stream_residual(op, b->row));

@@ -76,7 +76,7 @@ K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_be
         return;
     }
     if (e->after & K_AFTER_GLU) {
-        x = e->glu == SP_OP_SWIGLU ? k_silu_fast(x) * other : k_glu_value(e->glu, x, other, k_param(op, K_GLU_ALPHA), k_param(op, K_GLU_LIMIT));
+        x = k_stream_gated(op, e->glu, x, other);
     }
     if (e->after & K_AFTER_ADD) {
         x += k_stamp_await(e->residual, b->residual, k_stream_residual(op, b->row));
@@ -139,13 +139,7 @@ K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *til
     k_warp_sync();
     K_UNROLL_ALL
     for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
-        float sum = 0;
-        K_UNROLL_ALL
-        for (uint32_t p = 0; p < k_pieces(kind); p++) {
-            const float dot = k_dot_piece(kind, &s->held, p, &w[r][p]);
-            sum += kind == K_BY_EIGHT ? dot : k_from_half(d[r][p]) * dot;
-        }
-        sums[r * s->row_sums] = sum;
+        sums[r * s->row_sums] = k_dot_row(kind, &s->held, w[r], d[r]);
     }
 }
 

@@ -399,7 +399,7 @@ static sp_status lower_ending(plan *p, plan_op *o, uint32_t end, const plan_fusi
 
 /* Elements of the column that a warp holds in registers (k_held). */
 static int64_t held_at_once(const sp_spec_tensor *left) {
-    return left->type == SP_TYPE_F16 ? 1024 : 2048;
+    return left->type == SP_TYPE_F16 ? K_HELD_HALVES : K_HELD_BYTES;
 }
 
 /* Into so many segments, as a power of two, a row is cut: a warp holds its segment of the column. */
@@ -413,7 +413,7 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
 
 /* Rows that a card's warps take at once. */
 static uint32_t rows_at_once(const sp_spec_tensor *left, uint32_t segments) {
-    return (left->type == SP_TYPE_Q4_0 ? 4u : 2u) * (K_CARD_THREADS / 32 >> segments);
+    return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (K_CARD_THREADS / 32 >> segments);
 }
 
 /* A product whose weights are streamed; it ends in `end`, itself or another operation. */

@@ -36,6 +36,10 @@ enum {
     K_SHARED = K_BEFORE_WORK + K_WORK + K_RING, /* with a ring; without: */
     K_SHARED_LEAST = 99 * 1024,
     K_LONGEST_ROW = 20 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
+    K_ROWS_OF_NIBBLES = 4,     /* rows of q4_0 that a warp takes at once, so that a lane has eight pieces under way; */
+    K_ROWS_OF_OTHERS = 2,      /* of other types */
+    K_HELD_BYTES = 2048,       /* elements of a column that a warp holds in registers, for quants; */
+    K_HELD_HALVES = 1024,      /* for halves */
     K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
     K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
