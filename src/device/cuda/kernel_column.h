@@ -24,11 +24,11 @@ enum {
 
 /* The column in shared memory. */
 typedef struct k_column {
-    uint32_t n;
-    k_f32 *x;       /* for halves: floats */
-    uint8_t *bytes; /* for quants: blocks of 32 signed bytes */
-    k_f32 *scale;   /* by block */
-    k_f32 *squares; /* by warp: its part of the sum of squares */
+    uint32_t n, apart; /* elements; from one piece of a thread to the next */
+    k_f32 *x;          /* for halves: floats */
+    uint8_t *bytes;    /* for quants: blocks of 32 signed bytes */
+    k_f32 *scale;      /* by block */
+    k_f32 *squares;    /* by warp: its part of the sum of squares */
 } k_column;
 
 /* Where a thread's pieces come from. */
@@ -41,8 +41,11 @@ typedef struct k_column_from {
 typedef void (*k_meanwhile)(void *context);
 
 K_INLINE k_column k_whole_column(uint32_t n) {
-    k_column c = {
-        .n = n, .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT), .bytes = k_shared() + K_COLUMN_AT, .squares = (k_f32 *)(void *)k_shared()};
+    k_column c = {.n = n,
+                  .apart = K_APIECE,
+                  .x = (k_f32 *)(void *)(k_shared() + K_COLUMN_AT),
+                  .bytes = k_shared() + K_COLUMN_AT,
+                  .squares = (k_f32 *)(void *)k_shared()};
     c.scale = (k_f32 *)(void *)(c.bytes + n);
     return c;
 }
@@ -56,16 +59,16 @@ K_INLINE k_column_from k_from_column(const k_op *op, const k_column *c, uint32_t
 
 /* ---- pieces: of a thread, `once` at a time, element `first` the first's ---- */
 
-/* A warp has a piece or has it not: n is a multiple of 256. */
+/* A warp has a piece or has it not, since n is a multiple of 128; or, of a segment, some of its blocks of 32. */
 K_INLINE bool k_has_piece(const k_column *c, uint32_t first, uint32_t p) {
-    return first + p * K_APIECE < c->n;
+    return first + p * c->apart < c->n;
 }
 
 K_INLINE void k_ask_pieces(const uint32_t once, const k_column *c, const k_column_from *from, uint32_t first, k_words4 *words) {
     K_UNROLL_ALL
     for (uint32_t i = 0; i < once * K_EACH4; i++) {
         words[i] = (k_words4){{from->stamp.turn, from->stamp.turn, from->stamp.turn, from->stamp.turn}};
-        k_load_relaxed4(from->x + (first + i / K_EACH4 * K_APIECE) * 4 + i % K_EACH4 * 16, k_has_piece(c, first, i / K_EACH4), &words[i]);
+        k_load_relaxed4(from->x + (first + i / K_EACH4 * c->apart) * 4 + i % K_EACH4 * 16, k_has_piece(c, first, i / K_EACH4), &words[i]);
     }
 }
 
@@ -130,14 +133,26 @@ K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t firs
     }
 }
 
-/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares, or, of quants, that of a block's lanes. A warp
- * asks again for all of its pieces until all are there: so it does in few instructions, and for whole sectors. */
+/* What was asked for. A warp asks again for all of its pieces until all are there: so it does in few instructions, and for whole sectors. */
+K_INLINE void k_have_pieces(const uint32_t once, const k_column *c, const k_column_from *from, uint32_t first, k_words4 *words, float *x) {
+    const k_stamp stamp = k_stamp_again(from->stamp); /* or the compiler would look at what was asked for before it goes on */
+    uint32_t polls = 0;
+    while (k_warp_any(!k_is_all_there(once, stamp, words)) && !k_warp_any(k_waits_in_vain(&polls))) {
+        k_ask_pieces(once, c, from, first, words);
+    }
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < once * K_EACH; i++) {
+        x[i] = k_taken(stamp, words[i / 4].w[i % 4]);
+    }
+}
+
+/* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares, or, of quants, that of a block's lanes. */
 K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t base,
                              const k_meanwhile meanwhile, void *context) {
     k_words4 words[K_ONCE * K_EACH4];
     k_floats4 by[K_ONCE * K_EACH4];
     float x[K_ONCE * K_EACH], squares = 0;
-    uint32_t polls = 0, first = base + k_thread() * K_EACH;
+    uint32_t first = base + k_thread() * K_EACH;
     K_UNROLL_ALL
     for (uint32_t i = 0; i < once * K_EACH4; i++) {
         by[i] = (k_floats4){{0, 0, 0, 0}};
@@ -149,15 +164,8 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
     if (meanwhile) {
         meanwhile(context);
     }
-    const k_stamp stamp = k_stamp_again(from->stamp); /* or the compiler would look at what was asked for before it goes on */
-    while (k_warp_any(!k_is_all_there(once, stamp, words)) && !k_warp_any(k_waits_in_vain(&polls))) {
-        k_ask_pieces(once, c, from, first, words);
-    }
+    k_have_pieces(once, c, from, first, words, x);
     first = base + k_thread_anew() * K_EACH;
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < once * K_EACH; i++) {
-        x[i] = k_taken(stamp, words[i / 4].w[i % 4]);
-    }
     if (from->weight) {
         K_UNROLL_ALL
         for (uint32_t i = 0; i < once * K_EACH; i++) {
@@ -225,7 +233,7 @@ K_INLINE float k_column_norm(const k_op *op, const k_column *c) {
 
 /* ---- holding ---- */
 
-enum { K_BY_BLOCK = 1 /* of q4_0: 32 elements */, K_BY_HALF_BLOCK /* of q8_0: 16 */, K_BY_EIGHT /* halves */ };
+enum { K_BY_BLOCK = 1 /* of q4_0: 32 elements */, K_BY_HALF_BLOCK /* of q8_0: 16 */, K_BY_EIGHT /* halves */, K_BY_FOUR /* of long rows */ };
 enum { K_MOST_PIECES = K_LANES == 1 ? 8 : 4 };
 _Static_assert(K_LANES == 1 || (K_MOST_PIECES * K_LANES * 16 == K_HELD_BYTES && K_MOST_PIECES * K_LANES * 8 == K_HELD_HALVES), "as plans have it");
 

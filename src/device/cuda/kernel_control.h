@@ -25,6 +25,10 @@ typedef struct k_words4 {
     uint32_t w[4];
 } __attribute__((may_alias, aligned(16))) k_words4;
 
+typedef struct k_words2 {
+    uint32_t w[2];
+} __attribute__((may_alias, aligned(8))) k_words2;
+
 /* What a block knows of itself: in shared memory on a card, since what threads keep in their own is brought anew behind each barrier. */
 typedef struct k_block {
     uint32_t block, blocks;

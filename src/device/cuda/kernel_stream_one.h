@@ -2,6 +2,9 @@
  * Streamed products as decoding has them, on a card with a ring: what kernel_stream.h does, without whatever they have no use for, since all that
  * runs between one product's rows and the next's is waited for. Tiles have as many rows as the warps take at once, and a lane holds all that it needs
  * of the column: so a tile is one round, without a branch but for the rows' end.
+ *
+ * Long rows of halves come one by one. Each warp has a segment of its own of all of them: it brings that part of the column for itself, by no way
+ * over shared memory, where there is no room for it, and waits for no other warp. So a lane has floats as they came, four neighbours a piece.
  */
 #ifndef SP_DEVICE_CUDA_KERNEL_STREAM_ONE_H
 #define SP_DEVICE_CUDA_KERNEL_STREAM_ONE_H
@@ -9,6 +12,8 @@
 #include "device/cuda/kernel_stream.h"
 
 #if defined __NVPTX__ && K_SM >= 90
+
+enum { K_MOST_FOURS = K_LONGEST_HALVES / K_CARD_THREADS / 4 };
 
 /* What a lane has in mind for every tile. In bytes, from the tile's beginning: its pieces of the warp's first row, and their scales; from one row to
  * the next. Where its sums of the first tile go, and how far apart those of neighbouring rows are, in floats. */
@@ -21,6 +26,8 @@ typedef struct k_one_part {
     k_f32 *sums;
     uint32_t row_sums, matrix_sums;
     k_held held;
+    float fours[K_MOST_FOURS * 4]; /* in its place for K_BY_FOUR */
+    uint32_t four[K_MOST_FOURS];   /* from the lane's first piece on, in bytes */
 } k_one_part;
 
 /* What a thread finishes: as k_beside. */
@@ -143,6 +150,50 @@ K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *til
     }
 }
 
+/* The same of a long row, which all warps share. */
+K_INLINE void k_one_prepare_fours(k_one_part *s) {
+    const k_op *op = k_op_place(s->at);
+    const uint32_t each = s->n / K_WARPS, begin = k_warp() * each * 2;
+    s->first = 0, s->piece[0] = begin + k_lane() * 8;
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < K_MOST_FOURS; p++) { /* behind the end, where the column is zeros, the first is read again; some pieces all have */
+        s->four[p] = p < K_MOST_FOURS / 2 || (p * K_LANES + k_lane()) * 4 < each ? p * K_LANES * 8 : 0;
+    }
+    s->ring_from = 0, s->ring_to = 1;
+    if (!k_stream_is_long(op)) {
+        s->ring_from = begin / K_PIECE, s->ring_to = (begin + each * 2 + K_PIECE - 1) / K_PIECE;
+    }
+    s->matrix_sums = K_SUM * K_WARPS, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
+    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + k_warp() * K_SUM + k_lane();
+    k_bring(s->at + 1);
+}
+
+/* The warp's segment of the column, for itself. */
+K_INLINE void k_one_hold_fours(const k_op *op, k_one_part *s) {
+    const k_column c = {.n = s->n / K_WARPS, .apart = K_LANES * 4};
+    const k_column_from from = k_from_column(op, &c, k_warp());
+    k_words4 words[K_MOST_FOURS];
+    k_ask_pieces(K_MOST_FOURS, &c, &from, k_lane() * 4, words);
+    k_one_prepare_fours(s);
+    k_have_pieces(K_MOST_FOURS, &c, &from, k_lane() * 4, words, s->fours);
+}
+
+/* The warp's segment of a row. */
+K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, k_f32 *sums) {
+    k_words2 w[K_MOST_FOURS];
+    float sum[4] = {0, 0, 0, 0};
+    K_UNROLL_ALL
+    for (uint32_t p = 0; p < K_MOST_FOURS; p++) {
+        w[p] = *(const k_words2 *)(const void *)(tile + s->piece[0] + s->four[p]);
+    }
+    k_warp_sync();
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_MOST_FOURS * 4; i++) {
+        sum[i % 4] += k_from_half((uint16_t)(w[i / 4].w[i / 2 % 2] >> i % 2 * 16)) * s->fours[i];
+    }
+    *sums = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /* Of so many rows of each matrix, at most as have sums; returns how many tiles the ring has given by then. Sums of rows behind the last are nobody's.
  */
 K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t rows, uint32_t tile_rows, uint32_t matrices, uint32_t taken) {
@@ -150,7 +201,9 @@ K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t r
         k_f32 *sums = s->sums + m * s->matrix_sums;
         for (uint32_t row = s->first; row - s->first < rows; row += tile_rows, sums += tile_rows * s->row_sums) {
             const uint8_t *tile = k_await_tile(taken, s->ring_from, s->ring_to);
-            if (k_warp_any(row < rows)) {
+            if (kind == K_BY_FOUR) {
+                k_one_fours(s, tile, sums);
+            } else if (k_warp_any(row < rows)) {
                 k_one_rows(kind, s, tile, sums);
             }
             k_release_tile(taken++);
@@ -159,25 +212,34 @@ K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t r
     return taken;
 }
 
+/* The column, to where it is held; returns what results are to be multiplied with. */
+K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
+    if (kind == K_BY_FOUR) {
+        k_one_hold_fours(op, s);
+        return 1;
+    }
+    const k_column c = k_whole_column(s->n);
+    const k_column_from right = k_from_column(op, &c, 0);
+    k_bring_column(kind != K_BY_EIGHT, &c, &right, k_one_meanwhile, s);
+    const float norm = k_column_norm(op, &c);
+    k_hold(kind, &c, norm, &s->held);
+    return kind == K_BY_EIGHT ? norm : 1;
+}
+
 /* Asides come before the column is asked for: it isn't there earlier, and asking in vain delays what others ask for. */
 K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
     const k_op *op = k_op_place(at);
-    const bool quants = kind != K_BY_EIGHT;
     const uint32_t most = k_stream_most(op), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
-    const k_column c = k_whole_column((uint32_t)op->src[K_SRC_LEFT].ne[0]);
-    const k_column_from right = k_from_column(op, &c, 0);
     uint32_t taken = k_control_at()->block.taken, end = to - from < most ? to : from + most;
     const k_one_ending ending = k_one_ending_of(op);
     k_one_beside beside;
-    k_one_part s = {.kind = kind, .at = at, .n = c.n};
+    k_one_part s = {.kind = kind, .at = at, .n = (uint32_t)op->src[K_SRC_LEFT].ne[0]};
     k_one_asides(op, &ending, from, end, &beside);
-    k_bring_column(quants, &c, &right, k_one_meanwhile, &s);
-    const float norm = k_column_norm(op, &c);
-    k_hold(kind, &c, norm, &s.held);
+    const float scale = k_one_hold(kind, op, &s);
     for (;;) {
         taken = k_one_matrices(kind, &s, end - from, tile_rows, matrices, taken);
         k_block_sync();
-        k_one_finish(op, &ending, &beside, quants ? 1 : norm);
+        k_one_finish(op, &ending, &beside, scale);
         if (k_warp_any(end == to)) {
             break;
         }
@@ -200,6 +262,9 @@ K_APART void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {
 K_APART void k_one_stream_f16(uint32_t at, uint32_t from, uint32_t to) {
     k_one_stream(K_BY_EIGHT, at, from, to);
 }
+K_APART void k_one_stream_long(uint32_t at, uint32_t from, uint32_t to) {
+    k_one_stream(K_BY_FOUR, at, from, to);
+}
 
 #else
 
@@ -211,6 +276,9 @@ K_INLINE void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {
     (void)at, (void)from, (void)to;
 }
 K_INLINE void k_one_stream_f16(uint32_t at, uint32_t from, uint32_t to) {
+    (void)at, (void)from, (void)to;
+}
+K_INLINE void k_one_stream_long(uint32_t at, uint32_t from, uint32_t to) {
     (void)at, (void)from, (void)to;
 }
 

@@ -47,12 +47,12 @@ static bool is_column(const plan *p, uint32_t t) {
 }
 
 uint32_t sp_plan_slices(const sp_spec_tensor *weights) {
-    enum { MOST = 4, EACH = 256 };
+    enum { MOST = 4, EACH = 128 };
     uint32_t slices = 1;
     while (slices <= MOST && (weights->nb[1] > (uint64_t)K_LONGEST_ROW * slices || weights->ne[0] % (EACH * slices))) {
         slices++;
     }
-    return slices > MOST || (slices > 1 && weights->type != SP_TYPE_F16) ? 0 : slices;
+    return slices > MOST || weights->ne[0] % 256 || (slices > 1 && weights->type != SP_TYPE_F16) ? 0 : slices;
 }
 
 bool sp_plan_streams(const plan *p, uint32_t t) {

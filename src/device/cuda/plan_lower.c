@@ -411,9 +411,26 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
     return segments;
 }
 
+enum { WARPS = K_CARD_THREADS / 32 };
+
+/* Rows of more halves than warps hold of a column elsewhere: they come one by one. */
+static bool is_long(const sp_spec_tensor *left) {
+    return left->type == SP_TYPE_F16 && left->ne[0] > (int64_t)K_HELD_HALVES * WARPS;
+}
+
 /* Rows that a card's warps take at once. */
 static uint32_t rows_at_once(const sp_spec_tensor *left, uint32_t segments) {
-    return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (K_CARD_THREADS / 32 >> segments);
+    return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (WARPS >> segments);
+}
+
+/* For K_DECODING. Warps that bring the column for themselves know nothing of its norm. */
+static uint32_t decoding_of(const sp_spec_tensor *left, const k_op *op) {
+    if (is_long(left) && left->ne[0] <= K_LONGEST_HALVES && left->nb[1] <= K_SLOT && op->before == K_BEFORE_NONE) {
+        return K_DOES_LONG;
+    }
+    const uint32_t segments = op->params[K_SEGMENTS];
+    const bool one_round = op->params[K_TILE_ROWS] == rows_at_once(left, segments) && left->ne[0] <= held_at_once(left) << segments;
+    return !one_round ? K_DOES_STREAM : left->type == SP_TYPE_Q4_0 ? K_DOES_Q4 : left->type == SP_TYPE_Q8_0 ? K_DOES_Q8 : K_DOES_F16;
 }
 
 /* A product whose weights are streamed; it ends in `end`, itself or another operation. */
@@ -421,7 +438,7 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     const sp_spec_tensor *t = plan_tensor(p, product), *left = plan_tensor(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
     const uint32_t slices = sp_plan_slices(left);
-    uint32_t tile_rows = slices > 1 ? 1 : 64 /* slices of rows don't lie together */, turns = PLAN_NONE;
+    uint32_t tile_rows = is_long(left) ? 1 : 64 /* slices of rows don't lie together */, turns = PLAN_NONE;
     sp_status status = f->after & K_AFTER_ROPE ? sp_plan_turns(p, plan_tensor(p, f->rope), &turns, err) : SP_OK;
     if (status != SP_OK) {
         return status;
@@ -430,18 +447,17 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     k_op *op = &o->op;
     op->params[K_SLICES] = slices;
     op->params[K_SEGMENTS] = segments_of(left);
-    while (tile_rows > 1 && (tile_rows * left->nb[1] > (uint64_t)K_SLOT * slices || tile_rows > rows_at_once(left, op->params[K_SEGMENTS]))) {
+    while (tile_rows > 1 && (tile_rows * left->nb[1] > K_SLOT || tile_rows > rows_at_once(left, op->params[K_SEGMENTS]))) {
         tile_rows /= 2;
     }
     op->params[K_TILE_ROWS] = tile_rows;
-    op->params[K_ONE_ROUND] =
-        slices == 1 && tile_rows == rows_at_once(left, op->params[K_SEGMENTS]) && left->ne[0] <= held_at_once(left) << op->params[K_SEGMENTS];
     op->params[K_UNIT] = 1;
     op->after = f->product == PLAN_NONE ? K_AFTER_NONE : f->after;
     status = sp_plan_set_dst(p, o, end, err);
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
     status = status == SP_OK ? sp_plan_take_before(p, o, before, K_EPS, err) : status;
+    op->params[K_DECODING] = p->workspace->device->driver->ring ? decoding_of(left, op) : K_DOES_STREAM;
     status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
     if (turns != PLAN_NONE) {
         op->src[K_SRC_TURNS].data = plan_at_root(turns);

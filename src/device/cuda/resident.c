@@ -241,6 +241,8 @@ K_APART bool run_decoding(k_block *block) {
             k_bring_next();
         } else if (kind == K_DOES_ATTEND) {
             k_do_attend_halves(part & K_NUMBER);
+        } else if (kind == K_DOES_LONG) {
+            k_one_stream_long(at, work.from, work.to);
         } else if (kind == K_DOES_STREAM) {
             k_do_stream(work.from, work.to, k_block_at(block)->ring);
         } else {

@@ -149,15 +149,8 @@ static uint32_t ring_from(const plan *p) {
 }
 
 /* Of K_DECODES. */
-static uint32_t decodes(const k_op *op, bool ring) {
-    if (op->op != K_OP_STREAM) {
-        return op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : K_DOES_ANY;
-    }
-    const uint32_t type = op->src[K_SRC_LEFT].type;
-    return !ring || !op->params[K_ONE_ROUND] ? K_DOES_STREAM
-           : type == K_TYPE_Q4_0_SPLIT       ? K_DOES_Q4
-           : type == K_TYPE_Q8_0_SPLIT       ? K_DOES_Q8
-                                             : K_DOES_F16;
+static uint32_t decodes(const k_op *op) {
+    return op->op == K_OP_STREAM ? op->params[K_DECODING] : op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : K_DOES_ANY;
 }
 
 /* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
@@ -179,7 +172,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             *work = any ? (k_work){.op = op, .part = part | (more ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
             work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
             work->part |= device->marks ? K_MARKED : 0;
-            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op, device->driver->ring) : K_DOES_NOTHING;
+            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op) : K_DOES_NOTHING;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
@@ -189,10 +182,11 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
 }
 
 /* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
-static uint32_t stream_of(const k_op *op, uint32_t part, k_stream *streams) {
+static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
-    uint32_t from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op), n = 0, stride = (uint32_t)left->nb[1];
-    uint32_t slices = op->params[K_SLICES], slice = stride / slices;
+    uint32_t part = work->part & K_NUMBER, from = k_stream_from(op, part), to = k_stream_from(op, part + 1), most = k_stream_most(op), n = 0,
+             stride = (uint32_t)left->nb[1];
+    uint32_t slices = (work->part & K_DECODES) == K_DOES_LONG ? 1 : op->params[K_SLICES], slice = stride / slices;
     for (uint32_t row = from; row < to; row += most) {
         uint32_t rows = to - row < most ? to - row : most;
         for (uint32_t m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1) * slices; m++, n++) {
@@ -239,7 +233,7 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_phase *pha
         const k_work *work = &works[(uint64_t)i * blocks + block];
         n += near_of(p, &phases[i], blocks, block, streams ? streams + n : NULL);
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
-            n += stream_of(&p->ops[work->op].op, work->part & K_NUMBER, streams ? streams + n : NULL);
+            n += stream_of(&p->ops[work->op].op, work, streams ? streams + n : NULL);
         }
     }
     return n;

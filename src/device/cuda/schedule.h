@@ -39,7 +39,8 @@ enum {
     K_ROWS_OF_NIBBLES = 4,     /* rows of q4_0 that a warp takes at once, so that a lane has eight pieces under way; */
     K_ROWS_OF_OTHERS = 2,      /* of other types */
     K_HELD_BYTES = 2048,       /* elements of a column that a warp holds in registers, for quants; */
-    K_HELD_HALVES = 1024,      /* for halves */
+    K_HELD_HALVES = 1024,      /* for halves, */
+    K_LONGEST_HALVES = 16384,  /* or twice as many, for rows that are longer than all warps together hold of them; so long at most */
     K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
     K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
@@ -136,8 +137,8 @@ enum {
     K_GLU_LIMIT,
     K_ROPE_DIMS,
     K_ROPE_HEAD,
-    K_ONE_ROUND, /* 1: all warps together take a tile at once, each a lane's worth of the column: see kernel_stream_one.h */
-    K_SLICES,    /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
+    K_DECODING, /* what decoding does with it, one of K_DOES_* */
+    K_SLICES,   /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
 /* params of a K_OP_FLAT (two sides) and a K_OP_FLAT_ONE (one), beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
@@ -211,11 +212,12 @@ enum { K_NO_WORK = 0x7fffffff };
 enum {
     K_DOES_ANY = 0,
     K_DOES_NOTHING = 1 << 24,
-    K_DOES_Q4 = 2 << 24, /* these by kernel_stream_one.h */
+    K_DOES_Q4 = 2 << 24, /* of kernel_stream_one.h: all warps together take a tile at once, each lane's worth of the column; */
     K_DOES_Q8 = 3 << 24,
     K_DOES_F16 = 4 << 24,
-    K_DOES_STREAM = 5 << 24, /* others */
-    K_DOES_ATTEND = 6 << 24
+    K_DOES_LONG = 5 << 24,   /* rows of halves too long for that, whole nevertheless */
+    K_DOES_STREAM = 6 << 24, /* others */
+    K_DOES_ATTEND = 7 << 24
 };
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
