@@ -131,8 +131,8 @@ K_INLINE void k_one_meanwhile(void *context) {
     k_bring(s->at + 1);
 }
 
-/* The warp's rows of a tile. All that is loaded is loaded first; see k_dot_rows. */
-K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *tile, k_f32 *sums) {
+/* The warp's rows of a tile, the ring's n-th. All that is loaded is loaded first, see k_dot_rows; then the ring may have the tile back. */
+K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *tile, uint32_t n, k_f32 *sums) {
     k_words4 w[4][K_MOST_PIECES];
     uint16_t d[4][K_MOST_PIECES];
     K_UNROLL_ALL
@@ -143,7 +143,7 @@ K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *til
             d[r][p] = kind == K_BY_EIGHT ? 0 : *(const k_u16 *)(const void *)(tile + s->scale[p] + r * s->stride);
         }
     }
-    k_warp_sync();
+    k_release_tile(n);
     K_UNROLL_ALL
     for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
         sums[r * s->row_sums] = k_dot_row(kind, &s->held, w[r], d[r]);
@@ -179,14 +179,14 @@ K_INLINE void k_one_hold_fours(const k_op *op, k_one_part *s) {
 }
 
 /* The warp's segment of a row. */
-K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, k_f32 *sums) {
+K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, uint32_t n, k_f32 *sums) {
     k_words2 w[K_MOST_FOURS];
     float sum[4] = {0, 0, 0, 0};
     K_UNROLL_ALL
     for (uint32_t p = 0; p < K_MOST_FOURS; p++) {
         w[p] = *(const k_words2 *)(const void *)(tile + s->piece[0] + s->four[p]);
     }
-    k_warp_sync();
+    k_release_tile(n);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_MOST_FOURS * 4; i++) {
         sum[i % 4] += k_from_half((uint16_t)(w[i / 4].w[i / 2 % 2] >> i % 2 * 16)) * s->fours[i];
@@ -202,11 +202,13 @@ K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t r
         for (uint32_t row = s->first; row - s->first < rows; row += tile_rows, sums += tile_rows * s->row_sums) {
             const uint8_t *tile = k_await_tile(taken, s->ring_from, s->ring_to);
             if (kind == K_BY_FOUR) {
-                k_one_fours(s, tile, sums);
+                k_one_fours(s, tile, taken, sums);
             } else if (k_warp_any(row < rows)) {
-                k_one_rows(kind, s, tile, sums);
+                k_one_rows(kind, s, tile, taken, sums);
+            } else {
+                k_release_tile(taken);
             }
-            k_release_tile(taken++);
+            taken++;
         }
     }
     return taken;
