@@ -26,8 +26,8 @@ enum {
     K_FEW_NONE = 0xffffffff
 };
 
-/* K_OP_ATTEND_HALVES may go by kernel_attend_one.h: a round is so many tiles of each warp, so far apart. */
-enum { K_ONE_TILES = 3, K_ONE_STRIDE = K_CARD_THREADS / 32 * K_FEW_POSITIONS };
+/* From one tile of a warp to the next by kernel_attend_one.h, in positions. */
+enum { K_ONE_STRIDE = K_CARD_THREADS / 32 * K_FEW_POSITIONS };
 /* In shared memory: by head the warps' largest, then their weights. */
 enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 

@@ -502,9 +502,9 @@ K_APART void k_attend_few_256(uint32_t at, uint32_t task) {
     k_attend_few(256, at, task);
 }
 
-#ifdef __NVPTX__
 /* The same of one token, as decoding has it. */
-K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
+#ifdef __NVPTX__
+K_INLINE void k_attend_one(const uint32_t wide, uint32_t at, uint32_t task) {
     const k_op *op = (const k_op *)(const void *)(k_shared_start() + at);
     const k_tensor *q = &op->src[0], *k = &op->src[1], *v = &op->src[2];
     uint32_t group = k_quotient(task, op, 9), piece = task - group * op->split, heads = op->params[5], from = piece * op->params[4];
@@ -512,10 +512,11 @@ K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
     k_few a = {.key_step = (uint32_t)k->nb[1], .value_step = (uint32_t)v->nb[1], .from = from, .stamp = k_stamp_of(q)};
     const uint8_t *rows = k_one_at((const uint8_t *)(uintptr_t)q->data, group * heads, (uint32_t)q->nb[2]);
     if (op->extra[0].data) { /* ids are less than 2^32 */
-        a.newest_key = (const uint8_t *)(uintptr_t)op->extra[0].data + kv_head * 256;
-        a.newest_value = (const uint8_t *)(uintptr_t)op->extra[1].data + kv_head * 256;
+        a.newest_key = (const uint8_t *)(uintptr_t)op->extra[0].data + kv_head * wide * 4;
+        a.newest_value = (const uint8_t *)(uintptr_t)op->extra[1].data + kv_head * wide * 4;
     }
-    k_one_asked asked = k_one_ask_first(&a, rows, (uint32_t)q->nb[2], heads);
+    k_one_asked asked[K_ONE_FOURS(K_ONE_WIDEST)];
+    k_one_ask_first(wide, &a, rows, (uint32_t)q->nb[2], heads, asked);
     if (op->extra[0].data) {
         a.key_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_KEY_ID].data);
         a.value_id = k_load_relaxed((const void *)(uintptr_t)op->src[K_SRC_VALUE_ID].data);
@@ -525,26 +526,31 @@ K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
     a.values = k_one_at(k_one_at((const uint8_t *)(uintptr_t)v->data, from, a.value_step), kv_head, (uint32_t)v->nb[2]);
     a.mask = (const k_u16 *)(uintptr_t)op->src[3].data + from;
     a.scale = k_param(op, 0);
-    k_u16 *stage = (k_u16 *)(void *)k_few_stage(64, k_warp());
     k_one_warp w;
-    k_one_begin(&a, stage, &w);
+    k_one_begin(wide, &a, &w);
     k_bring_next();
-    k_one_along(&a, &w, &asked, heads, stage, k_few_stats(0));
+    k_one_along(wide, &a, &w, asked, heads, k_few_stats(0));
     k_block_sync();
-    k_few_end(64, op, group * heads, heads, piece);
+    k_few_end(wide, op, group * heads, heads, piece);
     if (op->split > 1) {
         k_few_combine(at, task);
     }
 }
 #else
-K_INLINE void k_attend_one(uint32_t at, uint32_t task) {
+K_INLINE void k_attend_one(const uint32_t wide, uint32_t at, uint32_t task) {
     k_bring_next();
-    k_attend_few_64(at, task);
+    k_attend_few(wide, at, task);
     if (((const k_op *)(const void *)(k_shared_start() + at))->split > 1) {
         k_few_combine(at, task);
     }
 }
 #endif
+K_APART void k_attend_one_64(uint32_t at, uint32_t task) {
+    k_attend_one(64, at, task);
+}
+K_APART void k_attend_one_128(uint32_t at, uint32_t task) {
+    k_attend_one(128, at, task);
+}
 
 /* All tasks of a part. All of its pieces come before any of them is combined with others': these may wait for it. Parts of an operation are in other
  * blocks each, and a block does its parts in their order, so none waits for what comes behind it. */
@@ -567,17 +573,16 @@ K_APART void k_attend_tasks(uint32_t at, uint32_t part) {
     }
 }
 
-/* The part's only task, by kernel_attend_one.h; without calls, since what a caller keeps over one comes back from memory. */
-K_APART void k_attend_task(uint32_t at, uint32_t task) {
-    k_attend_one(at, task);
-}
-
 /* Of the phase's operation, at its place; and what is behind it is brought. */
 K_INLINE void k_do_attend_halves(uint32_t part) {
     const uint32_t at = k_op_offset(k_phase_at());
     const k_op *op = k_op_at();
-    if (op->params[13] && op->n_parts >= op->params[8]) {
-        k_attend_task(at, part);
+    if (op->params[13] && op->n_parts >= op->params[8]) { /* the part's only task */
+        if (op->src[0].ne[0] == 64) {
+            k_attend_one_64(at, part);
+        } else {
+            k_attend_one_128(at, part);
+        }
     } else {
         k_bring_next();
         k_attend_tasks(at, part);

@@ -161,11 +161,12 @@ static bool attends_halves(const k_op *op, const sp_spec_tensor *t) {
            (strides | (uint64_t)(mask->nb[1] | mask->nb[3])) >> 32 == 0 && (double)q->ne[1] * q->ne[2] * q->ne[3] < K_HALVES_TASKS;
 }
 
-/* Is it what kernel_attend_one.h is for? */
-static bool attends_one(const k_op *op, uint32_t piece) {
+/* Is it what kernel_attend_one.h is for? Heads of 128 lie in the ring's memory, too. */
+static bool attends_one(const k_op *op, uint32_t piece, bool ring) {
     const k_tensor *q = &op->src[0], *mask = &op->src[3];
-    return q->ne[0] == 64 && q->ne[1] * q->ne[3] == 1 && plan_float(op->params[1]) == 0 && plan_float(op->params[2]) == 0 && mask->data &&
-           mask->data % 4 == 0 && op->src[1].ne[1] % K_FEW_TILE == 0 && piece <= K_ONE_MOST;
+    const uint32_t most = q->ne[0] == 64 ? K_ONE_MOST : q->ne[0] == 128 && ring ? K_ONE_MOST_WIDE : 0;
+    return q->ne[1] * q->ne[3] == 1 && plan_float(op->params[1]) == 0 && plan_float(op->params[2]) == 0 && mask->data && mask->data % 4 == 0 &&
+           op->src[1].ne[1] % K_FEW_TILE == 0 && piece <= most;
 }
 
 /* Of heads that share keys so many at once: a divisor of theirs. */
@@ -261,7 +262,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     op->params[10] = as_word(1.0f / (float)op->params[6]);
     op->params[11] = as_word((float)heads / (float)shared);
     op->params[12] = as_word(1.0f / (float)q->ne[1]);
-    op->params[13] = halves && attends_one(op, piece);
+    op->params[13] = halves && attends_one(op, piece, p->workspace->device->driver->ring);
     op->src[3].nb[3] = op->src[3].ne[3] == 1 ? 0 : op->src[3].nb[3];
     o->most_parts = parts_for(tasks * op->split, 1);
     o->work = tasks * heads * positions * (q->ne[0] + op->dst.ne[0]) / 4;
