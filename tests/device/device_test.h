@@ -23,7 +23,11 @@
 #include "samepage/graph.h"
 #include "threads.h"
 
-enum { IN, OUT, MAX_WINDOWS = 24, REGION = 4 << 20 };
+/* Bytes of the region that windows lie in, half of it of each slot: a test may want more. */
+#ifndef DEVICE_TEST_REGION
+#define DEVICE_TEST_REGION (4 << 20)
+#endif
+enum { IN, OUT, MAX_WINDOWS = 24, REGION = DEVICE_TEST_REGION };
 
 /* A window of the program's one input or one output, and what it is filled with. */
 typedef struct filled {

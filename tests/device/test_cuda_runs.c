@@ -1,5 +1,6 @@
 /* One executable of the CUDA device over and over, each time with numbers of its own: what it hands from operation to operation must be this run's.
  */
+#define DEVICE_TEST_REGION (48 << 20)
 #include "device_test.h"
 
 /* Hides some positions, and some stretches of them; adds to others. */
@@ -107,6 +108,31 @@ static void test_newest_rows(void **state) {
     }
 }
 
+/* The same of so many heads that pieces of the cache are long: a warp of a card has three tiles of one. */
+static void test_newest_rows_of_many_heads(void **state) {
+    enum { N = 256, HEADS = 44, ALL = 1008 };
+    for (int64_t d = 64; d <= 128; d *= 2) {
+        graph_case one, *c = &one;
+        begin_case(c, "newest rows, many heads", 1e-5);
+        sp_graph *g = &c->g;
+        const int64_t n = HEADS * d;
+        sp_tensor x = add_window(c, IN, SP_TYPE_F32, N, 1, 1, 1), place = row_ids(c, SP_TYPE_I64, 1, 1, 1, ALL, true);
+        sp_tensor mask = add_window(c, IN, SP_TYPE_F16, ALL, 1, 1, 1), made[3], rows[2];
+        for (int i = 0; i < 3; i++) {
+            made[i] = sp_mul_mat(g, model_weight(c, SP_TYPE_F16, N, n, 1), x);
+        }
+        for (int r = 0; r < 2; r++) {
+            sp_tensor cache = add_window(c, OUT, SP_TYPE_F16, n, ALL, 1, 1);
+            rows[r] = sp_set_rows(g, cache, sp_reshape_2d(g, made[r], sp_dim(n), sp_dim(1)), place);
+            rows[r] = sp_view_3d(g, rows[r], sp_dim(d), sp_dim(ALL), sp_dim(HEADS), sp_dim(n * 2), sp_dim(d * 2), sp_dim(0));
+        }
+        sp_tensor q = sp_permute(g, sp_reshape_3d(g, made[2], sp_dim(d), sp_dim(HEADS), sp_dim(1)), 0, 2, 1, 3);
+        sp_tensor attended = sp_reshape_2d(g, sp_flash_attn_ext(g, q, rows[0], rows[1], mask, 0.1f, 0, 0), sp_dim(n), sp_dim(1));
+        result(c, sp_mul_mat(g, model_weight(c, SP_TYPE_F16, n, N, 1), attended), SP_TYPE_F32, N, 1, 1, 1);
+        compare_runs(state, c);
+    }
+}
+
 /* get_rows of the only row is that row: of a temporary, of a view of one, and of what other operations read too. */
 static void test_only_row(void **state) {
     graph_case one, *c = &one;
@@ -151,7 +177,8 @@ static void test_other_row(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows), cmocka_unit_test(test_only_row),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_runs_anew), cmocka_unit_test(test_newest_rows),
+                                       cmocka_unit_test(test_newest_rows_of_many_heads), cmocka_unit_test(test_only_row),
                                        cmocka_unit_test(test_other_row)};
     cmocka_set_test_filter(getenv("SAMEPAGE_TEST_FILTER"));
     return cmocka_run_group_tests(tests, open_devices, close_devices);
