@@ -28,6 +28,7 @@ typedef struct plan_op {
     uint32_t reads[PLAN_MAX_READS], n_reads, writes; /* roots */
     uint32_t scratch;                                /* a root that it alone uses, or PLAN_NONE */
     uint32_t most_parts;
+    uint32_t decodes; /* K_DOES_*: what decoding does with it */
     double work;
     int32_t phase;
 } plan_op;

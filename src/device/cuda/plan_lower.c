@@ -253,6 +253,7 @@ static sp_status lower_attention(plan *p, plan_op *o, const sp_spec_tensor *t, s
     double tasks = (double)q->ne[1] * q->ne[3] * q->ne[2] / heads;
     uint32_t piece = positions_of_piece(k, tasks, p->workspace->device->driver->blocks, halves);
     op->op = halves ? K_OP_ATTEND_HALVES : op->op;
+    o->decodes = halves ? K_DOES_ATTEND : K_DOES_ANY;
     op->params[4] = piece;
     op->params[5] = heads;
     op->params[6] = (uint32_t)q->ne[2] / heads;
@@ -424,8 +425,8 @@ static uint32_t rows_at_once(const sp_spec_tensor *left, uint32_t segments) {
     return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (WARPS >> segments);
 }
 
-/* For K_DECODING. Warps that bring the column for themselves know nothing of its norm. */
-static uint32_t decoding_of(const sp_spec_tensor *left, const k_op *op) {
+/* What decoding does with it, where blocks have a ring. Warps that bring the column for themselves know nothing of its norm. */
+static uint32_t decodes(const sp_spec_tensor *left, const k_op *op) {
     if (is_long(left) && left->ne[0] <= K_LONGEST_HALVES && left->nb[1] <= K_SLOT && op->before == K_BEFORE_NONE) {
         return K_DOES_LONG;
     }
@@ -458,7 +459,7 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_LEFT, t->src[0], true, err) : status;
     status = status == SP_OK ? sp_plan_set_src(p, o, K_SRC_RIGHT, before->before ? before->right : t->src[1], false, err) : status;
     status = status == SP_OK ? sp_plan_take_before(p, o, before, K_EPS, err) : status;
-    op->params[K_DECODING] = p->workspace->device->driver->ring ? decoding_of(left, op) : K_DOES_STREAM;
+    o->decodes = p->workspace->device->driver->ring ? decodes(left, op) : K_DOES_STREAM;
     status = status == SP_OK && op->after ? lower_ending(p, o, end, f, err) : status;
     if (turns != PLAN_NONE) {
         op->src[K_SRC_TURNS].data = plan_at_root(turns);

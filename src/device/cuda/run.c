@@ -148,11 +148,6 @@ static uint32_t ring_from(const plan *p) {
     return (uint32_t)(last + 1);
 }
 
-/* Of K_DECODES. */
-static uint32_t decodes(const k_op *op) {
-    return op->op == K_OP_STREAM ? op->params[K_DECODING] : op->op == K_OP_ATTEND_HALVES ? K_DOES_ATTEND : K_DOES_ANY;
-}
-
 /* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
 static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, uint32_t ring_from, k_work *works) {
     const cuda_device *device = p->workspace->device;
@@ -172,7 +167,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             *work = any ? (k_work){.op = op, .part = part | (more ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
             work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
             work->part |= device->marks ? K_MARKED : 0;
-            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op].op) : K_DOES_NOTHING;
+            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? p->ops[op].decodes : K_DOES_NOTHING;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);

@@ -139,8 +139,7 @@ enum {
     K_GLU_LIMIT,
     K_ROPE_DIMS,
     K_ROPE_HEAD,
-    K_DECODING, /* what decoding does with it, one of K_DOES_* */
-    K_SLICES,   /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
+    K_SLICES, /* pieces of a row that come one behind the other, of all rows: what a slot has room for; of halves alone */
 };
 /* params of a K_OP_FLAT (two sides) and a K_OP_FLAT_ONE (one), beside those of the operation that it is */
 enum { K_FLAT_OP = 14, K_FLAT_ROW /* the right side is one row of so many times four elements; 0: as long as the left */ };
