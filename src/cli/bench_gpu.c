@@ -10,6 +10,7 @@
 #include "cli/bench.h"
 #include "cli/bench_gpu.h"
 #include "cli/cmd.h"
+#include "cli/open_device.h"
 #include "device/cuda/cuda.h"
 #include "model/model.h"
 #include "model/synthetic.h"
@@ -283,7 +284,7 @@ static sp_status bench_device(const gpu_options *o, double *bandwidth, json_t *r
     sp_device_info info = {0};
     double us = 0, product = 0, copies = 0;
     uint64_t bytes = strcmp(o->device, "cuda-emulated") == 0 ? 1 << 20 : 2ull << 30;
-    sp_status status = sp_device_open(o->device, 0, &device, err);
+    sp_status status = sp_cli_open_device(o->device, 0, &device, err);
     if (status == SP_OK) {
         sp_device_describe(device, &info);
         status = sp_gpu_round_trip(device, &us, err);

@@ -11,6 +11,7 @@
 #include "abi/abi.h"
 #include "cli/cmd.h"
 #include "cli/embedded.h"
+#include "cli/open_device.h"
 #include "cli/options.h"
 #include "memory/os.h"
 
@@ -108,7 +109,7 @@ static int prove(const char *device_name, bool json) {
     sp_error err;
     sp_status status = sp_host_open(NULL, &host, &err);
     if (status == SP_OK) {
-        status = sp_device_open(device_name, 0, &device, &err);
+        status = sp_cli_open_device(device_name, 0, &device, &err);
     }
     if (status == SP_OK) {
         status = sp_module_load(host, sp_embedded_proof, sp_embedded_proof_size, &module, &err);

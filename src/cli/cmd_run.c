@@ -10,6 +10,7 @@
 #include "cli/cmd.h"
 #include "cli/limit_options.h"
 #include "cli/llm_client.h"
+#include "cli/open_device.h"
 
 typedef struct run_options {
     const char *device, *model;
@@ -69,7 +70,7 @@ static int run(const run_options *o, int n_args, char **args) {
         }
     }
     if (status == SP_OK) {
-        status = sp_device_open(o->device, o->threads, &device, &err);
+        status = sp_cli_open_device(o->device, o->threads, &device, &err);
     }
     if (status == SP_OK && o->model) {
         status = sp_model_open(host, o->model, NULL, &model, &err);

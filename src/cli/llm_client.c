@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "cli/cmd.h"
 #include "cli/embedded.h"
+#include "cli/open_device.h"
 #include "cli/progress.h"
 #include "program/program.h"
 #include "samepage/abi.h"
@@ -349,7 +350,7 @@ sp_status sp_llm_prepare(const sp_llm_settings *settings, sp_llm_client **out, s
     client->limits = settings->limits.limits;
     sp_status status = sp_host_open(&host_options, &client->host, err);
     if (status == SP_OK) {
-        status = sp_device_open(settings->device, settings->threads, &client->device, err);
+        status = sp_cli_open_device(settings->device, settings->threads, &client->device, err);
     }
     if (status == SP_OK) {
         status = open_file(client, settings, &model_options, err);

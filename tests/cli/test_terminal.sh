@@ -176,4 +176,12 @@ see "Remove session in for good? [y/N]"
 say "n"
 see "nothing was removed"
 see "exit code 1"
+# A device that takes its time says so, until it is there, or is not.
+echo '#include <unistd.h>
+__attribute__((constructor)) static void slow(void) { sleep(3); }' | "${CC:-cc}" -shared -fPIC -x c -o "$work/libcuda.so.1" - || fail "needs a C compiler"
+open "LD_LIBRARY_PATH=$work $SAMEPAGE run --device cuda:0 $BUILD_DIR/guest/counter.wasm"
+see "opening cuda:0 (the first time its driver compiles the kernels): 1 s"
+see "exit code 1"
+see 'no device "cuda:0"'
+screen | grep -qF "opening cuda:0" && fail "the line is there still"
 echo "test_terminal: passed"
