@@ -150,7 +150,7 @@ K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *til
     }
 }
 
-/* The same of a long row, which all warps share. */
+/* What is worked out while the column is on its way, where rows are long: all warps share each. */
 K_INLINE void k_one_prepare_fours(k_one_part *s) {
     const k_op *op = k_op_place(s->at);
     const uint32_t each = s->n / K_WARPS, begin = k_warp() * each * 2;

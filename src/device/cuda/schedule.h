@@ -99,9 +99,8 @@ enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
  * they are floats); extra[1]: their inverse scales. */
 enum { K_ATTEND_LINES = 8 };
 
-/* Positions of a tile of a K_OP_ATTEND_HALVES, and of the longest piece that goes by kernel_attend_one.h: three tiles of each warp; two of heads of
- * 128.
- */
+/* Positions of a tile of a K_OP_ATTEND_HALVES, and of the longest piece that goes by kernel_attend_one.h: of heads of 64 three tiles of each warp, of
+ * 128 two. */
 enum { K_FEW_TILE = 16, K_ONE_MOST = 3 * K_FEW_TILE * K_CARD_THREADS / 32, K_ONE_MOST_WIDE = 2 * K_FEW_TILE * K_CARD_THREADS / 32 };
 
 /* A piece of a token's head in scratch memory: the largest score, the sum of weights, two floats that nothing uses, the values. */
