@@ -9,6 +9,8 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "cli/progress.h"
+
 /* What the thread that counts shares with the one that opens. */
 typedef struct waiting {
     const char *name;
@@ -19,24 +21,23 @@ typedef struct waiting {
 
 static void *count(void *user) {
     waiting *w = user;
-    const char *why = strncmp(w->name, "cuda:", 5) == 0 ? " (the first time its driver compiles the kernels)" : "";
+    char what[128];
+    sp_progress_line line = {0};
     struct timespec next;
+    snprintf(what, sizeof what, "opening %.40s%s", w->name,
+             strncmp(w->name, "cuda:", 5) == 0 ? " (the first time its driver compiles the kernels)" : "");
+    sp_progress_start(&line);
     clock_gettime(CLOCK_REALTIME, &next);
+    next.tv_sec++;
     pthread_mutex_lock(&w->lock);
-    int seconds = 0;
-    for (;;) {
-        next.tv_sec++;
-        while (!w->end && pthread_cond_timedwait(&w->ended, &w->lock, &next) != ETIMEDOUT) {
+    while (!w->end) {
+        if (pthread_cond_timedwait(&w->ended, &w->lock, &next) == ETIMEDOUT) {
+            sp_progress_show_seconds(&line, what);
+            next.tv_sec++;
         }
-        if (w->end) {
-            break;
-        }
-        fprintf(stderr, "\ropening %s%s: %d s\033[K", w->name, why, ++seconds);
     }
     pthread_mutex_unlock(&w->lock);
-    if (seconds) {
-        fputs("\r\033[K", stderr);
-    }
+    sp_progress_hide(&line);
     return NULL;
 }
 

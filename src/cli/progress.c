@@ -23,6 +23,13 @@ void sp_progress_show(void *user, const char *what, double fraction) {
     }
 }
 
+void sp_progress_show_seconds(sp_progress_line *line, const char *what) {
+    if (isatty(STDERR_FILENO)) {
+        fprintf(stderr, "\r%s: %.0f s\033[K", what, seconds() - line->since);
+        line->shown = true;
+    }
+}
+
 void sp_progress_hide(sp_progress_line *line) {
     if (line->shown) {
         fputs("\r\033[K", stderr);
