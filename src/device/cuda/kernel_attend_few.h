@@ -26,8 +26,6 @@ enum {
     K_FEW_NONE = 0xffffffff
 };
 
-/* From one tile of a warp to the next by kernel_attend_one.h, in positions. */
-enum { K_ONE_STRIDE = K_CARD_THREADS / 32 * K_FEW_POSITIONS };
 /* In shared memory: by head the warps' largest, then their weights. */
 enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 

@@ -14,9 +14,9 @@
 #ifdef __NVPTX__
 
 enum { K_ONE_WIDEST = 128 };
-#define K_ONE_TILES(wide) ((wide) == 64 ? 3u : 2u) /* of a warp at most: registers have no room for more */
-#define K_ONE_BLOCKS(wide) (K_ONE_TILES(wide) * 2) /* of 8 positions */
-#define K_ONE_STEPS(wide) ((wide) / 16)            /* of the products with keys; fragments of values */
+#define K_ONE_TILES(wide) ((uint32_t)((wide) == 64 ? K_ONE_MOST : K_ONE_MOST_WIDE) / K_ONE_STRIDE) /* of a warp: registers have no room for more */
+#define K_ONE_BLOCKS(wide) (K_ONE_TILES(wide) * 2)                                                 /* of 8 positions */
+#define K_ONE_STEPS(wide) ((wide) / 16) /* of the products with keys; fragments of values */
 /* Behind the queries: the newest key and value, as halves; and of heads of 128, warps' second tile of values, of the last warps in what the ring
  * leaves of its memory. */
 #define K_ONE_NEWEST_AT(wide) (K_FEW_QUERIES_AT(wide) + K_HALVES_HEADS * K_FEW_QUERY(wide))

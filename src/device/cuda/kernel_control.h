@@ -55,8 +55,8 @@ typedef struct k_run {
     const k_work *list; /* the block's works: every so many blocks one */
     volatile uint64_t *marks;
     uint32_t blocks;
-    uint32_t at[K_CARD_THREADS / 32]; /* the phase that runs, by warp: so none waits for another to have it read */
-    const uint32_t *halt;             /* the host's: is the run stopped? */
+    uint32_t at[K_CARD_WARPS]; /* the phase that runs, by warp: so none waits for another to have it read */
+    const uint32_t *halt;      /* the host's: is the run stopped? */
 } __attribute__((aligned(16))) k_run;
 
 /* What the fetching warp shall bring: a part of a K_OP_TILES; positions [from, to) of head `part` and batch `plane` of a K_OP_ATTEND. */

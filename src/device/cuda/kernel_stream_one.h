@@ -13,7 +13,8 @@
 
 #if defined __NVPTX__ && K_SM >= 90
 
-enum { K_MOST_FOURS = K_LONGEST_HALVES / K_CARD_THREADS / 4 };
+enum { K_MOST_FOURS = K_LONGEST_HALVES / K_CARD_THREADS / 4, K_LONG_SEGMENTS = 3 /* a power of two: as many as there are warps */ };
+_Static_assert(1 << K_LONG_SEGMENTS == K_WARPS, "each has one");
 
 /* What a lane has in mind for every tile. In bytes, from the tile's beginning: its pieces of the warp's first row, and their scales; from one row to
  * the next. Where its sums of the first tile go, and how far apart those of neighbouring rows are, in floats. */
@@ -106,6 +107,18 @@ K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_be
     }
 }
 
+/* Where the warp's share of each tile is: bytes [from, to), which come as a whole or in pieces; and its sums, of rows from the `first` on. Last of
+ * all what is behind the phase is brought. */
+K_INLINE void k_one_place(const k_op *op, uint32_t segments, uint32_t segment, uint32_t from, uint32_t to, k_one_part *s) {
+    s->ring_from = 0, s->ring_to = 1;
+    if (!k_stream_is_long(op)) {
+        s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
+    }
+    s->matrix_sums = K_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
+    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + s->first * s->row_sums + segment * K_SUM + k_lane();
+    k_bring(s->at + 1);
+}
+
 /* What is worked out while the column is on its way. */
 K_INLINE void k_one_meanwhile(void *context) {
     k_one_part *s = context;
@@ -122,13 +135,7 @@ K_INLINE void k_one_meanwhile(void *context) {
         s->piece[p] = begin + s->held.piece[p] * 16;
         s->scale[p] = begin + (s->kind == K_BY_BLOCK ? s->n / 2 + s->held.piece[p] * 2 : s->n + s->held.piece[p] / 2 * 2);
     }
-    s->ring_from = 0, s->ring_to = 1;
-    if (!k_stream_is_long(op)) { /* else they come as a whole */
-        s->ring_from = begin / K_PIECE, s->ring_to = (begin + once * stride + K_PIECE - 1) / K_PIECE;
-    }
-    s->matrix_sums = K_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
-    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + s->first * s->row_sums + segment * K_SUM + k_lane();
-    k_bring(s->at + 1);
+    k_one_place(op, segments, segment, begin, begin + once * stride, s);
 }
 
 /* The warp's rows of a tile, the ring's n-th. All that is loaded is loaded first, see k_dot_rows; then the ring may have the tile back. */
@@ -159,13 +166,7 @@ K_INLINE void k_one_prepare_fours(k_one_part *s) {
     for (uint32_t p = 0; p < K_MOST_FOURS; p++) { /* behind the end, where the column is zeros, the first is read again; some pieces all have */
         s->four[p] = p < K_MOST_FOURS / 2 || (p * K_LANES + k_lane()) * 4 < each ? p * K_LANES * 8 : 0;
     }
-    s->ring_from = 0, s->ring_to = 1;
-    if (!k_stream_is_long(op)) {
-        s->ring_from = begin / K_PIECE, s->ring_to = (begin + each * 2 + K_PIECE - 1) / K_PIECE;
-    }
-    s->matrix_sums = K_SUM * K_WARPS, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
-    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + k_warp() * K_SUM + k_lane();
-    k_bring(s->at + 1);
+    k_one_place(op, K_LONG_SEGMENTS, k_warp(), begin, begin + each * 2, s);
 }
 
 /* The warp's segment of the column, for itself. */

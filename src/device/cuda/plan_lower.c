@@ -413,16 +413,14 @@ static uint32_t segments_of(const sp_spec_tensor *left) {
     return segments;
 }
 
-enum { WARPS = K_CARD_THREADS / 32 };
-
-/* Rows of more halves than warps hold of a column elsewhere: they come one by one. */
+/* Rows of more halves than warps hold of a column elsewhere: they come one by one, or in slices, which don't lie together. */
 static bool is_long(const sp_spec_tensor *left) {
-    return left->type == SP_TYPE_F16 && left->ne[0] > (int64_t)K_HELD_HALVES * WARPS;
+    return left->type == SP_TYPE_F16 && left->ne[0] > held_at_once(left) * K_CARD_WARPS;
 }
 
 /* Rows that a card's warps take at once. */
 static uint32_t rows_at_once(const sp_spec_tensor *left, uint32_t segments) {
-    return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (WARPS >> segments);
+    return (uint32_t)(left->type == SP_TYPE_Q4_0 ? K_ROWS_OF_NIBBLES : K_ROWS_OF_OTHERS) * (K_CARD_WARPS >> segments);
 }
 
 /* What decoding does with it, where blocks have a ring. Warps that bring the column for themselves know nothing of its norm. */
@@ -440,7 +438,7 @@ static sp_status lower_stream(plan *p, uint32_t product, uint32_t end, sp_error 
     const sp_spec_tensor *t = plan_tensor(p, product), *left = plan_tensor(p, t->src[0]);
     const plan_fusion *before = &p->fusions[product], *f = &p->fusions[end];
     const uint32_t slices = sp_plan_slices(left);
-    uint32_t tile_rows = is_long(left) ? 1 : 64 /* slices of rows don't lie together */, turns = PLAN_NONE;
+    uint32_t tile_rows = is_long(left) ? 1 : 64, turns = PLAN_NONE;
     sp_status status = f->after & K_AFTER_ROPE ? sp_plan_turns(p, plan_tensor(p, f->rope), &turns, err) : SP_OK;
     if (status != SP_OK) {
         return status;

@@ -14,7 +14,8 @@ enum {
     K_MAX_SRC = 7,
     K_MAX_EXTRA = 3,
     K_MAX_PARAMS = 16,
-    K_CARD_THREADS = 256,    /* of a block on a card that compute */
+    K_CARD_THREADS = 256, /* of a block on a card that compute */
+    K_CARD_WARPS = K_CARD_THREADS / 32,
     K_CARD_LAUNCHED = 288,   /* and the warp that fetches weights */
     K_COLUMNS = 8,           /* columns of a product that a warp computes at once */
     K_ATTENTION_CHUNK = 256, /* positions of a cache that a block attends to at once */
@@ -99,9 +100,9 @@ enum { K_MAP_POSITIONS = 32, K_MAP_TOKENS = 0 };
  * they are floats); extra[1]: their inverse scales. */
 enum { K_ATTEND_LINES = 8 };
 
-/* Positions of a tile of a K_OP_ATTEND_HALVES, and of the longest piece that goes by kernel_attend_one.h: of heads of 64 three tiles of each warp, of
- * 128 two. */
-enum { K_FEW_TILE = 16, K_ONE_MOST = 3 * K_FEW_TILE * K_CARD_THREADS / 32, K_ONE_MOST_WIDE = 2 * K_FEW_TILE * K_CARD_THREADS / 32 };
+/* Positions of a tile of a K_OP_ATTEND_HALVES; by kernel_attend_one.h, from one tile of a warp to its next, and of the longest piece: of heads of 64
+ * three tiles of each warp, of 128 two. */
+enum { K_FEW_TILE = 16, K_ONE_STRIDE = K_CARD_WARPS * K_FEW_TILE, K_ONE_MOST = 3 * K_ONE_STRIDE, K_ONE_MOST_WIDE = 2 * K_ONE_STRIDE };
 
 /* A piece of a token's head in scratch memory: the largest score, the sum of weights, two floats that nothing uses, the values. */
 enum { K_ATTEND_VALUES = 4 };
