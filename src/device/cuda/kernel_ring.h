@@ -68,11 +68,11 @@ K_FN void k_await_piece(uint32_t n) {
     while (!k_bar_passed(&k_control_at()->full[n % (K_SLOTS * K_PIECES)], k_round(n / K_PIECES))) {
     }
 }
-/* Its pieces [from, to): the others' memory is not to be looked at. */
+/* All lanes, each one of its pieces [from, to): the others' memory is not to be looked at. */
 K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
-    for (uint32_t i = from; i < to; i++) {
-        k_await_piece(n * K_PIECES + i);
-    }
+    const uint32_t piece = from + k_lane() % K_PIECES;
+    k_await_piece(n * K_PIECES + (piece < to ? piece : from));
+    k_warp_sync();
     return k_slot(n);
 }
 /* The warp has read the tile. */
@@ -88,44 +88,47 @@ K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
     __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
+/* ---- the fetching warp: all lanes together, each with a piece of the tile, so that what is done for each of them is done at once ---- */
+
+/* The lane's piece of a tile is so many bytes, or none. */
+K_FN void k_expect_piece(uint32_t n, uint32_t bytes) {
+    if (k_lane() < K_PIECES) {
+        k_bar_expect(&k_control_at()->full[n % K_SLOTS * K_PIECES + k_lane()], bytes);
+    }
+}
 /* Asks for the tile in pieces, each when those before the last few are there. */
 K_FN void k_fetch_pieces(uint64_t from, uint32_t bytes, uint32_t n) {
+    const uint32_t lane = k_lane(), at = lane * K_PIECE, left = at < bytes ? bytes - at : 0, size = left < K_PIECE ? left : K_PIECE;
+    k_expect_piece(n, size);
     for (uint32_t i = 0; i < K_PIECES; i++) {
-        const uint32_t piece = n * K_PIECES + i, at = i * K_PIECE;
-        const uint64_t *full = &k_control_at()->full[piece % (K_SLOTS * K_PIECES)];
+        const uint32_t piece = n * K_PIECES + i;
         if (piece >= K_PIECES_UNDER_WAY) {
             k_await_piece(piece - K_PIECES_UNDER_WAY);
         }
-        if (at < bytes) {
-            const uint32_t size = bytes - at < K_PIECE ? bytes - at : K_PIECE;
-            k_bar_expect(full, size);
-            k_bulk_load_once(k_slot(n) + at, from + at, size, full);
-        } else {
-            k_bar_arrive(full);
+        if (lane == i && size) {
+            k_bulk_load_once(k_slot(n) + at, from + at, size, &k_control_at()->full[piece % (K_SLOTS * K_PIECES)]);
         }
     }
 }
 /* As a whole: its first piece is all of it. */
 K_FN void k_fetch_whole(uint64_t from, uint32_t bytes, uint32_t n) {
-    const uint64_t *full = &k_control_at()->full[n % K_SLOTS * K_PIECES];
     if (n >= K_TILES_UNDER_WAY) {
         k_await_tile(n - K_TILES_UNDER_WAY, 0, K_PIECES);
     }
-    k_bar_expect(full, bytes);
-    k_bulk_load_once(k_slot(n), from, bytes, full);
-    for (uint32_t i = 1; i < K_PIECES; i++) {
-        k_bar_arrive(full + i);
+    k_expect_piece(n, k_lane() ? 0 : bytes);
+    if (k_lane() == 0) {
+        k_bulk_load_once(k_slot(n), from, bytes, &k_control_at()->full[n % K_SLOTS * K_PIECES]);
     }
 }
 
-/* One thread. Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
+/* Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
 K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
     const k_control *c = k_control_at();
     uint64_t from = stream->from;
     for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step, n++) {
         uint32_t bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
-        while (!k_bar_passed(&c->empty[n % K_SLOTS], k_round(n) ^ 1)) {
-            if (*(const volatile uint32_t *)&c->stop) {
+        while (k_warp_any(!k_bar_passed(&c->empty[n % K_SLOTS], k_round(n) ^ 1))) {
+            if (k_warp_any(*(const volatile uint32_t *)&c->stop)) {
                 return n;
             }
         }
@@ -138,16 +141,16 @@ K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
     return n;
 }
 
-/* One thread. A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
+/* A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
 K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
     const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0};
     k_stream next = s->n_streams ? streams[0] : none;
-    for (uint32_t i = 1; next.bytes && !*(volatile uint32_t *)&k_control_at()->stop; i++) {
+    for (uint32_t i = 1; next.bytes && !k_warp_any(*(volatile uint32_t *)&k_control_at()->stop); i++) {
         k_stream now = next;
         next = i < s->n_streams ? streams[i] : none;
         if (now.tile_bytes) {
             n = k_fetch_stream(&now, n);
-        } else {
+        } else if (k_lane() == 0) {
             k_bring_near(now.from, now.bytes);
         }
     }

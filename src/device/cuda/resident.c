@@ -556,13 +556,13 @@ K_APART void fetch(uint32_t block, bool ring) {
         if (!s) {
             return;
         }
-        if (k_lane() == 0 && ring) {
-            if (s->ring_from) {
+        if (ring) {
+            if (s->ring_from && k_lane() == 0) {
                 k_serve_stages(&fetched);
             }
+            k_warp_sync();
             n = k_fetch_schedule(s, block, n);
         }
-        __nvvm_bar_warp_sync(0xffffffffu);
         k_all_sync();
     }
 }
