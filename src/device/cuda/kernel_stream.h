@@ -219,6 +219,18 @@ K_INLINE k_beside k_stream_beside(const k_op *op, uint32_t i, uint32_t row, uint
     return b;
 }
 
+/* With those of the row's other segments, which as many neighbours as `apart` have each. */
+K_INLINE float k_stream_segments(float all, int apart, uint32_t segments) {
+    if (segments) {
+        all += k_exchange(all, apart);
+        const float two = k_exchange(all, apart * 2);
+        all += segments > 1 ? two : 0;
+        const float four = k_exchange(all, apart * 4);
+        all += segments > 2 ? four : 0;
+    }
+    return all;
+}
+
 /* Sum number i. */
 K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t i, uint32_t segments) {
     if (K_LANES == 1) {
@@ -233,14 +245,7 @@ K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t i, uint32_t segments) {
     }
     float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
     all += k_exchange(all, 1);
-    if (segments) {
-        all += k_exchange(all, 2);
-        const float two = k_exchange(all, 4);
-        all += segments > 1 ? two : 0;
-        const float four = k_exchange(all, 8);
-        all += segments > 2 ? four : 0;
-    }
-    return all;
+    return k_stream_segments(all, K_FINISHERS, segments);
 }
 
 /* A gate's two products become one. */

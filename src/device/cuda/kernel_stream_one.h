@@ -60,9 +60,9 @@ K_INLINE k_one_ending k_one_ending_of(const k_op *op) {
 
 /* Of the thread's sum of rows [row, to). */
 K_INLINE void k_one_asides(const k_op *op, const k_one_ending *e, uint32_t row, uint32_t to, k_one_beside *b) {
-    const uint32_t thread = k_thread_anew(), gate = e->after & K_AFTER_GLU ? 1 : 0, i = thread >> e->segments >> 1;
-    *b = (k_one_beside){.row = row + (i >> gate), .cos = 1};
-    if (b->row >= to || thread & ((K_FINISHERS << e->segments << gate) - 1)) {
+    const uint32_t thread = k_thread_anew(), beside = e->segments + (e->after & K_AFTER_GLU ? 1 : 0);
+    *b = (k_one_beside){.row = row + (thread >> beside), .cos = 1};
+    if (b->row >= to || thread & ((1u << beside) - 1)) {
         b->row = K_NOT_ITS;
         return;
     }
@@ -75,11 +75,23 @@ K_INLINE void k_one_asides(const k_op *op, const k_one_ending *e, uint32_t row, 
     }
 }
 
+/* The thread's sum, with those of the row's other segments. Neighbours begin with other quarters of theirs, which lie in other banks. */
+K_INLINE float k_one_sum(uint32_t segments) {
+    const uint32_t thread = k_thread_anew();
+    const k_floats4 *from = (const k_floats4 *)(const void *)(k_shared() + K_SUMS_AT) + thread * (K_ONE_SUM / 4);
+    float sum[4];
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < K_ONE_SUM / 4; i++) {
+        const k_floats4 four = from[(thread / 2 + i) % (K_ONE_SUM / 4)];
+        sum[i] = (four.f[0] + four.f[1]) + (four.f[2] + four.f[3]);
+    }
+    return k_stream_segments((sum[0] + sum[1]) + (sum[2] + sum[3]), 1, segments);
+}
+
 /* All threads together: they exchange. */
 K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_beside *b, float scale) {
-    const k_f32 *sums = (const k_f32 *)(const void *)(k_shared() + K_SUMS_AT);
-    float x = k_stream_sum(sums, 0, e->segments) * scale;
-    const float other = k_exchange(x, K_FINISHERS << e->segments);
+    float x = k_one_sum(e->segments) * scale;
+    const float other = k_exchange(x, 1 << e->segments);
     if (b->row == K_NOT_ITS) {
         return;
     }
@@ -107,15 +119,35 @@ K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_be
     }
 }
 
+/* Rows of a tile that are a warp's. */
+K_INLINE uint32_t k_one_rows_of(const int kind) {
+    return kind == K_BY_FOUR ? 1 : k_rows_at_once(kind);
+}
+
+/* The lane's parts of sums: two neighbouring lanes add theirs up, and put down those of half of the rows each. */
+K_INLINE void k_one_put_sums(const int kind, const k_one_part *s, const float *parts, k_f32 *sums) {
+    const bool second = k_lane() % 2;
+    if (kind == K_BY_FOUR) {
+        *sums = parts[0] + k_exchange(parts[0], 1);
+        return;
+    }
+    K_UNROLL_ALL
+    for (uint32_t r = 0; r < k_one_rows_of(kind) / 2; r++) {
+        const float one = parts[r], two = parts[r + k_one_rows_of(kind) / 2], other = k_exchange(second ? one : two, 1);
+        sums[r * s->row_sums] = (second ? two : one) + other;
+    }
+}
+
 /* Where the warp's share of each tile is: bytes [from, to), which come as a whole or in pieces; and its sums, of rows from the `first` on. Last of
  * all what is behind the phase is brought. */
 K_INLINE void k_one_place(const k_op *op, uint32_t segments, uint32_t segment, uint32_t from, uint32_t to, k_one_part *s) {
+    const uint32_t rows = k_one_rows_of(s->kind), row = s->first + k_lane() % 2 * (rows / 2);
     s->ring_from = 0, s->ring_to = 1;
     if (!k_stream_is_long(op)) {
         s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
     }
-    s->matrix_sums = K_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
-    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + s->first * s->row_sums + segment * K_SUM + k_lane();
+    s->matrix_sums = K_ONE_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
+    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + row * s->row_sums + segment * K_ONE_SUM + k_lane() / 2;
     k_bring(s->at + 1);
 }
 
@@ -151,10 +183,12 @@ K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *til
         }
     }
     k_release_tile(n);
+    float parts[4];
     K_UNROLL_ALL
     for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
-        sums[r * s->row_sums] = k_dot_row(kind, &s->held, w[r], d[r]);
+        parts[r] = k_dot_row(kind, &s->held, w[r], d[r]);
     }
+    k_one_put_sums(kind, s, parts, sums);
 }
 
 /* What is worked out while the column is on its way, where rows are long: all warps share each. */
@@ -192,7 +226,8 @@ K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, uint32_t n, 
     for (uint32_t i = 0; i < K_MOST_FOURS * 4; i++) {
         sum[i % 4] += k_from_half((uint16_t)(w[i / 4].w[i / 2 % 2] >> i % 2 * 16)) * s->fours[i];
     }
-    *sums = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    k_one_put_sums(K_BY_FOUR, s, sum, sums);
 }
 
 /* Of so many rows of each matrix, at most as have sums; returns how many tiles the ring has given by then. Sums of rows behind the last are nobody's.
@@ -232,7 +267,7 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
 /* Asides come before the column is asked for: it isn't there earlier, and asking in vain delays what others ask for. */
 K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
     const k_op *op = k_op_place(at);
-    const uint32_t most = k_stream_most(op), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
+    const uint32_t most = k_one_most(op), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
     uint32_t taken = k_control_at()->block.taken, end = to - from < most ? to : from + most;
     const k_one_ending ending = k_one_ending_of(op);
     k_one_beside beside;

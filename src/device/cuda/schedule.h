@@ -44,6 +44,7 @@ enum {
     K_LONGEST_HALVES = 16384,  /* or twice as many, for rows that are longer than all warps together hold of them; so long at most */
     K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
+    K_ONE_SUM = 16,            /* floats of one of kernel_stream_one.h: two lanes each; a thread has one */
     K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
     K_PIECE = K_SLOT / K_PIECES,
     K_PIECES_UNDER_WAY = 3,     /* so many at once, since all that is asked for behind them waits for them, too; */
@@ -51,6 +52,7 @@ enum {
     K_LONG_STREAM = 300 * 1024, /* if a block has more than so many bytes of an operation's weights */
 };
 
+_Static_assert(K_CARD_THREADS *K_ONE_SUM <= K_SUMS * K_SUM, "they lie in the same place");
 _Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
@@ -187,6 +189,12 @@ static inline bool k_stream_is_long(const k_op *op) {
 /* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
 static inline uint32_t k_stream_most(const k_op *op) {
     uint32_t rows = K_SUMS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
+    return rows & ~(op->params[K_TILE_ROWS] - 1);
+}
+
+/* The same of what kernel_stream_one.h does. */
+static inline uint32_t k_one_most(const k_op *op) {
+    uint32_t rows = (uint32_t)K_CARD_THREADS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
     return rows & ~(op->params[K_TILE_ROWS] - 1);
 }
 
