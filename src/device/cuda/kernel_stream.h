@@ -231,19 +231,24 @@ K_INLINE float k_stream_segments(float all, int apart, uint32_t segments) {
     return all;
 }
 
+/* Of 16 floats, beginning with one of their quarters. */
+K_INLINE float k_stream_sixteen(const k_floats4 *fours, uint32_t quarter) {
+    float sum[4];
+    K_UNROLL_ALL
+    for (uint32_t i = 0; i < 4; i++) {
+        const k_floats4 four = fours[(quarter + i) % 4];
+        sum[i] = (four.f[0] + four.f[1]) + (four.f[2] + four.f[3]);
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
 /* Sum number i. */
 K_INLINE float k_stream_sum(const k_f32 *sums, uint32_t i, uint32_t segments) {
     if (K_LANES == 1) {
         return sums[i * K_SUM];
     }
     const k_f32 *from = sums + k_thread() / K_FINISHERS * K_SUM + k_thread() % K_FINISHERS * (K_LANES / K_FINISHERS);
-    float sum[4];
-    K_UNROLL_ALL
-    for (uint32_t j = 0; j < 4; j++) {
-        const k_floats4 four = *(const k_floats4 *)(const void *)(from + j * 4);
-        sum[j] = (four.f[0] + four.f[1]) + (four.f[2] + four.f[3]);
-    }
-    float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    float all = k_stream_sixteen((const k_floats4 *)(const void *)from, 0);
     all += k_exchange(all, 1);
     return k_stream_segments(all, K_FINISHERS, segments);
 }
@@ -321,7 +326,7 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
     const k_op *op = k_op_place(at);
     const bool quants = kind != K_BY_EIGHT;
     const uint32_t slices = sliced ? op->params[K_SLICES] : 1, matrices = op->after & K_AFTER_GLU ? 2 : 1;
-    const uint32_t most = K_LANES == 1 ? op->params[K_UNIT] : k_stream_most(op); /* no more than threads finish */
+    const uint32_t most = K_LANES == 1 ? op->params[K_UNIT] : k_stream_most(op, K_SUMS); /* no more than threads finish */
     const k_column c = k_whole_column((uint32_t)op->src[K_SRC_LEFT].ne[0] / slices);
     k_f32 *sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT);
     k_column_from right = k_from_column(op, &c, 0);

@@ -78,14 +78,8 @@ K_INLINE void k_one_asides(const k_op *op, const k_one_ending *e, uint32_t row, 
 /* The thread's sum, with those of the row's other segments. Neighbours begin with other quarters of theirs, which lie in other banks. */
 K_INLINE float k_one_sum(uint32_t segments) {
     const uint32_t thread = k_thread_anew();
-    const k_floats4 *from = (const k_floats4 *)(const void *)(k_shared() + K_SUMS_AT) + thread * (K_ONE_SUM / 4);
-    float sum[4];
-    K_UNROLL_ALL
-    for (uint32_t i = 0; i < K_ONE_SUM / 4; i++) {
-        const k_floats4 four = from[(thread / 2 + i) % (K_ONE_SUM / 4)];
-        sum[i] = (four.f[0] + four.f[1]) + (four.f[2] + four.f[3]);
-    }
-    return k_stream_segments((sum[0] + sum[1]) + (sum[2] + sum[3]), 1, segments);
+    const k_floats4 *sums = (const k_floats4 *)(const void *)(k_shared() + K_SUMS_AT);
+    return k_stream_segments(k_stream_sixteen(sums + thread * (K_ONE_SUM / 4), thread / 2), 1, segments);
 }
 
 /* All threads together: they exchange. */
@@ -119,21 +113,13 @@ K_INLINE void k_one_finish(const k_op *op, const k_one_ending *e, const k_one_be
     }
 }
 
-/* Rows of a tile that are a warp's. */
-K_INLINE uint32_t k_one_rows_of(const int kind) {
-    return kind == K_BY_FOUR ? 1 : k_rows_at_once(kind);
-}
-
 /* The lane's parts of sums: two neighbouring lanes add theirs up, and put down those of half of the rows each. */
 K_INLINE void k_one_put_sums(const int kind, const k_one_part *s, const float *parts, k_f32 *sums) {
     const bool second = k_lane() % 2;
-    if (kind == K_BY_FOUR) {
-        *sums = parts[0] + k_exchange(parts[0], 1);
-        return;
-    }
+    const uint32_t half = k_rows_at_once(kind) / 2;
     K_UNROLL_ALL
-    for (uint32_t r = 0; r < k_one_rows_of(kind) / 2; r++) {
-        const float one = parts[r], two = parts[r + k_one_rows_of(kind) / 2], other = k_exchange(second ? one : two, 1);
+    for (uint32_t r = 0; r < half; r++) {
+        const float one = parts[r], two = parts[r + half], other = k_exchange(second ? one : two, 1);
         sums[r * s->row_sums] = (second ? two : one) + other;
     }
 }
@@ -141,7 +127,7 @@ K_INLINE void k_one_put_sums(const int kind, const k_one_part *s, const float *p
 /* Where the warp's share of each tile is: bytes [from, to), which come as a whole or in pieces; and its sums, of rows from the `first` on. Last of
  * all what is behind the phase is brought. */
 K_INLINE void k_one_place(const k_op *op, uint32_t segments, uint32_t segment, uint32_t from, uint32_t to, k_one_part *s) {
-    const uint32_t rows = k_one_rows_of(s->kind), row = s->first + k_lane() % 2 * (rows / 2);
+    const uint32_t half = s->kind == K_BY_FOUR ? 0 : k_rows_at_once(s->kind) / 2, row = s->first + k_lane() % 2 * half; /* see k_one_put_sums */
     s->ring_from = 0, s->ring_to = 1;
     if (!k_stream_is_long(op)) {
         s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
@@ -226,8 +212,8 @@ K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, uint32_t n, 
     for (uint32_t i = 0; i < K_MOST_FOURS * 4; i++) {
         sum[i % 4] += k_from_half((uint16_t)(w[i / 4].w[i / 2 % 2] >> i % 2 * 16)) * s->fours[i];
     }
-    sum[0] = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-    k_one_put_sums(K_BY_FOUR, s, sum, sums);
+    const float all = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    *sums = all + k_exchange(all, 1); /* both lanes the same */
 }
 
 /* Of so many rows of each matrix, at most as have sums; returns how many tiles the ring has given by then. Sums of rows behind the last are nobody's.
@@ -267,7 +253,7 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
 /* Asides come before the column is asked for: it isn't there earlier, and asking in vain delays what others ask for. */
 K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
     const k_op *op = k_op_place(at);
-    const uint32_t most = k_one_most(op), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
+    const uint32_t most = k_stream_most(op, K_CARD_THREADS), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
     uint32_t taken = k_control_at()->block.taken, end = to - from < most ? to : from + most;
     const k_one_ending ending = k_one_ending_of(op);
     k_one_beside beside;

@@ -182,7 +182,7 @@ static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams)
     uint32_t part = work->part & K_NUMBER, from = k_stream_from(op, part), to = k_stream_from(op, part + 1), n = 0, stride = (uint32_t)left->nb[1],
              does = work->part & K_DECODES;
     const bool one = does == K_DOES_Q4 || does == K_DOES_Q8 || does == K_DOES_F16 || does == K_DOES_LONG;
-    uint32_t most = one ? k_one_most(op) : k_stream_most(op), slices = one ? 1 : op->params[K_SLICES], slice = stride / slices;
+    uint32_t most = k_stream_most(op, one ? K_CARD_THREADS : K_SUMS), slices = one ? 1 : op->params[K_SLICES], slice = stride / slices;
     for (uint32_t row = from; row < to; row += most) {
         uint32_t rows = to - row < most ? to - row : most;
         for (uint32_t m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1) * slices; m++, n++) {

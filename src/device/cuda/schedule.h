@@ -186,15 +186,9 @@ static inline bool k_stream_is_long(const k_op *op) {
     return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] > (uint64_t)K_LONG_STREAM * op->n_parts;
 }
 
-/* Rows of a K_OP_STREAM that go through its sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
-static inline uint32_t k_stream_most(const k_op *op) {
-    uint32_t rows = K_SUMS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
-    return rows & ~(op->params[K_TILE_ROWS] - 1);
-}
-
-/* The same of what kernel_stream_one.h does. */
-static inline uint32_t k_one_most(const k_op *op) {
-    uint32_t rows = (uint32_t)K_CARD_THREADS >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
+/* Rows of a K_OP_STREAM that go through so many sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
+static inline uint32_t k_stream_most(const k_op *op, uint32_t sums) {
+    uint32_t rows = sums >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
     return rows & ~(op->params[K_TILE_ROWS] - 1);
 }
 
