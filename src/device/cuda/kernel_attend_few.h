@@ -14,6 +14,7 @@
 #define SP_DEVICE_CUDA_KERNEL_ATTEND_FEW_H
 
 #include "device/cuda/kernel_fragments.h"
+#include "device/cuda/kernel_ring.h"
 #include "device/cuda/kernel_rows.h"
 #include "device/cuda/kernel_stamp.h"
 
@@ -29,20 +30,24 @@ enum {
 /* In shared memory: by head the warps' largest, then their weights. */
 enum { K_FEW_STATS_AT = 512, K_FEW_STATS = 16 };
 
-/* Tiles whose values are under way; elements that a warp takes of them; warps that take tiles of their own. */
+/* Tiles whose values are under way, and how many of them are in the working memory: another is in a slot. Elements that a warp takes of them; warps
+ * that take tiles of their own. */
 #define K_FEW_STAGES(wide) ((wide) == 64 ? 3u : 1u)
+#define K_FEW_NEAR(wide) ((wide) == 64 ? 2u : 1u)
 #define K_FEW_VALUES(wide) ((wide) < (uint32_t)K_FEW_WIDEST ? (uint32_t)(wide) : (uint32_t)K_FEW_WIDEST)
 #define K_FEW_TAKERS(wide) ((uint32_t)K_WARPS * K_FEW_VALUES(wide) / (wide))
 /* In shared memory rows lie so far apart that fragments' loads and stores meet no bank twice: of values, in halves; of results, in floats. */
 #define K_FEW_APART(wide) (K_FEW_VALUES(wide) + 8)
 #define K_FEW_ROW(wide) (K_FEW_VALUES(wide) + 4)
-#define K_FEW_BYTES(wide) (K_FEW_STAGES(wide) * K_FEW_POSITIONS * K_FEW_APART(wide) * 2)
+#define K_FEW_STAGE(wide) (K_FEW_POSITIONS * K_FEW_APART(wide) * 2)
+#define K_FEW_BYTES(wide) (K_FEW_NEAR(wide) * K_FEW_STAGE(wide))
 /* Behind the stages: queries as halves, by head, so many bytes apart. */
 #define K_FEW_QUERIES_AT(wide) (K_FEW_AT + K_WARPS * K_FEW_BYTES(wide))
 #define K_FEW_QUERY(wide) ((wide)*2 + 16)
 _Static_assert(K_FEW_QUERIES_AT(64) + K_HALVES_HEADS * K_FEW_QUERY(64) <= K_WORK &&
                    K_FEW_QUERIES_AT(256) + K_HALVES_HEADS * K_FEW_QUERY(256) <= K_WORK,
                "it fits");
+_Static_assert(K_WARPS *K_FEW_STAGE(128) <= K_SLOT && K_WARPS * K_FEW_STAGE(64) <= K_SLOT, "it fits");
 _Static_assert(K_FEW_BYTES(64) >= K_HALVES_HEADS * K_FEW_ROW(64) * 4 && K_FEW_BYTES(128) >= K_HALVES_HEADS * K_FEW_ROW(128) * 4 &&
                    K_FEW_BYTES(256) >= K_HALVES_HEADS * K_FEW_ROW(256) * 4,
                "it fits");
@@ -75,6 +80,14 @@ typedef struct k_so_far {
     float most[K_FEW_SLOTS], weight[K_FEW_SLOTS];
     k_fragment_c values[K_FEW_WIDEST / 16];
 } k_so_far;
+
+/* Where a warp has what it found, and before that its first stages; where the values of its stage i are. */
+K_INLINE uint8_t *k_few_own(const uint32_t wide, uint32_t warp) {
+    return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
+}
+K_INLINE k_u16 *k_few_stage(const uint32_t wide, uint32_t i) {
+    return (k_u16 *)(void *)(i < K_FEW_NEAR(wide) ? k_few_own(wide, k_warp()) + i * K_FEW_STAGE(wide) : k_kept_slot() + k_warp() * K_FEW_STAGE(wide));
+}
 
 K_INLINE uint32_t k_few_least(uint32_t a, uint32_t b) {
     return a < b ? a : b;
@@ -425,8 +438,8 @@ K_INLINE void k_few_add_values(const uint32_t wide, const k_u16 *stage, const k_
 
 /* All of the warp's tiles; rows: of the heads' queries, `apart` bytes from one to the next. Keys of two tiles are under way, where registers are
  * there for them. */
-K_INLINE void k_few_along(const uint32_t wide, k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_u16 *stages, k_so_far *s) {
-    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, size = K_FEW_POSITIONS * K_FEW_APART(wide), two = wide == 64;
+K_INLINE void k_few_along(const uint32_t wide, k_few *a, const uint8_t *rows, uint32_t apart, uint32_t heads, k_so_far *s) {
+    const uint32_t step = K_FEW_TAKERS(wide) * K_FEW_POSITIONS, two = wide == 64;
     uint32_t first = k_warp() % K_FEW_TAKERS(wide) * K_FEW_POSITIONS;
     k_half_a keys[256 / 16], next[256 / 16];
     k_taken_few taken;
@@ -439,7 +452,7 @@ K_INLINE void k_few_along(const uint32_t wide, k_few *a, const uint8_t *rows, ui
         k_few_keys(wide, a, first + step, next);
     }
     for (uint32_t i = 0; i < K_FEW_STAGES(wide); i++) {
-        k_few_bring(wide, a, first + i * step, stages + i * size);
+        k_few_bring(wide, a, first + i * step, k_few_stage(wide, i));
     }
     k_few_masks(a, first, masks);
     k_few_masks(a, first + step, next_masks);
@@ -484,12 +497,12 @@ K_INLINE void k_few_along(const uint32_t wide, k_few *a, const uint8_t *rows, ui
             k_few_weigh(wide, &scores, s);
             k_copies_wait_but(K_FEW_STAGES(wide) - 1);
             k_warp_sync();
-            k_few_renew_values(wide, a, first, &taken, stages + at * size);
-            k_few_add_values(wide, stages + at * size, &scores, s);
+            k_few_renew_values(wide, a, first, &taken, k_few_stage(wide, at));
+            k_few_add_values(wide, k_few_stage(wide, at), &scores, s);
         }
         if (more) {
             k_warp_sync();
-            k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, stages + at * size);
+            k_few_bring(wide, a, first + K_FEW_STAGES(wide) * step, k_few_stage(wide, at));
             if (first + K_FEW_AHEAD * step <= a->last) {
                 k_few_ahead(wide, a, first + K_FEW_AHEAD * step);
             }

@@ -17,12 +17,10 @@ enum { K_ONE_WIDEST = 128 };
 #define K_ONE_TILES(wide) ((uint32_t)((wide) == 64 ? K_ONE_MOST : K_ONE_MOST_WIDE) / K_ONE_STRIDE) /* of a warp: registers have no room for more */
 #define K_ONE_BLOCKS(wide) (K_ONE_TILES(wide) * 2)                                                 /* of 8 positions */
 #define K_ONE_STEPS(wide) ((wide) / 16) /* of the products with keys; fragments of values */
-/* Behind the queries: the newest key and value, as halves; and of heads of 128, warps' second tile of values, of the last warps in what the ring
- * leaves of its memory. */
+/* Behind the queries: the newest key and value, as halves. */
 #define K_ONE_NEWEST_AT(wide) (K_FEW_QUERIES_AT(wide) + K_HALVES_HEADS * K_FEW_QUERY(wide))
-#define K_ONE_SECOND_AT (K_ONE_NEWEST_AT(128) + 128 * 2 * 2)
-enum { K_ONE_NEAR = (K_WORK - K_ONE_SECOND_AT) / K_FEW_BYTES(128) };
-_Static_assert(K_ONE_NEWEST_AT(64) + 64 * 2 * 2 <= K_WORK && (K_WARPS - K_ONE_NEAR) * K_FEW_BYTES(128) <= K_RING - K_SLOTS * K_SLOT, "it fits");
+_Static_assert(K_ONE_NEWEST_AT(64) + 64 * 2 * 2 <= K_WORK && K_ONE_NEWEST_AT(128) + 128 * 2 * 2 <= K_WORK, "it fits");
+_Static_assert(K_ONE_MOST / K_ONE_STRIDE <= K_FEW_NEAR(64) + 1 && K_ONE_MOST_WIDE / K_ONE_STRIDE <= K_FEW_NEAR(128) + 1, "a slot has one more");
 #define K_ONE_HIDDEN 0xfc00fc00u /* minus infinity twice, as halves */
 
 /* Keys by 8 positions and 32 elements; what is added to the lane's two scores of each 8, as halves. */
@@ -57,16 +55,6 @@ K_INLINE uint32_t k_one_tiles(const k_few *a) {
     return a->last / K_ONE_STRIDE + 1;
 }
 
-/* Where a tile's values go. */
-K_INLINE k_u16 *k_one_stage(const uint32_t wide, uint32_t i) {
-    const uint32_t warp = k_warp();
-    if (wide == 128 && i == 1) {
-        return (k_u16 *)(void *)(k_shared() + (warp < K_ONE_NEAR ? K_ONE_SECOND_AT + warp * K_FEW_BYTES(128)
-                                                                 : K_WORK + K_SLOTS * K_SLOT + (warp - K_ONE_NEAR) * K_FEW_BYTES(128)));
-    }
-    return (k_u16 *)(void *)(k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide)) + (wide == 128 ? 0 : i * K_FEW_POSITIONS * K_FEW_APART(wide));
-}
-
 /* A tile of hidden zeros. */
 K_INLINE void k_one_hide(const uint32_t wide, uint32_t i, k_one *o) {
     const k_words4 zeros = {{0, 0, 0, 0}};
@@ -85,7 +73,7 @@ K_INLINE void k_one_hide(const uint32_t wide, uint32_t i, k_one *o) {
 K_INLINE void k_one_ask(const uint32_t wide, const k_few *a, uint32_t i, k_one *o) {
     const uint32_t at = k_warp() * K_FEW_POSITIONS + i * K_ONE_STRIDE, lanes = wide / 8, rows = K_LANES / lanes;
     const k_words4 zeros = {{0, 0, 0, 0}};
-    k_u16 *to = k_one_stage(wide, i) + k_lane() / lanes * K_FEW_APART(wide) + k_lane() % lanes * 8;
+    k_u16 *to = k_few_stage(wide, i) + k_lane() / lanes * K_FEW_APART(wide) + k_lane() % lanes * 8;
     if (at > a->last) {
         K_UNROLL_ALL
         for (uint32_t j = 0; j < K_FEW_POSITIONS / rows; j++) {
@@ -284,7 +272,7 @@ K_INLINE void k_one_put(const uint32_t wide, const k_fragment_c *values, float m
 K_INLINE void k_one_renew_value(const uint32_t wide, const k_few *a) {
     const uint32_t at = k_one_now(a->newest_value_at), behind = at - k_warp() * K_FEW_POSITIONS;
     if (at != K_FEW_NONE) {
-        k_u16 *row = k_one_stage(wide, behind / K_ONE_STRIDE) + behind % K_ONE_STRIDE * K_FEW_APART(wide);
+        k_u16 *row = k_few_stage(wide, behind / K_ONE_STRIDE) + behind % K_ONE_STRIDE * K_FEW_APART(wide);
         if (k_lane() < wide / 4) {
             *(k_floats2 *)(void *)(row + k_lane() * 4) = *(const k_floats2 *)(void *)(k_one_newest(wide, 1) + k_lane() * 4);
         }
@@ -295,7 +283,7 @@ K_INLINE void k_one_renew_value(const uint32_t wide, const k_few *a) {
 /* A tile's values times weights. */
 K_INLINE void k_one_add_values(const uint32_t wide, uint32_t t, const k_half_b *weights, k_fragment_c *values) {
     const k_half_a ones = {{0x3c003c00, 0x3c003c00, 0x3c003c00, 0x3c003c00}};
-    const k_u16 *stage = k_one_stage(wide, t);
+    const k_u16 *stage = k_few_stage(wide, t);
     K_UNROLL_ALL
     for (uint32_t i = 0; i < K_ONE_STEPS(wide); i++) {
         const k_half_a turned = k_few_values(stage, K_FEW_APART(wide), i * 16);
@@ -330,7 +318,7 @@ K_INLINE void k_one_along(const uint32_t wide, k_few *a, k_one_warp *w, k_one_as
     }
     k_copies_wait_all(); /* where nobody looked at them, too, before results take their place */
     k_warp_sync();
-    k_one_put(wide, values, most, (k_f32 *)(void *)k_one_stage(wide, 0), stats);
+    k_one_put(wide, values, most, (k_f32 *)(void *)k_few_own(wide, k_warp()), stats);
 }
 
 #endif

@@ -263,13 +263,10 @@ _Static_assert(K_FEW_STATS_AT + K_HALVES_HEADS * K_FEW_STATS * 4 <= K_FEW_AT, "i
 K_INLINE k_f32 *k_few_stats(uint32_t head) {
     return (k_f32 *)(void *)(k_shared() + K_FEW_STATS_AT) + head * K_FEW_STATS;
 }
-K_INLINE uint8_t *k_few_stage(const uint32_t wide, uint32_t warp) {
-    return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
-}
 
 /* What the warp has, to where the block's is. */
 K_INLINE void k_few_put(const uint32_t wide, uint32_t heads, const k_so_far *s) {
-    k_f32 *values = (k_f32 *)(void *)k_few_stage(wide, k_warp());
+    k_f32 *values = (k_f32 *)(void *)k_few_own(wide, k_warp());
     k_warp_sync();
     K_UNROLL_ALL
     for (uint32_t e = 0; e < K_OF_C; e++) {
@@ -321,7 +318,7 @@ K_INLINE void k_few_end(const uint32_t wide, const k_op *op, uint32_t row, uint3
     const uint32_t takers = K_FEW_TAKERS(wide);
     for (uint32_t i = k_thread() * 4; i < heads * wide; i += K_THREADS * 4) {
         uint32_t h = i / wide, d = i % wide, from = d / K_FEW_VALUES(wide) * takers;
-        const k_f32 *values = (const k_f32 *)(const void *)k_few_stage(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
+        const k_f32 *values = (const k_f32 *)(const void *)k_few_own(wide, from) + h * K_FEW_ROW(wide) + d % K_FEW_VALUES(wide);
         float stats[K_FEW_STATS], largest = -k_infinity(), sum[4] = {0, 0, 0, 0}, all = 0;
         K_UNROLL_ALL
         for (uint32_t w = 0; w < K_FEW_STATS; w += 4) {
@@ -485,7 +482,7 @@ K_INLINE void k_attend_few(const uint32_t wide, uint32_t at, uint32_t task) {
         }
     }
     k_so_far s;
-    k_few_along(wide, &a, k_few_place(q, token, group * heads, batch), (uint32_t)q->nb[2], heads, (k_u16 *)(void *)k_few_stage(wide, k_warp()), &s);
+    k_few_along(wide, &a, k_few_place(q, token, group * heads, batch), (uint32_t)q->nb[2], heads, &s);
     k_few_put(wide, heads, &s);
     k_block_sync();
     k_few_end(wide, op, counter * heads, heads, piece);

@@ -9,8 +9,10 @@
 #include "device/cuda/kernel_elements.h"
 #include "device/cuda/kernel_stamp.h"
 
-enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * K_SUM * 4 };
+enum { K_SUMS_AT = 1024, K_COLUMN_AT = K_SUMS_AT + K_SUMS * K_SUM * 4, K_ONE_SUMS_AT = K_WORK - K_CARD_THREADS * K_ONE_SUM * 4 };
 _Static_assert(K_COLUMN_AT + K_LONGEST_ROW / 2 * 4 <= K_WORK, "the longest row's column fits");
+_Static_assert(K_COLUMN_AT + K_HELD_BYTES * K_CARD_WARPS / 32 * 36 <= K_ONE_SUMS_AT,
+               "a column of bytes, too, beside the sums of kernel_stream_one.h");
 
 /* Four neighbouring elements of each of eight lanes make a block of 32 bytes, so that a warp asks for whole sectors of the second cache, and for none
  * twice; on the host, one thread has all of them. */

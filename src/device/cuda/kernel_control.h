@@ -36,7 +36,7 @@ typedef struct k_block {
     k_state *state;
     uint32_t barriers; /* passed since the launch */
     bool ring;         /* weights come through it */
-    uint32_t taken;    /* tiles out of it, ever */
+    uint32_t taken;    /* the next tile out of it */
     uint64_t packet;   /* the queue's */
     void *host;        /* the emulated device's */
 } k_block;
@@ -77,8 +77,9 @@ typedef struct k_command {
 typedef struct k_control {
     uint64_t schedule; /* 0: leave */
     uint32_t stop;
-    uint32_t open; /* the ring's memory is the ring's */
-    uint32_t seen; /* what arrived at the grid's barrier */
+    uint32_t open;       /* the ring's memory is the ring's */
+    uint32_t seen;       /* what arrived at the grid's barrier */
+    uint32_t given_back; /* how often a slot was that work had kept, in this run */
     uint64_t full[K_SLOTS * K_PIECES], empty[K_SLOTS];
     /* The same for stages (kernel_stages_hopper.h): what it was asked for; where those that compute are. */
     k_job job;

@@ -172,25 +172,26 @@ K_FN void k_stage_bytes(const k_right *r, uint32_t column) {
     }
 }
 
-/* How many columns fit into shared memory at once. */
+/* How many columns fit into shared memory at once. Where they become bytes, one as floats is there beside them: in the slot, or, if it is too long
+ * for that, they are. */
+enum { K_STAGE_AT = 1024, K_STAGE_ROOM = K_WORK - K_STAGE_AT };
 K_FN uint32_t k_columns_that_fit(uint32_t type, uint32_t n0) {
-    bool bytes = k_takes_bytes(type);
-    uint64_t room = K_WORK - 1024, once = bytes ? n0 * 4ull : 0, each = bytes ? n0 + n0 / 32 * 8ull : n0 * 4ull;
-    uint64_t fit = once < room ? (room - once) / each : 0;
+    const uint64_t floats = n0 * 4ull, each = n0 + n0 / 32 * 8ull;
+    uint64_t fit = !k_takes_bytes(type) ? K_STAGE_ROOM / floats : floats <= K_SLOT ? K_STAGE_ROOM / each : floats <= K_STAGE_ROOM ? K_SLOT / each : 0;
     return fit < K_COLUMNS ? (uint32_t)fit : K_COLUMNS;
 }
 
 K_FN k_right k_stage(const k_op *op, uint64_t first, uint32_t n) {
     uint32_t n0 = (uint32_t)op->src[0].ne[0], blocks = n0 / 32;
-    k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(k_shared() + 1024)};
+    bool bytes = k_takes_bytes(op->src[0].type), apart = bytes && n0 * 4ull <= K_SLOT;
+    uint8_t *stage = k_shared() + K_STAGE_AT, *slot = k_kept_slot();
+    k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(void *)(apart ? slot : stage), .low = apart ? stage : slot};
     r.places = (uint64_t *)(void *)(k_shared() + 256);
     k_block_sync();
     for (uint32_t c = k_thread(); c < n; c += K_THREADS) {
         r.places[c * 2] = (uintptr_t)k_out_column(op, &op->dst, first + c);
         r.places[c * 2 + 1] = op->after ? (uintptr_t)k_out_column(op, &op->extra[2], first + c) : 0;
     }
-    bool bytes = k_takes_bytes(op->src[0].type);
-    r.low = (uint8_t *)(r.x + n0);
     r.high = r.low + (uint64_t)n * blocks * 16;
     r.scale = (k_f32 *)(r.high + (uint64_t)n * blocks * 16);
     r.sum = r.scale + (uint64_t)n * blocks;

@@ -7,6 +7,21 @@
 
 #include "device/cuda/platform.h"
 
+/*
+ * A tile's number: in its lowest bits its slot, above them how often the ring has been gone round.
+ */
+K_FN uint32_t k_tile_next(uint32_t n) {
+    return n + (n % K_ROUND == K_SLOTS - 1 ? K_ROUND - K_SLOTS + 1 : 1);
+}
+K_FN uint32_t k_tile_back(uint32_t n, uint32_t by) {
+    return n - by - (n % K_ROUND < by ? K_ROUND - K_SLOTS : 0);
+}
+/* Where the fetching warp is: at which tile; how many came before it, up to all slots; which slot was kept last, and how often one was in this run.
+ */
+typedef struct k_fetching {
+    uint32_t n, before, kept, keeps;
+} k_fetching;
+
 #if defined __NVPTX__ && K_SM >= 90
 
 K_FN void k_bar_init(const uint64_t *bar, uint32_t count) {
@@ -40,9 +55,12 @@ K_FN void k_bulk_load_once(uint8_t *to, uint64_t from, uint32_t bytes, const uin
         "l"(from), "r"(bytes), "r"(k_shared_address(bar))
         : "memory");
 }
-/* n counts the tiles that went through a ring; its slots are used again and again. */
+/* How often the ring has been gone round before tile n, as a parity. */
 K_FN uint32_t k_round(uint32_t n) {
-    return n / K_SLOTS & 1;
+    return n / K_ROUND & 1;
+}
+K_FN const uint64_t *k_full(uint32_t n, uint32_t piece) {
+    return &k_control_at()->full[n % K_ROUND * K_PIECES + piece];
 }
 K_FN void k_ring_init(void) {
     k_control *c = k_control_at();
@@ -64,22 +82,28 @@ K_FN void k_ring_init(void) {
 K_FN void k_ring_memory_done(void) {
     __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
-K_FN void k_await_piece(uint32_t n) {
-    while (!k_bar_passed(&k_control_at()->full[n % (K_SLOTS * K_PIECES)], k_round(n / K_PIECES))) {
+K_FN void k_await_piece(uint32_t n, uint32_t piece) {
+    while (!k_bar_passed(k_full(n, piece), k_round(n))) {
     }
 }
 /* All lanes, each one of its pieces [from, to): the others' memory is not to be looked at. */
 K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
     const uint32_t piece = from + k_lane() % K_PIECES;
-    k_await_piece(n * K_PIECES + (piece < to ? piece : from));
+    k_await_piece(n, piece < to ? piece : from);
     k_warp_sync();
     return k_slot(n);
+}
+/* What work has that needs more than the working memory: without a ring the only slot; else the one that was taken last, which stays out of the ring
+ * meanwhile. */
+K_FN uint8_t *k_kept_slot(void) {
+    const k_block *b = &k_control_anew()->block;
+    return k_slot(b->ring ? k_tile_back(b->taken, 1) : 0);
 }
 /* The warp has read the tile. */
 K_FN void k_release_tile(uint32_t n) {
     k_warp_sync();
     if (k_lane() == 0) {
-        k_bar_arrive(&k_control_at()->empty[n % K_SLOTS]);
+        k_bar_arrive(&k_control_at()->empty[n % K_ROUND]);
     }
 }
 
@@ -93,71 +117,96 @@ K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
 /* The lane's piece of a tile is so many bytes, or none. */
 K_FN void k_expect_piece(uint32_t n, uint32_t bytes) {
     if (k_lane() < K_PIECES) {
-        k_bar_expect(&k_control_at()->full[n % K_SLOTS * K_PIECES + k_lane()], bytes);
+        k_bar_expect(k_full(n, k_lane()), bytes);
     }
 }
 /* Asks for the tile in pieces, each when those before the last few are there. */
-K_FN void k_fetch_pieces(uint64_t from, uint32_t bytes, uint32_t n) {
-    const uint32_t lane = k_lane(), at = lane * K_PIECE, left = at < bytes ? bytes - at : 0, size = left < K_PIECE ? left : K_PIECE;
+K_FN void k_fetch_pieces(const k_fetching *f, uint64_t from, uint32_t bytes) {
+    const uint32_t n = f->n, lane = k_lane(), at = lane * K_PIECE, left = at < bytes ? bytes - at : 0, size = left < K_PIECE ? left : K_PIECE;
     k_expect_piece(n, size);
     for (uint32_t i = 0; i < K_PIECES; i++) {
-        const uint32_t piece = n * K_PIECES + i;
-        if (piece >= K_PIECES_UNDER_WAY) {
-            k_await_piece(piece - K_PIECES_UNDER_WAY);
+        if (i >= K_PIECES_UNDER_WAY || f->before) {
+            k_await_piece(i >= K_PIECES_UNDER_WAY ? n : k_tile_back(n, 1), (i + K_PIECES - K_PIECES_UNDER_WAY) % K_PIECES);
         }
         if (lane == i && size) {
-            k_bulk_load_once(k_slot(n) + at, from + at, size, &k_control_at()->full[piece % (K_SLOTS * K_PIECES)]);
+            k_bulk_load_once(k_slot(n) + at, from + at, size, k_full(n, i));
         }
     }
 }
 /* As a whole: its first piece is all of it. */
-K_FN void k_fetch_whole(uint64_t from, uint32_t bytes, uint32_t n) {
-    if (n >= K_TILES_UNDER_WAY) {
-        k_await_tile(n - K_TILES_UNDER_WAY, 0, K_PIECES);
+K_FN void k_fetch_whole(const k_fetching *f, uint64_t from, uint32_t bytes) {
+    if (f->before >= K_TILES_UNDER_WAY) {
+        k_await_tile(k_tile_back(f->n, K_TILES_UNDER_WAY), 0, K_PIECES);
     }
-    k_expect_piece(n, k_lane() ? 0 : bytes);
+    k_expect_piece(f->n, k_lane() ? 0 : bytes);
     if (k_lane() == 0) {
-        k_bulk_load_once(k_slot(n), from, bytes, &k_control_at()->full[n % K_SLOTS * K_PIECES]);
+        k_bulk_load_once(k_slot(f->n), from, bytes, k_full(f->n, 0));
     }
 }
 
-/* Puts a stream into the ring, tile by tile, from the n-th on; returns how many that makes. Ends early when stopped. */
-K_FN uint32_t k_fetch_stream(const k_stream *stream, uint32_t n) {
+K_FN bool k_stops(void) {
+    return k_warp_any(*(const volatile uint32_t *)&k_control_at()->stop);
+}
+/* May the next tile have its slot? Not while others read it, nor while it is kept. */
+K_FN bool k_is_free(const k_fetching *f) {
     const k_control *c = k_control_at();
+    const bool kept = f->n % K_ROUND == f->kept && *(const volatile uint32_t *)&c->given_back < f->keeps;
+    return !k_warp_any(kept || !k_bar_passed(&c->empty[f->n % K_ROUND], k_round(f->n) ^ 1));
+}
+
+/* Puts a stream into the ring, tile by tile. False: stopped. */
+K_FN bool k_fetch_stream(const k_stream *stream, k_fetching *f) {
     uint64_t from = stream->from;
-    for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step, n++) {
+    for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step) {
         uint32_t bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
-        while (k_warp_any(!k_bar_passed(&c->empty[n % K_SLOTS], k_round(n) ^ 1))) {
-            if (k_warp_any(*(const volatile uint32_t *)&c->stop)) {
-                return n;
+        while (!k_is_free(f)) {
+            if (k_stops()) {
+                return false;
             }
         }
         if (stream->whole) {
-            k_fetch_whole(from, bytes, n);
+            k_fetch_whole(f, from, bytes);
         } else {
-            k_fetch_pieces(from, bytes, n);
+            k_fetch_pieces(f, from, bytes);
+        }
+        f->n = k_tile_next(f->n);
+        f->before += f->before < K_SLOTS;
+    }
+    return true;
+}
+
+/* From here on the slot of the tile before is kept until it is given back, as those before must have been. False: stopped. */
+K_FN bool k_keep_slot(k_fetching *f) {
+    while (k_warp_any(*(const volatile uint32_t *)&k_control_at()->given_back < f->keeps)) {
+        if (k_stops()) {
+            return false;
         }
     }
-    return n;
+    f->keeps++;
+    f->kept = k_tile_back(f->n, 1) % K_ROUND;
+    return true;
 }
 
 /* A block's streams over a whole schedule. Nothing may be under way when the block leaves. */
-K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
+K_FN void k_fetch_schedule(const k_schedule *s, uint32_t block, k_fetching *f) {
     const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0};
     k_stream next = s->n_streams ? streams[0] : none;
-    for (uint32_t i = 1; next.bytes && !k_warp_any(*(volatile uint32_t *)&k_control_at()->stop); i++) {
+    bool goes_on = !k_stops();
+    f->keeps = 0, f->kept = K_ROUND;
+    for (uint32_t i = 1; next.bytes && goes_on; i++) {
         k_stream now = next;
         next = i < s->n_streams ? streams[i] : none;
         if (now.tile_bytes) {
-            n = k_fetch_stream(&now, n);
+            goes_on = k_fetch_stream(&now, f);
+        } else if (now.keeps) {
+            goes_on = k_keep_slot(f);
         } else if (k_lane() == 0) {
             k_bring_near(now.from, now.bytes);
         }
     }
-    for (uint32_t back = n < K_SLOTS ? n : K_SLOTS; back; back--) {
-        k_await_tile(n - back, 0, K_PIECES);
+    for (uint32_t back = f->before; back; back--) {
+        k_await_tile(k_tile_back(f->n, back), 0, K_PIECES);
     }
-    return n;
 }
 
 #else
@@ -170,12 +219,14 @@ K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
     (void)from, (void)to;
     return k_slot(n);
 }
+K_FN uint8_t *k_kept_slot(void) {
+    return k_slot(0);
+}
 K_FN void k_release_tile(uint32_t n) {
     (void)n;
 }
-K_FN uint32_t k_fetch_schedule(const k_schedule *s, uint32_t block, uint32_t n) {
-    (void)s, (void)block;
-    return n;
+K_FN void k_fetch_schedule(const k_schedule *s, uint32_t block, k_fetching *f) {
+    (void)s, (void)block, (void)f;
 }
 
 #endif

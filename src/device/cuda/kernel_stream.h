@@ -162,7 +162,8 @@ K_INLINE uint32_t k_stream_matrix(const int kind, const k_op *op, const k_tensor
         const uint8_t *tile = k_take_tile(ring, taken, share, matrix + (uint64_t)row * whole, n * stride);
         k_tile_sums(kind, c, norm, share, held, tile, stride, n, slice > 0, sums);
         if (ring) {
-            k_release_tile(taken++);
+            k_release_tile(taken);
+            taken = k_tile_next(taken);
         }
     }
     return taken;

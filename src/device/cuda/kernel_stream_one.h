@@ -78,7 +78,7 @@ K_INLINE void k_one_asides(const k_op *op, const k_one_ending *e, uint32_t row, 
 /* The thread's sum, with those of the row's other segments. Neighbours begin with other quarters of theirs, which lie in other banks. */
 K_INLINE float k_one_sum(uint32_t segments) {
     const uint32_t thread = k_thread_anew();
-    const k_floats4 *sums = (const k_floats4 *)(const void *)(k_shared() + K_SUMS_AT);
+    const k_floats4 *sums = (const k_floats4 *)(const void *)(k_shared() + K_ONE_SUMS_AT);
     return k_stream_segments(k_stream_sixteen(sums + thread * (K_ONE_SUM / 4), thread / 2), 1, segments);
 }
 
@@ -133,7 +133,7 @@ K_INLINE void k_one_place(const k_op *op, uint32_t segments, uint32_t segment, u
         s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
     }
     s->matrix_sums = K_ONE_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
-    s->sums = (k_f32 *)(void *)(k_shared() + K_SUMS_AT) + row * s->row_sums + segment * K_ONE_SUM + k_lane() / 2;
+    s->sums = (k_f32 *)(void *)(k_shared() + K_ONE_SUMS_AT) + row * s->row_sums + segment * K_ONE_SUM + k_lane() / 2;
     k_bring(s->at + 1);
 }
 
@@ -230,7 +230,7 @@ K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t r
             } else {
                 k_release_tile(taken);
             }
-            taken++;
+            taken = k_tile_next(taken);
         }
     }
     return taken;
@@ -247,6 +247,9 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
     k_bring_column(kind != K_BY_EIGHT, &c, &right, k_one_meanwhile, s);
     const float norm = k_column_norm(op, &c);
     k_hold(kind, &c, norm, &s->held);
+    if (kind == K_BY_EIGHT && K_COLUMN_AT + s->n * 4 > K_ONE_SUMS_AT) {
+        k_block_sync(); /* sums take the place of the column's end */
+    }
     return kind == K_BY_EIGHT ? norm : 1;
 }
 

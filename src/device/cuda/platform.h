@@ -58,8 +58,9 @@ K_FN k_block *k_block_at(k_block *b) {
 #endif
     return b;
 }
+/* Of the ring's tile n. */
 K_FN uint8_t *k_slot(uint32_t n) {
-    return k_shared() + K_WORK + n % K_SLOTS * K_SLOT;
+    return k_shared() + K_WORK + n % K_ROUND * K_SLOT;
 }
 
 #ifdef __NVPTX__

@@ -198,11 +198,17 @@ K_INLINE bool end_phase(k_block *block) {
         k_stream_largest(k_op_place(at), done.from, done.to);
     }
     k_copies_wait_all();
+    if (part & K_KEEPS) {
+        k_ring_memory_done();
+    }
     if (part & K_FLOWS) {
         k_block_sync();
     } else {
         k_block *b = k_block_at(block);
         stopped = k_grid_barrier(b, b->block == 0 && k_thread_anew() == 0 ? k_run_at()->stop[0] : 0);
+    }
+    if (part & K_KEEPS && k_thread_anew() == 0) {
+        ++*(volatile uint32_t *)&k_control_anew()->given_back;
     }
     k_go_to(at + 1);
     if (part & K_MARKED) {
@@ -267,6 +273,7 @@ K_INLINE bool run_phases(k_block *b) {
         } else {
             look_for_stop(b, r);
             run_work(b, r);
+            k_ring_memory_done();
             stopped = end_phase(b);
         }
     }
@@ -276,9 +283,10 @@ K_INLINE bool run_phases(k_block *b) {
 /* True: stopped. The fetching warp begins and ends with the others. */
 K_INLINE bool run_schedule(k_block *b, k_schedule *schedule, bool later) {
     k_control *control = k_control_at();
+    k_ring_memory_done();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
-        control->open = 0;
+        control->open = control->given_back = 0;
     }
     k_all_sync();
     begin_run(b, schedule, later);
@@ -547,7 +555,7 @@ K_INLINE void run_block(k_block *b) {
 #ifdef __NVPTX__
 /* The fetching warp: for each schedule that the others run. */
 K_APART void fetch(uint32_t block, bool ring) {
-    uint32_t n = 0;
+    k_fetching fetching = {0};
     k_fetched fetched = {0};
     k_all_sync();
     for (;;) {
@@ -561,7 +569,7 @@ K_APART void fetch(uint32_t block, bool ring) {
                 k_serve_stages(&fetched);
             }
             k_warp_sync();
-            n = k_fetch_schedule(s, block, n);
+            k_fetch_schedule(s, block, &fetching);
         }
         k_all_sync();
     }

@@ -139,13 +139,26 @@ static void place_echo(const plan *p, cuda_executable *x) {
     }
 }
 
-/* The phase behind the last whose tiles, or keys and values, need the ring's memory. */
-static uint32_t ring_from(const plan *p) {
+/* The phase behind the last whose tiles, or keys and values, need the ring's memory; or where a block may have several operations, of which one
+ * streams weights past the ring. */
+static uint32_t ring_from(const plan *p, const k_phase *phases, uint32_t blocks) {
     int32_t last = -1;
     for (uint32_t i = 0; i < p->n_ops; i++) {
-        last = sp_plan_has_maps(&p->ops[i].op) && p->ops[i].phase > last ? p->ops[i].phase : last;
+        const plan_op *o = &p->ops[i];
+        const bool needs = sp_plan_has_maps(&o->op) || (o->op.op == K_OP_STREAM && phases[o->phase].n_parts > blocks);
+        last = needs && o->phase > last ? o->phase : last;
     }
     return (uint32_t)(last + 1);
+}
+
+/* Has the block work in the phase that may need more than the working memory? */
+static bool keeps_slot(const plan *p, const k_phase *phase, const k_work *work) {
+    bool keeps = false;
+    for (uint32_t i = phase->first_op; i < phase->first_op + phase->n_ops && work->op != K_NO_WORK; i++) {
+        const uint32_t op = p->ops[i].op.op;
+        keeps |= (op == K_OP_ATTEND_HALVES || op == SP_OP_MUL_MAT || op == SP_OP_MUL_MAT_ID) && (work->op == i || work->part & K_MORE);
+    }
+    return keeps;
 }
 
 /* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
@@ -168,6 +181,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
             work->part |= device->marks ? K_MARKED : 0;
             work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? p->ops[op].decodes : K_DOES_NOTHING;
+            work->part |= (uint32_t)i >= ring_from && keeps_slot(p, &phases[i], work) ? K_KEEPS : 0;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
@@ -228,6 +242,12 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_phase *pha
     for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
         n += near_of(p, &phases[i], blocks, block, streams ? streams + n : NULL);
+        if (work->part & K_KEEPS) {
+            if (streams) {
+                streams[n] = (k_stream){.bytes = 1, .keeps = 1};
+            }
+            n++;
+        }
         if (work->op != K_NO_WORK && p->ops[work->op].op.op == K_OP_STREAM) {
             n += stream_of(&p->ops[work->op].op, work, streams ? streams + n : NULL);
         }
@@ -261,7 +281,7 @@ static sp_status pack(const plan *p, cuda_executable *x, const k_phase *phases, 
     if (!works) {
         return sp_fail(err, SP_ERR_NO_MEMORY, "out of memory");
     }
-    x->ring_from = ring_from(p);
+    x->ring_from = ring_from(p, phases, blocks);
     deal_works(p, phases, blocks, x->ring_from, works);
     for (uint32_t b = 0; b < blocks; b++) {
         uint32_t n = streams_of(p, x->ring_from, phases, works, blocks, b, NULL);

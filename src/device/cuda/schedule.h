@@ -30,19 +30,19 @@ enum {
     K_CONTROL = 1024,
     K_OPS = 2048,
     K_BEFORE_WORK = K_CONTROL + K_OPS,
-    K_WORK = 60 * 1024,
-    K_RING = 160 * 1024,
+    K_WORK = 44 * 1024,
     K_SLOT = 36 * 1024,
-    K_SLOTS = 4,
-    K_SHARED = K_BEFORE_WORK + K_WORK + K_RING, /* with a ring; without: */
+    K_SLOTS = 5,
+    K_ROUND = 8,                                          /* from a tile's number to that of the next in its slot: a power of two */
+    K_SHARED = K_BEFORE_WORK + K_WORK + K_SLOTS * K_SLOT, /* with a ring, all that there is; without: */
     K_SHARED_LEAST = 99 * 1024,
-    K_LONGEST_ROW = 20 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
+    K_LONGEST_ROW = 17 * 1024, /* bytes of a row, or a slice of it, that goes through a slot: of its column there is as much in the working memory */
     K_ROWS_OF_NIBBLES = 4,     /* rows of q4_0 that a warp takes at once, so that a lane has eight pieces under way; */
     K_ROWS_OF_OTHERS = 2,      /* of other types */
     K_HELD_BYTES = 2048,       /* elements of a column that a warp holds in registers, for quants; */
     K_HELD_HALVES = 1024,      /* for halves, */
     K_LONGEST_HALVES = 16384,  /* or twice as many, for rows that are longer than all warps together hold of them; so long at most */
-    K_SUMS = 128,              /* rows that have sums in the working memory, or segments of rows */
+    K_SUMS = 64,               /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
     K_ONE_SUM = 16,            /* floats of one of kernel_stream_one.h: two lanes each; a thread has one */
     K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
@@ -52,8 +52,7 @@ enum {
     K_LONG_STREAM = 300 * 1024, /* if a block has more than so many bytes of an operation's weights */
 };
 
-_Static_assert(K_CARD_THREADS *K_ONE_SUM <= K_SUMS * K_SUM, "they lie in the same place");
-_Static_assert(K_SLOTS *K_SLOT <= K_RING && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
+_Static_assert(K_SHARED <= 227 * 1024 && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
 enum { K_TYPE_Q4_0_SPLIT = 1002, K_TYPE_Q8_0_SPLIT = 1008 };
@@ -199,8 +198,8 @@ typedef struct k_phase {
 
 /* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
  * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that the next phase needs is there or stamped, so that it begins
- * without a barrier; K_MARKED: somebody wants to know when phases begin; K_LARGEST: what decoding does ends in an argmax; K_DECODES: what of the few
- * things that decoding does all the time, or another (K_DOES_ANY). */
+ * without a barrier; K_MARKED: somebody wants to know when phases begin; K_LARGEST: what decoding does ends in an argmax; K_KEEPS: a slot of the ring
+ * is kept for the work meanwhile; K_DECODES: what of the few things that decoding does all the time, or another (K_DOES_ANY). */
 typedef struct k_work {
     uint32_t op, part, from, to;
 } k_work;
@@ -210,6 +209,7 @@ enum { K_NO_WORK = 0x7fffffff };
 #define K_FLOWS 0x40000000u
 #define K_MARKED 0x20000000u
 #define K_LARGEST 0x10000000u
+#define K_KEEPS 0x08000000u
 #define K_DECODES 0x07000000u
 #define K_NUMBER 0x00ffffffu
 enum {
@@ -228,7 +228,7 @@ enum {
 typedef struct k_stream {
     uint64_t from, step; /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes;
-    uint32_t whole, reserved; /* whole: tiles are asked for as they are */
+    uint32_t whole, keeps; /* whole: tiles are asked for as they are; keeps: it is no range, but where work comes that keeps a slot */
 } k_stream;
 
 /* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
