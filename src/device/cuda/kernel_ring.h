@@ -22,7 +22,9 @@ typedef struct k_fetching {
     uint32_t n, before, kept, keeps;
 } k_fetching;
 
+/* A test on the host, too, has it, with barriers and copies of its own (test_cuda_ring.c). */
 #if defined __NVPTX__ && K_SM >= 90
+#define K_RING
 
 K_FN void k_bar_init(const uint64_t *bar, uint32_t count) {
     __asm__ volatile("mbarrier.init.shared.b64 [%0], %1;" ::"r"(k_shared_address(bar)), "r"(count) : "memory");
@@ -55,6 +57,19 @@ K_FN void k_bulk_load_once(uint8_t *to, uint64_t from, uint32_t bytes, const uin
         "l"(from), "r"(bytes), "r"(k_shared_address(bar))
         : "memory");
 }
+/* Memory's bytes on their way into the second cache. */
+K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
+    __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
+}
+/* What was written into the ring's memory comes before what the ring brings there. */
+K_FN void k_ring_memory_done(void) {
+    __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+#endif
+
+#ifdef K_RING
+
 /* How often the ring has been gone round before tile n, as a parity. */
 K_FN uint32_t k_round(uint32_t n) {
     return n / K_ROUND & 1;
@@ -76,11 +91,7 @@ K_FN void k_ring_init(void) {
     }
     k_bar_init(&c->asked, 1);
     c->stage = c->round = 0;
-    __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
-}
-/* What was written into the ring's memory comes before what the ring brings there. */
-K_FN void k_ring_memory_done(void) {
-    __asm__ volatile("fence.proxy.async.shared::cta;" ::: "memory");
+    k_ring_memory_done();
 }
 K_FN void k_await_piece(uint32_t n, uint32_t piece) {
     while (!k_bar_passed(k_full(n, piece), k_round(n))) {
@@ -105,11 +116,6 @@ K_FN void k_release_tile(uint32_t n) {
     if (k_lane() == 0) {
         k_bar_arrive(&k_control_at()->empty[n % K_ROUND]);
     }
-}
-
-/* Memory's bytes on their way into the second cache. */
-K_FN void k_bring_near(uint64_t from, uint32_t bytes) {
-    __asm__ volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
 }
 
 /* ---- the fetching warp: all lanes together, each with a piece of the tile, so that what is done for each of them is done at once ---- */
