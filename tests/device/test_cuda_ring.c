@@ -3,20 +3,15 @@
  * are threads, barriers a word under a lock, and copies arrive late and in any order. Streams are drawn, with slots that are kept in between. What a
  * warp takes must be what it is to take, and what it keeps must stay as it left it.
  */
+#include "device_test.h"
+
 #include <pthread.h>
 #include <sched.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
-
-#include <cmocka.h>
 
 #include "device/cuda/platform.h"
 
-enum { LANES = K_PIECES, WARPS = 3, MOST_COPIES = 64, MOST_STREAMS = 200, WEIGHTS = 1 << 20, RUNS = 150 };
+enum { LANES = K_PIECES, WARPS = 3, MOST_COPIES = 64, MOST_STREAMS = 40, WEIGHTS = 1 << 20, RUNS = 150 };
 
 /* ---- what a card has: a warp of several lanes, barriers, copies ---- */
 
@@ -31,7 +26,6 @@ static struct {
     pthread_mutex_t lock; /* of barriers' words, copies and draws */
     copy copies[MOST_COPIES];
     uint32_t n_copies;
-    uint64_t random;
     bool over;
     pthread_barrier_t warp, block, all; /* the fetching warp's lanes; those that compute; both, and who begins runs */
     volatile bool votes[2][LANES];
@@ -40,22 +34,19 @@ static struct {
     k_schedule schedule;
     k_stream streams[MOST_STREAMS];
     uint32_t stop_at; /* the phase at which the run is stopped, or none */
-} card = {.lock = PTHREAD_MUTEX_INITIALIZER, .random = 1};
-static _Thread_local uint32_t own_lane, own_vote, fetches;
+} card = {.lock = PTHREAD_MUTEX_INITIALIZER};
+static _Thread_local uint32_t own_lane, own_vote, own_turn, fetches;
 
 static uint32_t draw(uint32_t n) {
-    card.random = card.random * 6364136223846793005ull + 1442695040888963407ull;
-    return (uint32_t)(card.random >> 33) % n;
+    return (uint32_t)random_int(0, n - 1);
 }
 
 /* A barrier's word: what its phase waits for, of arrivals and of bytes; how many arrive in each; its parity. */
-typedef union bar {
-    uint64_t word;
-    struct {
-        int32_t bytes;
-        uint8_t waits, count, parity;
-    };
+typedef struct bar {
+    int32_t bytes;
+    uint8_t waits, count, parity;
 } bar;
+_Static_assert(sizeof(bar) <= sizeof(uint64_t), "it fits");
 
 static bar *bar_of(const uint64_t *at) {
     return (bar *)(uintptr_t)at;
@@ -121,6 +112,13 @@ static void *copy_all(void *context) {
     return context;
 }
 
+/* Now and then others get far ahead. */
+static void doze(void) {
+    for (uint32_t i = ++own_turn % 11 ? 0 : 300; i; i--) {
+        sched_yield();
+    }
+}
+
 static uint32_t ring_lane(void) {
     return own_lane;
 }
@@ -133,6 +131,7 @@ static bool ring_any(bool x) {
     if (!fetches) {
         return x;
     }
+    doze();
     volatile bool *votes = card.votes[own_vote++ % 2];
     votes[own_lane] = x;
     pthread_barrier_wait(&card.warp);
@@ -186,6 +185,7 @@ static uint32_t take_stream(const k_stream *s, uint32_t taken) {
         for (uint32_t i = 0; i < pieces; i++) {
             k_await_piece(taken, i);
         }
+        doze();
         if (memcmp(k_slot(taken), from, bytes)) {
             abort(); /* not the tile's bytes */
         }
@@ -270,11 +270,11 @@ static void test_ring(void **state) {
     uint32_t stops = 0;
     for (uint32_t run = 0; run < RUNS; run++) {
         pthread_mutex_lock(&card.lock);
-        card.schedule = (k_schedule){.streams = (uint64_t)(uintptr_t)card.streams, .n_streams = draw(40)};
+        card.schedule = (k_schedule){.streams = (uint64_t)(uintptr_t)card.streams, .n_streams = draw(MOST_STREAMS)};
         for (uint32_t i = 0; i < card.schedule.n_streams; i++) {
             draw_stream(&card.streams[i]);
         }
-        card.stop_at = draw(4) ? UINT32_MAX : draw(40);
+        card.stop_at = draw(4) ? UINT32_MAX : draw(MOST_STREAMS);
         pthread_mutex_unlock(&card.lock);
         card.control.given_back = card.control.stop = 0;
         pthread_barrier_wait(&card.all);
