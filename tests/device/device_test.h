@@ -283,6 +283,10 @@ static inline const char *tested_device(void) {
     return name ? name : "cuda-emulated";
 }
 
+static inline bool is_card(void) {
+    return strncmp(tested_device(), "cuda:", 5) == 0;
+}
+
 static inline int open_devices(void **state) {
     static devices d;
     sp_error err = {0};

@@ -40,7 +40,7 @@ static void test_long_rows(void **state) {
     static const int64_t lengths[] = {8448, 10752, 11008, 12288, 14336, 16384, 21504};
     static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0};
     enum { LENGTHS = sizeof lengths / sizeof lengths[0], CASES = 5 };
-    const bool card = strncmp(tested_device(), "cuda:", 5) == 0;
+    const bool card = is_card();
     for (int i = 0; i < LENGTHS * CASES; i++) {
         const int kind = i % CASES;
         const uint32_t type = types[kind < 3 ? 0 : kind - 2], gated = kind == 0;
@@ -105,7 +105,7 @@ static void test_tiles(void **state) {
 static void test_many_rows(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0};
-    const bool card = strncmp(tested_device(), "cuda:", 5) == 0;
+    const bool card = is_card();
     for (int i = 0; i < 6; i++) {
         const uint32_t type = types[i % 3], swapped = 0;
         const int64_t n0 = 2048, n1 = !card ? 150 : i < 3 ? 36000 : 18000;
@@ -144,7 +144,7 @@ static void test_many_tiles(void **state) {
     graph_case c;
     static const uint32_t types[] = {SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_F16, SP_TYPE_Q4_0, SP_TYPE_Q8_0, SP_TYPE_Q4_0, SP_TYPE_F16};
     enum { APART = 17, CASES = 8 };
-    bool card = strncmp(tested_device(), "cuda:", 5) == 0;
+    const bool card = is_card();
     for (int i = 0; i < CASES; i++) {
         char name[64];
         uint32_t type = types[i], swapped = 0;

@@ -7,17 +7,15 @@
 
 #include "device/cuda/platform.h"
 
-/*
- * A tile's number: in its lowest bits its slot, above them how often the ring has been gone round.
- */
+/* A tile's number: in its lowest bits its slot, above them how often the ring has been gone round. */
 K_FN uint32_t k_tile_next(uint32_t n) {
     return n + (n % K_ROUND == K_SLOTS - 1 ? K_ROUND - K_SLOTS + 1 : 1);
 }
 K_FN uint32_t k_tile_back(uint32_t n, uint32_t by) {
     return n - by - (n % K_ROUND < by ? K_ROUND - K_SLOTS : 0);
 }
-/* Where the fetching warp is: at which tile; how many came before it, up to all slots; which slot was kept last, and how often one was in this run.
- */
+/* Where the fetching warp is: at which tile; how many came before it, up to all slots; the slot that was kept last, and how often one was in this
+ * run. */
 typedef struct k_fetching {
     uint32_t n, before, kept, keeps;
 } k_fetching;
@@ -153,11 +151,14 @@ K_FN void k_fetch_whole(const k_fetching *f, uint64_t from, uint32_t bytes) {
 K_FN bool k_stops(void) {
     return k_warp_any(*(const volatile uint32_t *)&k_control_at()->stop);
 }
+/* Is the slot that was kept last kept still? */
+K_FN bool k_is_kept(const k_fetching *f) {
+    return *(const volatile uint32_t *)&k_control_at()->given_back < f->keeps;
+}
 /* May the next tile have its slot? Not while others read it, nor while it is kept. */
 K_FN bool k_is_free(const k_fetching *f) {
-    const k_control *c = k_control_at();
-    const bool kept = f->n % K_ROUND == f->kept && *(const volatile uint32_t *)&c->given_back < f->keeps;
-    return !k_warp_any(kept || !k_bar_passed(&c->empty[f->n % K_ROUND], k_round(f->n) ^ 1));
+    const uint32_t slot = f->n % K_ROUND;
+    return !k_warp_any((slot == f->kept && k_is_kept(f)) || !k_bar_passed(&k_control_at()->empty[slot], k_round(f->n) ^ 1));
 }
 
 /* Puts a stream into the ring, tile by tile. False: stopped. */
@@ -183,7 +184,7 @@ K_FN bool k_fetch_stream(const k_stream *stream, k_fetching *f) {
 
 /* From here on the slot of the tile before is kept until it is given back, as those before must have been. False: stopped. */
 K_FN bool k_keep_slot(k_fetching *f) {
-    while (k_warp_any(*(const volatile uint32_t *)&k_control_at()->given_back < f->keeps)) {
+    while (k_warp_any(k_is_kept(f))) {
         if (k_stops()) {
             return false;
         }

@@ -193,12 +193,11 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
 /* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
 static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
-    uint32_t part = work->part & K_NUMBER, from = k_stream_from(op, part), to = k_stream_from(op, part + 1), n = 0, stride = (uint32_t)left->nb[1],
-             does = work->part & K_DECODES;
+    uint32_t n = 0, stride = (uint32_t)left->nb[1], does = work->part & K_DECODES;
     const bool one = does == K_DOES_Q4 || does == K_DOES_Q8 || does == K_DOES_F16 || does == K_DOES_LONG;
     uint32_t most = k_stream_most(op, one ? K_CARD_THREADS : K_SUMS), slices = one ? 1 : op->params[K_SLICES], slice = stride / slices;
-    for (uint32_t row = from; row < to; row += most) {
-        uint32_t rows = to - row < most ? to - row : most;
+    for (uint32_t row = work->from; row < work->to; row += most) {
+        uint32_t rows = work->to - row < most ? work->to - row : most;
         for (uint32_t m = 0; m < (op->after & K_AFTER_GLU ? 2 : 1) * slices; m++, n++) {
             if (streams) {
                 streams[n] = (k_stream){.from = op->src[m / slices ? K_SRC_LEFT2 : K_SRC_LEFT].data + (uint64_t)row * stride + m % slices * slice,

@@ -224,11 +224,11 @@ enum {
 };
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
- * or values that it brings near, which attention is to look at soon. */
+ * or values that it brings near, which attention is to look at soon, or no range, but where work comes that keeps a slot. */
 typedef struct k_stream {
-    uint64_t from, step; /* step: from one tile to the next, in bytes */
-    uint32_t bytes, tile_bytes;
-    uint32_t whole, keeps; /* whole: tiles are asked for as they are; keeps: it is no range, but where work comes that keeps a slot */
+    uint64_t from, step;        /* step: from one tile to the next, in bytes */
+    uint32_t bytes, tile_bytes; /* bytes: 0 behind the last */
+    uint32_t whole, keeps;      /* whole: tiles are asked for as they are */
 } k_stream;
 
 /* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
