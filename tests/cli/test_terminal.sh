@@ -3,7 +3,9 @@
 set -uo pipefail
 command -v tmux >/dev/null || { echo "test_terminal: needs tmux"; exit 1; }
 work=$(mktemp -d)
-terminal() { tmux -S "$work/tmux" -f /dev/null "$@"; }
+# The server stays when a terminal ends, and an ended terminal's screen stays and says how it ended.
+printf 'set -g exit-empty off\nset -g remain-on-exit on\n' >"$work/tmux.conf"
+terminal() { tmux -S "$work/tmux" -f "$work/tmux.conf" "$@"; }
 trap 'terminal kill-server 2>/dev/null; rm -rf "$work"' EXIT
 export XDG_STATE_HOME=$work/state XDG_DATA_HOME=$work/data TERM=xterm-256color
 
@@ -37,11 +39,20 @@ fresh_line() {
     prompt
 }
 windows=0
-# open COMMAND: in a terminal of its own
+# open COMMAND: in a terminal of its own. One that does not come up says nothing of the chat: it is opened again, and that is said.
 open() {
-    windows=$((windows + 1))
-    window=window$windows
-    terminal new-session -d -s "$window" -x 110 -y 50 "$1; echo exit code \$?; sleep 1000"
+    for _ in 1 2 3; do
+        windows=$((windows + 1))
+        window=window$windows
+        terminal new-session -d -s "$window" -x 110 -y 50 "touch $work/$window; $1; echo exit code \$?; sleep 1000"
+        for _ in $(seq 100); do
+            [ -e "$work/$window" ] && terminal has-session -t "$window" 2>/dev/null && return
+            sleep 0.05
+        done
+        echo "test_terminal: $window did not come up:"
+        screen
+    done
+    fail "no terminal opens"
 }
 start() {
     open "$SAMEPAGE chat -t 1 --temp 0 $*"
