@@ -32,6 +32,11 @@ sp_status sp_cuda_lose(cuda_device *d, const sp_error *cause, const char *text, 
     return sp_fail(err, SP_ERR_DEVICE, "%s has failed: %s", d->info.name, d->why);
 }
 
+/* Every call on a device that has failed says why. */
+static sp_status check_lost(const cuda_device *d, sp_error *err) {
+    return d->lost ? sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name, d->why) : SP_OK;
+}
+
 static bool kernel_runs(const cuda_device *d) {
     return load(&d->queue->left) != d->launches;
 }
@@ -72,6 +77,7 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
             d->driver->ops->stop(d->driver, d->state);
             stopping = true;
         } else if (spent > 2 * allowed_ns + 2000000000) {
+            d->driver->hangs = true;
             return sp_cuda_lose(d, NULL, "a program does not end and can't be stopped", err);
         }
     }
@@ -91,8 +97,8 @@ static sp_status finish(cuda_device *d, uint32_t number, uint64_t allowed_ns, sp
 /* flags: K_*; packet: bytes of it that go along; c: the command that it is, or NULL. */
 static sp_status command(cuda_device *d, const cuda_command *c, uint32_t flags, uint64_t packet, uint64_t allowed_ns, sp_error *err) {
     uint64_t schedule = c ? c->schedule : 0;
-    if (d->lost) {
-        return sp_fail(err, SP_ERR_DEVICE, "%s has failed before: %s", d->info.name, d->why);
+    if (check_lost(d, err) != SP_OK) {
+        return SP_ERR_DEVICE;
     }
     const uint32_t words[K_COMMAND] = {(uint32_t)schedule | flags, (uint32_t)(schedule >> 32), (uint32_t)packet};
     d->number = d->number == UINT32_MAX ? 1 : d->number + 1;
@@ -121,7 +127,7 @@ static sp_status command_with_packet(cuda_device *d, const cuda_command *c, uint
 }
 
 sp_status sp_cuda_flush(cuda_device *d, sp_error *err) {
-    return d->n_pending ? command_with_packet(d, NULL, d->limit_ns, err) : SP_OK;
+    return d->n_pending ? command_with_packet(d, NULL, d->limit_ns, err) : check_lost(d, err);
 }
 
 static bool touch(uint64_t a, uint64_t a_bytes, uint64_t b, uint64_t b_bytes) {
@@ -202,10 +208,14 @@ sp_status sp_cuda_command(cuda_device *d, const cuda_command *c, sp_error *err) 
 
 sp_status sp_cuda_quiet(cuda_device *d, sp_error *err) {
     if (d->lost || !kernel_runs(d)) {
-        return SP_OK;
+        return check_lost(d, err);
     }
+    sp_error cause = {0};
     sp_status status = command(d, NULL, K_LEAVE, 0, 1000000000, err);
-    return status == SP_OK ? d->driver->ops->join(d->driver, err) : status;
+    if (status == SP_OK && d->driver->ops->join(d->driver, &cause) != SP_OK) {
+        status = sp_cuda_lose(d, &cause, NULL, err);
+    }
+    return status;
 }
 
 sp_status sp_cuda_alloc(cuda_device *d, uint64_t size, uint64_t *out, sp_error *err) {
@@ -231,7 +241,8 @@ void sp_cuda_release(cuda_device *d, uint64_t address) {
 
 sp_status sp_cuda_upload(cuda_device *d, uint64_t to, const void *from, uint64_t size, sp_error *err) {
     pthread_mutex_lock(&d->lock);
-    sp_status status = d->driver->ops->upload(d->driver, to, from, size, err);
+    sp_status status = check_lost(d, err);
+    status = status == SP_OK ? d->driver->ops->upload(d->driver, to, from, size, err) : status;
     pthread_mutex_unlock(&d->lock);
     return status;
 }
@@ -288,7 +299,9 @@ static void device_close(sp_device *device) {
     sp_error ignored;
     if (d->queue) {
         sp_cuda_quiet(d, &ignored);
-        d->driver->ops->join(d->driver, &ignored);
+        if (!d->driver->hangs) {
+            d->driver->ops->join(d->driver, &ignored);
+        }
         if (d->state) {
             d->driver->ops->release(d->driver, d->state);
         }

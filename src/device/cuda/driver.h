@@ -75,6 +75,7 @@ struct sp_cuda_driver {
     bool ring;       /* blocks have one */
     bool maps;       /* tiles are brought by maps of matrices */
     uint64_t piece;  /* bytes; 0: the driver can't map memory at several addresses */
+    bool hangs;      /* set by who gives up on a kernel that never ends: what gives memory back, and close, do nothing from then on */
     uint32_t slow;   /* how many times slower than a card a run may be before it is
                         stopped */
     char name[160];

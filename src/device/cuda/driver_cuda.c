@@ -186,6 +186,11 @@ static card *enter(sp_cuda_driver *driver) {
     return c;
 }
 
+/* For what is given back: the driver waits for the kernel first, and where that never ends it isn't asked. */
+static bool enter_to_give_back(sp_cuda_driver *driver) {
+    return !driver->hangs && enter(driver);
+}
+
 static sp_status card_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out, sp_error *err) {
     enter(driver);
     cu_result r = cu.cuMemAlloc_v2(out, size ? size : 1);
@@ -193,8 +198,9 @@ static sp_status card_alloc(sp_cuda_driver *driver, uint64_t size, uint64_t *out
 }
 
 static void card_release(sp_cuda_driver *driver, uint64_t address) {
-    enter(driver);
-    cu.cuMemFree_v2(address);
+    if (enter_to_give_back(driver)) {
+        cu.cuMemFree_v2(address);
+    }
 }
 
 static uint64_t card_free_bytes(sp_cuda_driver *driver) {
@@ -211,8 +217,9 @@ static sp_status card_reserve(sp_cuda_driver *driver, uint64_t size, uint64_t *o
 }
 
 static void card_unreserve(sp_cuda_driver *driver, uint64_t address, uint64_t size) {
-    enter(driver);
-    cu.cuMemAddressFree(address, size);
+    if (enter_to_give_back(driver)) {
+        cu.cuMemAddressFree(address, size);
+    }
 }
 
 static sp_status card_piece_make(sp_cuda_driver *driver, uint64_t *out, sp_error *err) {
@@ -225,13 +232,13 @@ static sp_status card_piece_make(sp_cuda_driver *driver, uint64_t *out, sp_error
 }
 
 static void card_piece_free(sp_cuda_driver *driver, uint64_t piece) {
-    enter(driver);
-    cu.cuMemRelease(piece);
+    if (enter_to_give_back(driver)) {
+        cu.cuMemRelease(piece);
+    }
 }
 
 static void card_unmap(sp_cuda_driver *driver, uint64_t address, uint32_t n) {
-    enter(driver);
-    for (uint32_t i = 0; i < n; i++) {
+    for (uint32_t i = 0; i < n && enter_to_give_back(driver); i++) {
         cu.cuMemUnmap(address + i * driver->piece, driver->piece);
     }
 }
@@ -291,8 +298,9 @@ static sp_status card_host_alloc(sp_cuda_driver *driver, uint64_t size, void **o
 }
 
 static void card_host_release(sp_cuda_driver *driver, void *at) {
-    enter(driver);
-    cu.cuMemFreeHost(at);
+    if (enter_to_give_back(driver)) {
+        cu.cuMemFreeHost(at);
+    }
 }
 
 static bool card_register(sp_cuda_driver *driver, void *at, uint64_t size) {
@@ -301,8 +309,9 @@ static bool card_register(sp_cuda_driver *driver, void *at, uint64_t size) {
 }
 
 static void card_unregister(sp_cuda_driver *driver, void *at) {
-    enter(driver);
-    cu.cuMemHostUnregister(at);
+    if (enter_to_give_back(driver)) {
+        cu.cuMemHostUnregister(at);
+    }
 }
 
 static sp_status card_map_matrix(sp_cuda_driver *driver, const sp_cuda_matrix *m, void *map, sp_error *err) {
@@ -362,8 +371,7 @@ static void card_stop(sp_cuda_driver *driver, uint64_t state) {
 
 static void card_close(sp_cuda_driver *driver) {
     card *c = (card *)(void *)driver;
-    if (c->context) {
-        enter(driver);
+    if (c->context && enter_to_give_back(driver)) {
         if (c->work) {
             cu.cuStreamDestroy_v2(c->work);
         }
@@ -490,10 +498,15 @@ static sp_status start(card *c, int index, sp_error *err) {
 }
 
 sp_status sp_cuda_driver_open(int index, sp_cuda_driver **out, sp_error *err) {
+    int n = 0;
     *out = NULL;
-    int n = sp_cuda_driver_count();
+    pthread_once(&cu_once, open_library);
     if (*cu_problem) {
         return sp_fail(err, SP_ERR_NOT_FOUND, "no device \"cuda:%d\": %s", index, cu_problem);
+    }
+    cu_result r = cu.cuDeviceGetCount(&n);
+    if (r) {
+        return failed(r, "can't count the cards", err);
     }
     if (index >= n) {
         return sp_fail(err, SP_ERR_NOT_FOUND, "no device \"cuda:%d\": the driver knows %d card%s", index, n, n == 1 ? "" : "s");

@@ -1,0 +1,79 @@
+/*
+ * A card fails in the middle of an answer (device/fake_cuda.h): the actors on it end with an error that says why, the host goes on, and what was
+ * frozen before is taken up on the CPU.
+ */
+#include "actor_test.h"
+#include "device/fake_cuda.h"
+#include "threads.h"
+
+enum { THREADS = SOME_THREADS(2), CONTEXT = 512, LENGTH = 24 };
+
+/* Steps until one fails, for the driver's reason; the next is none. */
+static void expect_fault(session *s) {
+    sp_error err = {0};
+    sp_step_result result;
+    sp_status status = SP_OK;
+    while (status == SP_OK && !s->finished) {
+        status = sp_actor_step(s->actor, &result, &err);
+    }
+    assert_int_equal(status, SP_ERR_DEVICE);
+    assert_non_null(strstr(err.message, "made to fail with 700"));
+    assert_int_equal(sp_actor_step(s->actor, &result, &err), SP_ERR_STATE);
+}
+
+/* A session on the card is frozen, and its next answer fails after so many calls of the driver. */
+static void fail_after(int calls, const char *model, const char *name) {
+    session *s = session_open(model, "cuda:0", THREADS);
+    session_greedy(s, CONTEXT, LENGTH);
+    session_say(s, SP_LLM_USER, "My name is Ada.");
+    assert_non_null(strstr(s->text, "Ada"));
+    sp_session *file = create_session(s, name);
+    freeze(s, file);
+    sp_session_close(file);
+
+    fake.fail_at = fake.calls + calls, fake.fail_with = FAKE_ILLEGAL_ADDRESS, fake.for_good = true;
+    ask(s, SP_LLM_USER, "What is my name?");
+    expect_fault(s);
+    sp_error err = {0};
+    sp_actor_options options = options_of(s);
+    sp_actor *other;
+    ok(sp_actor_spawn(s->host, s->module, &options, &other, &err), &err);
+    replace_actor(s, other);
+    const sp_llm_config config = {
+        .kind = SP_LLM_CONFIG, .n_ctx = CONTEXT, .max_tokens = LENGTH, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
+    session_ask(s, &config, sizeof config);
+    assert_non_null(strstr(s->problem, "cuda:0 has failed before: ")); /* its guest was told */
+    session_close(s);
+    fake.fail_at = FAKE_NEVER, fake.for_good = false;
+    assert_int_equal(fake.held, 0);
+}
+
+static void go_on_elsewhere(const char *model, const char *name) {
+    session *s = session_open(model, "cpu", THREADS);
+    sp_session *file = open_session(name);
+    thaw(s, file, 0);
+    session_say(s, SP_LLM_USER, "What is my name?");
+    assert_non_null(strstr(s->text, "Ada"));
+    sp_session_close(file);
+    session_close(s);
+}
+
+static void test_fault(void **state) {
+    (void)state;
+    char *model = pocket_path(), name[32];
+    sp_error err = {0};
+    assert_int_equal(sp_cuda_emulated_open(&fake.card, &err), SP_OK);
+    for (int calls = 0; calls < 30; calls += 1 + calls / 2) {
+        snprintf(name, sizeof name, "%d.session", calls);
+        fail_after(calls, model, name);
+        go_on_elsewhere(model, name);
+    }
+    fake.card->ops->close(fake.card);
+    free(model);
+    empty_folder();
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fault)};
+    return cmocka_run_group_tests(tests, make_folder, remove_folder);
+}
