@@ -58,16 +58,21 @@ typedef struct held {
     int opened, used; /* calls of the driver until the device was open, and until it was used */
 } held;
 
-/* Each step of a host's way, until one fails: opens, shares, uploads, prepares, runs and moves bytes more than once, forks, and writes beside. */
-static sp_status use(held *h, sp_error *err) {
+/* Opens, uploads, shares and prepares. */
+static sp_status begin(held *h, const char *device, sp_error *err) {
     const sp_weight_table table = {.base = job.weights, .size = job.c.weight_bytes, .n = job.c.n_weights, .entries = job.c.weights};
-    sp_status status = sp_device_open("cuda:1", 0, &h->device, err);
+    sp_status status = sp_device_open(device, 0, &h->device, err);
     h->opened = fake.calls;
     status = status ? status : sp_device_weights_open(h->device, &table, NULL, NULL, &h->b.weights, err);
     status = status ? status : sp_device_memory_open(h->device, job.pages, REGION, &h->b.memory, err);
     status = status ? status : sp_workspace_open(h->device, 1ull << 30, &h->b.workspace, err);
     const sp_slot_binding bindings[2] = {{h->b.memory, 0, REGION / 2}, {h->b.memory, REGION / 2, REGION / 2}};
-    status = status ? status : sp_device_prepare(h->b.workspace, job.spec, bindings, &h->b.weights, 1, &h->b.x, err);
+    return status ? status : sp_device_prepare(h->b.workspace, job.spec, bindings, &h->b.weights, 1, &h->b.x, err);
+}
+
+/* Runs and moves bytes more than once, forks, and writes beside; until something fails. */
+static sp_status use(held *h, sp_error *err) {
+    sp_status status = begin(h, "cuda:1", err);
     for (int i = 0; i < 2; i++) {
         status = status ? status : sp_device_memory_sync(h->b.memory, 0, REGION, SP_SYNC_TO_DEVICE, err);
         status = status ? status : sp_device_execute(h->b.x, err);
@@ -81,24 +86,9 @@ static sp_status use(held *h, sp_error *err) {
 }
 
 static void leave(held *h) {
-    if (h->b.x) {
-        sp_executable_close(h->b.x);
-    }
-    if (h->b.workspace) {
-        sp_workspace_close(h->b.workspace);
-    }
-    if (h->fork) {
-        sp_device_memory_close(h->fork);
-    }
-    if (h->b.memory) {
-        sp_device_memory_close(h->b.memory);
-    }
-    if (h->b.weights) {
-        sp_device_weights_close(h->b.weights);
-    }
-    if (h->device) {
-        sp_device_close(h->device);
-    }
+    sp_device_memory_close(h->fork);
+    unbind_case(&h->b);
+    sp_device_close(h->device);
 }
 
 static sp_status play(int fail_at, int with, bool for_good, sp_error *err) {
@@ -193,14 +183,8 @@ static void test_hangs(void **state) {
     held h = {0};
     sp_error err = {0}, again = {0};
     fake.hangs = true;
-    const sp_weight_table table = {.base = job.weights, .size = job.c.weight_bytes, .n = job.c.n_weights, .entries = job.c.weights};
-    assert_int_equal(sp_device_open("cuda:0", 0, &h.device, &err), SP_OK);
+    assert_int_equal(begin(&h, "cuda:0", &err), SP_OK);
     ((cuda_device *)(void *)h.device)->limit_ns = 1000000;
-    assert_int_equal(sp_device_weights_open(h.device, &table, NULL, NULL, &h.b.weights, &err), SP_OK);
-    assert_int_equal(sp_device_memory_open(h.device, job.pages, REGION, &h.b.memory, &err), SP_OK);
-    assert_int_equal(sp_workspace_open(h.device, 1ull << 30, &h.b.workspace, &err), SP_OK);
-    const sp_slot_binding bindings[2] = {{h.b.memory, 0, REGION / 2}, {h.b.memory, REGION / 2, REGION / 2}};
-    assert_int_equal(sp_device_prepare(h.b.workspace, job.spec, bindings, &h.b.weights, 1, &h.b.x, &err), SP_OK);
     for (int i = 0; i < 2; i++) { /* so that pages are registered */
         assert_int_equal(sp_device_memory_sync(h.b.memory, 0, 65536, SP_SYNC_TO_DEVICE, &err), i ? SP_ERR_DEVICE : SP_OK);
     }
