@@ -20,23 +20,37 @@ enum { FAKE_OUT_OF_MEMORY = 2, FAKE_NOT_READY = 600, FAKE_ILLEGAL_ADDRESS = 700,
 
 static struct {
     /* What is asked of it. */
-    bool missing;           /* there is no library */
-    const char *lacks;      /* a function that it does not have */
-    int fail_at, fail_with; /* the call that fails, counted from 0 */
-    bool for_good;          /* and all behind it */
-    bool hangs;             /* the kernel is started, and never does anything */
-    int major, cards;       /* of the compute capability; how many */
-    bool cant_map;          /* memory at several addresses */
+    bool missing;                                /* there is no library */
+    const char *lacks;                           /* a function that it does not have */
+    int fail_at, fail_with;                      /* the call that fails, counted from 0 */
+    bool for_good;                               /* and all behind it */
+    bool hangs;                                  /* the kernel is started, and never does anything */
+    int major, cards;                            /* of the compute capability; how many */
+    bool cant_map;                               /* memory at several addresses */
+    void (*instead)(const k_schedule *schedule); /* called in place of running it: then the card is a large one, with a ring if it is a Hopper */
     /* What was done. */
+    int maps;                        /* of matrices, made */
     int calls, waits_for_ever, held; /* held: contexts, modules, streams, memory, pieces, addresses, registered ranges */
     const char *failed;              /* the call that did */
     sp_cuda_driver *card;
+    k_queue *queue;
+    uint32_t command; /* the last one's number */
     bool running, streams[2];
     uint64_t mapped[256], given[64]; /* addresses of pieces, and of other memory; 0: none */
 } fake = {.fail_at = FAKE_NEVER, .major = 8, .cards = 2};
 
+static bool fake_computes(void) {
+    return !fake.hangs && !fake.instead;
+}
+static uint32_t fake_blocks(void) {
+    return fake.instead ? 132 : fake.card->blocks;
+}
+static uint32_t fake_shared(void) {
+    return fake.instead ? K_SHARED : fake.card->shared;
+}
+
 static void fake_leave(void) {
-    if (fake.running && !fake.hangs) {
+    if (fake.running && fake_computes()) {
         fake.card->ops->join(fake.card, NULL); /* it leaves when nothing has come for a while */
         fake.running = false;
     }
@@ -124,7 +138,7 @@ static int fake_cuDeviceGetAttribute(int *out, int attribute, int device) {
     (void)device;
     switch (attribute) {
     case 16: /* multiprocessors */
-        *out = (int)fake.card->blocks;
+        *out = (int)fake_blocks();
         break;
     case 75: /* of the compute capability */
         *out = fake.major;
@@ -133,7 +147,7 @@ static int fake_cuDeviceGetAttribute(int *out, int attribute, int device) {
         *out = 1;
         break;
     case 97: /* shared memory of a block */
-        *out = (int)fake.card->shared;
+        *out = (int)fake_shared();
         break;
     case 102: /* memory and addresses apart */
         *out = !fake.cant_map;
@@ -186,7 +200,7 @@ static int fake_cuFuncSetAttribute(void *function, int attribute, int value) {
 static int fake_cuLaunchCooperativeKernel(void *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
                                           unsigned shared, void *stream, void **arguments) {
     (void)function, (void)stream;
-    if (gx != fake.card->blocks || bx != K_CARD_LAUNCHED || shared != fake.card->shared || gy * gz * by * bz != 1) {
+    if (gx != fake_blocks() || bx != K_CARD_LAUNCHED || shared != fake_shared() || gy * gz * by * bz != 1) {
         abort();
     }
     const int r = fake_call("cuLaunchCooperativeKernel");
@@ -194,7 +208,8 @@ static int fake_cuLaunchCooperativeKernel(void *function, unsigned gx, unsigned 
         return r;
     }
     fake.running = true;
-    return fake.hangs ? 0 : fake.card->ops->launch(fake.card, *(k_queue **)arguments[0], *(uint64_t *)arguments[1], NULL);
+    fake.queue = *(k_queue **)arguments[0];
+    return !fake_computes() ? 0 : fake.card->ops->launch(fake.card, *(k_queue **)arguments[0], *(uint64_t *)arguments[1], NULL);
 }
 static int fake_cuMemAlloc(uint64_t *out, size_t size) {
     fake_waits();
@@ -284,10 +299,26 @@ static int fake_cuStreamSynchronize(void *stream) {
     }
     return r;
 }
+/* What a kernel would do with the command that waits, but for its copies and its work. */
+static void fake_take_command(void) {
+    k_queue *queue = fake.queue;
+    const uint32_t number = (uint32_t)(queue->command[0] >> 32), low = (uint32_t)queue->command[0];
+    if (number != fake.command) {
+        const uint64_t schedule = (low & ~(uint32_t)K_FLAGS) | (uint64_t)(uint32_t)queue->command[1] << 32;
+        fake.command = number;
+        if (schedule) {
+            fake.instead((const k_schedule *)(uintptr_t)schedule);
+        }
+        queue->left += (low & K_LEAVE) != 0;
+        __atomic_store_n(&queue->done, number, __ATOMIC_RELEASE);
+    }
+}
 static int fake_cuStreamQuery(void *stream) {
     (void)stream;
     const int r = fake_call("cuStreamQuery");
-    if (!r && !fake.hangs) {
+    if (!r && fake.instead) {
+        fake_take_command();
+    } else if (!r && !fake.hangs) {
         fake.card->ops->ring(fake.card); /* a card polls; the emulated one wants to be woken */
     }
     return r ? r : FAKE_NOT_READY;
@@ -344,6 +375,20 @@ static int fake_cuMemSetAccess(uint64_t address, size_t size, const void *access
     return fake_call("cuMemSetAccess");
 }
 
+/* Checks what the driver's manual asks of a map. */
+static int fake_cuTensorMapEncodeTiled(void *map, int type, unsigned rank, void *address, const uint64_t *ne, const uint64_t *strides,
+                                       const uint32_t *box, const uint32_t *steps, int interleaved, int ordered, int promoted, int outside) {
+    const uint32_t element = type == 0 ? 1 : type == 6 ? 2 : 0;
+    bool right = (uintptr_t)map % 64 == 0 && rank == 4 && (uintptr_t)address % 16 == 0 && element && !interleaved && !outside && promoted <= 3;
+    for (unsigned i = 0; i < rank; i++) {
+        right &= ne[i] > 0 && ne[i] <= 1ull << 32 && box[i] > 0 && box[i] <= 256 && steps[i] == 1;
+        right &= i + 1 == rank || (strides[i] > 0 && strides[i] % 16 == 0 && strides[i] < 1ull << 40);
+    }
+    right &= box[0] * element % 16 == 0 && (ordered != 3 || box[0] * element <= 128);
+    fake.maps += right;
+    return fake_call("cuTensorMapEncodeTiled") || !right;
+}
+
 #define FAKE(name, suffix)                                                                                                                           \
     { #name suffix, (void *)fake_##name }
 static const struct {
@@ -388,6 +433,7 @@ static const struct {
     FAKE(cuMemMap, ""),
     FAKE(cuMemUnmap, ""),
     FAKE(cuMemSetAccess, ""),
+    FAKE(cuTensorMapEncodeTiled, ""),
 };
 #undef FAKE
 
