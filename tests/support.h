@@ -97,10 +97,15 @@ static inline void session_eval(session *s, const int32_t *tokens, uint32_t n, b
     assert_string_equal(s->problem, "");
 }
 
-static inline void session_greedy(session *s, uint32_t n_ctx, int32_t max_tokens) {
+/* What the actor refused is in problem. */
+static inline void session_ask_greedy(session *s, uint32_t n_ctx, int32_t max_tokens) {
     sp_llm_config config = {
         .kind = SP_LLM_CONFIG, .n_ctx = n_ctx, .max_tokens = max_tokens, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
     session_ask(s, &config, sizeof config);
+}
+
+static inline void session_greedy(session *s, uint32_t n_ctx, int32_t max_tokens) {
+    session_ask_greedy(s, n_ctx, max_tokens);
     assert_string_equal(s->problem, "");
 }
 

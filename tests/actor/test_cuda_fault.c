@@ -34,14 +34,8 @@ static void fail_after(int calls, const char *model, const char *name) {
     fake.fail_at = fake.calls + calls, fake.fail_with = FAKE_ILLEGAL_ADDRESS, fake.for_good = true;
     ask(s, SP_LLM_USER, "What is my name?");
     expect_fault(s);
-    sp_error err = {0};
-    sp_actor_options options = options_of(s);
-    sp_actor *other;
-    ok(sp_actor_spawn(s->host, s->module, &options, &other, &err), &err);
-    replace_actor(s, other);
-    const sp_llm_config config = {
-        .kind = SP_LLM_CONFIG, .n_ctx = CONTEXT, .max_tokens = LENGTH, .type_k = 1, .type_v = 1, .top_p = 1, .repeat_penalty = 1};
-    session_ask(s, &config, sizeof config);
+    respawn(s);
+    session_ask_greedy(s, CONTEXT, LENGTH);
     assert_non_null(strstr(s->problem, "cuda:0 has failed before: ")); /* its guest was told */
     session_close(s);
     fake.fail_at = FAKE_NEVER, fake.for_good = false;

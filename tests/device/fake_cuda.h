@@ -60,10 +60,8 @@ static void fake_leave(void) {
 static int fake_call(const char *name) {
     const int number = fake.calls++;
     const bool now = fake.fail_at != FAKE_NEVER && (number == fake.fail_at || (fake.for_good && number > fake.fail_at));
-    if (now && !fake.failed) {
-        fake.failed = name;
-    }
     if (now) {
+        fake.failed = fake.failed ? fake.failed : name;
         fake_leave(); /* a fault ends the kernel */
     }
     return now ? fake.fail_with : 0;
@@ -209,7 +207,7 @@ static int fake_cuLaunchCooperativeKernel(void *function, unsigned gx, unsigned 
     }
     fake.running = true;
     fake.queue = *(k_queue **)arguments[0];
-    return !fake_computes() ? 0 : fake.card->ops->launch(fake.card, *(k_queue **)arguments[0], *(uint64_t *)arguments[1], NULL);
+    return !fake_computes() ? 0 : fake.card->ops->launch(fake.card, fake.queue, *(uint64_t *)arguments[1], NULL);
 }
 static int fake_cuMemAlloc(uint64_t *out, size_t size) {
     fake_waits();

@@ -7,7 +7,7 @@
 
 /* A card has pieces of 2 MiB, the emulated one of 64 KiB. */
 static uint64_t piece(void) {
-    return strcmp(tested_device(), "cuda-emulated") == 0 ? 65536 : 2 << 20;
+    return is_card() ? 2 << 20 : 65536;
 }
 enum { PIECES = 16 };
 
@@ -23,7 +23,7 @@ static uint64_t used(const sp_device *device) {
 
 /* On a card the driver takes some for itself. */
 static void assert_used(const sp_device *device, uint64_t wanted) {
-    uint64_t is = used(device), slack = strcmp(tested_device(), "cuda-emulated") == 0 ? 0 : 4 * piece();
+    uint64_t is = used(device), slack = is_card() ? 4 * piece() : 0;
     if (is > wanted + slack || is + slack < wanted) {
         fail_msg("%llu bytes are in use, not %llu", (unsigned long long)is, (unsigned long long)wanted);
     }

@@ -79,16 +79,13 @@ static void read_case(graph_case *c) {
     sp_spec *spec = specialise_case(c, &program);
     uint8_t *pages = new_pages(REGION), *weights = new_pages(c->weight_bytes + 4096);
     sp_device *device = NULL;
-    bound b;
     memset(&seen, 0, sizeof seen);
     fake.maps = 0;
     fake.command = 0;
     if (sp_device_open("cuda:0", 0, &device, &error) != SP_OK) {
         fail_msg("%s", error.message);
     }
-    bind_case(c, device, spec, weights, pages, &b);
-    MUST(sp_device_execute(b.x, err));
-    unbind_case(&b);
+    run_case(c, device, spec, weights, pages, 1);
     sp_device_close(device);
     assert_int_equal(seen.schedules, 1);
     assert_int_equal(fake.held, 0);

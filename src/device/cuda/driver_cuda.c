@@ -238,7 +238,8 @@ static void card_piece_free(sp_cuda_driver *driver, uint64_t piece) {
 }
 
 static void card_unmap(sp_cuda_driver *driver, uint64_t address, uint32_t n) {
-    for (uint32_t i = 0; i < n && enter_to_give_back(driver); i++) {
+    const bool given = enter_to_give_back(driver);
+    for (uint32_t i = 0; given && i < n; i++) {
         cu.cuMemUnmap(address + i * driver->piece, driver->piece);
     }
 }
