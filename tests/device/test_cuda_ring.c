@@ -1,7 +1,7 @@
 /*
  * The order in which the CUDA device's ring gives and takes its slots (kernel_ring.h), on the host: the fetching warp's lanes and the computing warps
- * are threads, barriers a word under a lock, and copies arrive late and in any order. Streams are drawn, with slots that are kept in between. What a
- * warp takes must be what it is to take, and what it keeps must stay as it left it.
+ * are threads, barriers a word under a lock, and copies arrive late and in any order. Streams are drawn, with slots in between that are left to work.
+ * What a warp takes must be what it is to take, and what it puts into its own slot must stay as it left it.
  */
 #include "device_test.h"
 
@@ -35,7 +35,7 @@ static struct {
     k_stream streams[MOST_STREAMS];
     uint32_t stop_at; /* the phase at which the run is stopped, or none */
 } card = {.lock = PTHREAD_MUTEX_INITIALIZER};
-static _Thread_local uint32_t own_lane, own_vote, own_turn, fetches;
+static _Thread_local uint32_t own_warp, own_lane, own_vote, own_turn, fetches;
 
 static uint32_t draw(uint32_t n) {
     return (uint32_t)random_int(0, n - 1);
@@ -119,6 +119,9 @@ static void doze(void) {
     }
 }
 
+static uint32_t ring_thread(void) {
+    return own_warp;
+}
 static uint32_t ring_lane(void) {
     return own_lane;
 }
@@ -153,6 +156,7 @@ static uint8_t *ring_slot(uint32_t n) {
 
 #define K_RING
 #define K_WARPS WARPS
+#define k_thread_anew ring_thread
 #define k_lane ring_lane
 #define k_warp_sync ring_sync
 #define k_warp_any ring_any
@@ -163,10 +167,10 @@ static uint8_t *ring_slot(uint32_t n) {
 
 /* ---- runs ---- */
 
-/* What blocks do in a run, phase by phase: take the tiles of a stream, or keep a slot. */
+/* What blocks do in a run, phase by phase: take the tiles of a stream, or have a slot for themselves. */
 static void draw_stream(k_stream *s) {
     if (draw(3) == 0) {
-        *s = (k_stream){.bytes = 1, .keeps = 1};
+        *s = (k_stream){.bytes = 1, .leaves = 1};
         return;
     }
     const uint32_t tile = 16 * (1 + draw(draw(2) ? K_SLOT / 16 : 40)), tiles = 1 + draw(12), step = tile * (1 + draw(2));
@@ -195,42 +199,34 @@ static uint32_t take_stream(const k_stream *s, uint32_t taken) {
     return taken;
 }
 
-static void keep_slot(uint32_t warp) {
+static void use_slot(void) {
     enum { SHARE = K_SLOT / WARPS };
-    uint8_t *share = k_kept_slot() + warp * SHARE;
-    memset(share, (int)warp + 1, SHARE);
+    uint8_t *share = k_own_slot() + own_warp * SHARE;
+    memset(share, (int)own_warp + 1, SHARE);
     for (uint32_t i = 0; i < 20; i++) {
         sched_yield();
     }
     for (uint32_t i = 0; i < SHARE; i++) {
-        if (share[i] != warp + 1) {
+        if (share[i] != own_warp + 1) {
             abort(); /* others had it, too */
         }
     }
+    k_release_own_slot();
 }
 
 static void *compute(void *context) {
-    const uint32_t warp = (uint32_t)(uintptr_t)context;
-    k_control *c = &card.control;
+    own_warp = (uint32_t)(uintptr_t)context;
     for (;;) {
         pthread_barrier_wait(&card.all);
         if (card.over) {
             return NULL;
         }
         for (uint32_t i = 0; i < card.schedule.n_streams && i != card.stop_at; i++) {
-            const uint32_t taken = card.streams[i].keeps ? c->block.taken : take_stream(&card.streams[i], c->block.taken);
-            if (card.streams[i].keeps) {
-                keep_slot(warp);
-            }
-            pthread_barrier_wait(&card.block);
-            if (warp == 0) {
-                c->block.taken = taken;
-                *(volatile uint32_t *)&c->given_back += card.streams[i].keeps;
-            }
+            card.streams[i].leaves ? use_slot() : k_set_next_tile(take_stream(&card.streams[i], k_next_tile()));
             pthread_barrier_wait(&card.block);
         }
-        if (warp == 0) {
-            *(volatile uint32_t *)&c->stop = card.stop_at < card.schedule.n_streams;
+        if (own_warp == 0) {
+            *(volatile uint32_t *)&card.control.stop = card.stop_at < card.schedule.n_streams;
         }
         pthread_barrier_wait(&card.all);
     }
@@ -276,13 +272,13 @@ static void test_ring(void **state) {
         }
         card.stop_at = draw(4) ? UINT32_MAX : draw(MOST_STREAMS);
         pthread_mutex_unlock(&card.lock);
-        card.control.given_back = card.control.stop = 0;
+        card.control.stop = 0;
         pthread_barrier_wait(&card.all);
         pthread_barrier_wait(&card.all);
         assert_int_equal(card.n_copies, 0);
         if (card.stop_at < card.schedule.n_streams) {
             stops++;
-            card.control.block.taken = 0;
+            memset(card.control.block.taken, 0, sizeof card.control.block.taken);
             k_ring_init();
         }
     }

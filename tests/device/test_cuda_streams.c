@@ -8,7 +8,7 @@
 #include "fake_cuda.h"
 
 static struct {
-    uint64_t schedules, streams, kept;
+    uint64_t schedules, streams, own;
     uint32_t ring_from;
 } seen;
 
@@ -22,7 +22,7 @@ static const k_stream *check_product(const k_op *op, const k_work *work, const k
     uint64_t wanted = (uint64_t)(work->to - work->from) * (uint64_t)op->src[K_SRC_LEFT].nb[1] * (two ? 2 : 1);
     assert_int_equal(at->from, op->src[K_SRC_LEFT].data + work->from * (uint64_t)op->src[K_SRC_LEFT].nb[1]);
     for (; wanted; at++) {
-        assert_false(at->keeps);
+        assert_false(at->leaves);
         assert_in_range(at->bytes, 1, wanted);
         assert_in_range(at->tile_bytes, 16, K_SLOT);
         assert_int_equal(at->tile_bytes % 16 + at->bytes % 16 + at->from % 16 + at->step % 16, 0);
@@ -44,12 +44,12 @@ static void check_schedule(const k_schedule *s) {
         const k_stream *first = (const k_stream *)(uintptr_t)s->streams + (uint64_t)b * s->n_streams, *at = first, *end = first + s->n_streams;
         for (uint32_t i = s->ring_from; i < s->n_phases; i++) {
             const k_work *work = &works[(uint64_t)i * blocks + b];
-            while (at < end && at->bytes && !at->tile_bytes && !at->keeps) {
+            while (at < end && at->bytes && !at->tile_bytes && !at->leaves) {
                 at++; /* keys and values, brought near */
             }
-            if (work->part & K_KEEPS) {
-                assert_true(at < end && at->keeps);
-                seen.kept++;
+            if (work->part & K_OWN_SLOT) {
+                assert_true(at < end && at->leaves);
+                seen.own++;
                 at++;
             }
             if (work->op != K_NO_WORK && ops[work->op].op == K_OP_STREAM) {
@@ -111,17 +111,17 @@ static void test_products(void **state) {
         }
         sp_tensor gate = sp_mul_mat(g, model_weight(c, SP_TYPE_Q4_0, n, 768, 1), x), up = sp_mul_mat(g, model_weight(c, SP_TYPE_Q4_0, n, 768, 1), x);
         sp_tensor gated = sp_graph_op2(g, SP_OP_SWIGLU, gate, up);
-        sp_tensor other = sp_mul_mat(g, model_weight(c, SP_TYPE_Q6_K, 768, 512, 1), gated); /* by its own kernel: keeps a slot */
+        sp_tensor other = sp_mul_mat(g, model_weight(c, SP_TYPE_Q6_K, 768, 512, 1), gated); /* by its own kernel, in a slot */
         result(c, sp_mul_mat(g, model_weight(c, SP_TYPE_Q8_0, 512, 256, 1), other), SP_TYPE_F32, 256, 1, 1, 1);
         read_case(c);
         assert_int_equal(seen.ring_from, 0);
         assert_true(seen.streams > fake_blocks());
-        assert_true(seen.kept > 0);
+        assert_true(seen.own > 0);
         assert_int_equal(fake.maps, 0);
     }
 }
 
-/* Attention to a cache keeps a slot between products. */
+/* Attention to a cache has a slot between products. */
 static void test_attention(void **state) {
     (void)state;
     enum { N = 512, SEEN = 512 };
@@ -140,7 +140,7 @@ static void test_attention(void **state) {
         sp_tensor attended = sp_reshape_2d(g, sp_flash_attn_ext(g, q, rows[0], rows[1], SP_NONE, 0.1f, 0, 0), sp_dim(N), sp_dim(1));
         result(c, sp_mul_mat(g, model_weight(c, SP_TYPE_F16, N, N, 1), attended), SP_TYPE_F32, N, 1, 1, 1);
         read_case(c);
-        assert_true(seen.kept > 0);
+        assert_true(seen.own > 0);
         assert_true(seen.streams > fake_blocks());
     }
 }

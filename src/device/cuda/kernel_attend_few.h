@@ -86,7 +86,7 @@ K_INLINE uint8_t *k_few_own(const uint32_t wide, uint32_t warp) {
     return k_shared() + K_FEW_AT + warp * K_FEW_BYTES(wide);
 }
 K_INLINE k_u16 *k_few_stage(const uint32_t wide, uint32_t i) {
-    return (k_u16 *)(void *)(i < K_FEW_NEAR(wide) ? k_few_own(wide, k_warp()) + i * K_FEW_STAGE(wide) : k_kept_slot() + k_warp() * K_FEW_STAGE(wide));
+    return (k_u16 *)(void *)(i < K_FEW_NEAR(wide) ? k_few_own(wide, k_warp()) + i * K_FEW_STAGE(wide) : k_own_slot() + k_warp() * K_FEW_STAGE(wide));
 }
 
 K_INLINE uint32_t k_few_least(uint32_t a, uint32_t b) {

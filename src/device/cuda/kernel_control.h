@@ -34,11 +34,11 @@ typedef struct k_block {
     uint32_t block, blocks;
     k_queue *queue;
     k_state *state;
-    uint32_t barriers; /* passed since the launch */
-    bool ring;         /* weights come through it */
-    uint32_t taken;    /* the next tile out of it */
-    uint64_t packet;   /* the queue's */
-    void *host;        /* the emulated device's */
+    uint32_t barriers;            /* passed since the launch */
+    bool ring;                    /* weights come through it */
+    uint32_t taken[K_CARD_WARPS]; /* the next tile out of it, by warp */
+    uint64_t packet;              /* the queue's */
+    void *host;                   /* the emulated device's */
 } k_block;
 
 /* The schedule that runs. What a k_schedule begins with comes as it is. */
@@ -77,9 +77,8 @@ typedef struct k_command {
 typedef struct k_control {
     uint64_t schedule; /* 0: leave */
     uint32_t stop;
-    uint32_t open;       /* the ring's memory is the ring's */
-    uint32_t seen;       /* what arrived at the grid's barrier */
-    uint32_t given_back; /* how often a slot was that work had kept, in this run */
+    uint32_t open; /* the ring's memory is the ring's */
+    uint32_t seen; /* what arrived at the grid's barrier */
     uint64_t full[K_SLOTS * K_PIECES], empty[K_SLOTS];
     /* The same for stages (kernel_stages_hopper.h): what it was asked for; where those that compute are. */
     k_job job;

@@ -184,7 +184,7 @@ K_FN uint32_t k_columns_that_fit(uint32_t type, uint32_t n0) {
 K_FN k_right k_stage(const k_op *op, uint64_t first, uint32_t n) {
     uint32_t n0 = (uint32_t)op->src[0].ne[0], blocks = n0 / 32;
     bool bytes = k_takes_bytes(op->src[0].type), apart = bytes && n0 * 4ull <= K_SLOT;
-    uint8_t *stage = k_shared() + K_STAGE_AT, *slot = k_kept_slot();
+    uint8_t *stage = k_shared() + K_STAGE_AT, *slot = k_own_slot();
     k_right r = {.n = n, .n0 = n0, .first = (uint32_t)first, .x = (k_f32 *)(void *)(apart ? slot : stage), .low = apart ? stage : slot};
     r.places = (uint64_t *)(void *)(k_shared() + 256);
     k_block_sync();

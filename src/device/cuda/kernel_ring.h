@@ -14,11 +14,20 @@ K_FN uint32_t k_tile_next(uint32_t n) {
 K_FN uint32_t k_tile_back(uint32_t n, uint32_t by) {
     return n - by - (n % K_ROUND < by ? K_ROUND - K_SLOTS : 0);
 }
-/* Where the fetching warp is: at which tile; how many came before it, up to all slots; the slot that was kept last, and how often one was in this
- * run. */
+/* Where the fetching warp is: at which tile; how many came before it, up to all slots. */
 typedef struct k_fetching {
-    uint32_t n, before, kept, keeps;
+    uint32_t n, before;
 } k_fetching;
+/* The next tile that the warp takes. */
+K_FN uint32_t k_next_tile(void) {
+    return k_control_anew()->block.taken[k_thread_anew() / K_LANES];
+}
+K_FN void k_set_next_tile(uint32_t n) {
+    const uint32_t thread = k_thread_anew();
+    if (thread % K_LANES == 0) {
+        k_control_anew()->block.taken[thread / K_LANES] = n;
+    }
+}
 
 /* A test on the host, too, has it, with barriers and copies of its own (test_cuda_ring.c). */
 #if defined __NVPTX__ && K_SM >= 90
@@ -102,11 +111,9 @@ K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
     k_warp_sync();
     return k_slot(n);
 }
-/* What work has that needs more than the working memory: without a ring the only slot; else the one that was taken last, which stays out of the ring
- * meanwhile. */
-K_FN uint8_t *k_kept_slot(void) {
-    const k_block *b = &k_control_anew()->block;
-    return k_slot(b->ring ? k_tile_back(b->taken, 1) : 0);
+/* What work has that needs more than the working memory: without a ring the only slot; else that of a tile of no bytes, which is the next. */
+K_FN uint8_t *k_own_slot(void) {
+    return k_slot(k_next_tile());
 }
 /* The warp has read the tile. */
 K_FN void k_release_tile(uint32_t n) {
@@ -114,6 +121,15 @@ K_FN void k_release_tile(uint32_t n) {
     if (k_lane() == 0) {
         k_bar_arrive(&k_control_at()->empty[n % K_ROUND]);
     }
+}
+
+/* The warp needs the slot no longer that work had for itself. */
+K_FN void k_release_own_slot(void) {
+    const uint32_t n = k_next_tile();
+    k_ring_memory_done();
+    k_await_tile(n, 0, 1);
+    k_release_tile(n);
+    k_set_next_tile(k_tile_next(n));
 }
 
 /* ---- the fetching warp: all lanes together, each with a piece of the tile, so that what is done for each of them is done at once ---- */
@@ -151,14 +167,18 @@ K_FN void k_fetch_whole(const k_fetching *f, uint64_t from, uint32_t bytes) {
 K_FN bool k_stops(void) {
     return k_warp_any(*(const volatile uint32_t *)&k_control_at()->stop);
 }
-/* Is the slot that was kept last kept still? */
-K_FN bool k_is_kept(const k_fetching *f) {
-    return *(const volatile uint32_t *)&k_control_at()->given_back < f->keeps;
+/* Waits until nobody reads what was in the next tile's slot. False: stopped. */
+K_FN bool k_await_slot(const k_fetching *f) {
+    while (k_warp_any(!k_bar_passed(&k_control_at()->empty[f->n % K_ROUND], k_round(f->n) ^ 1))) {
+        if (k_stops()) {
+            return false;
+        }
+    }
+    return true;
 }
-/* May the next tile have its slot? Not while others read it, nor while it is kept. */
-K_FN bool k_is_free(const k_fetching *f) {
-    const uint32_t slot = f->n % K_ROUND;
-    return !k_warp_any((slot == f->kept && k_is_kept(f)) || !k_bar_passed(&k_control_at()->empty[slot], k_round(f->n) ^ 1));
+K_FN void k_pass_slot(k_fetching *f) {
+    f->n = k_tile_next(f->n);
+    f->before += f->before < K_SLOTS;
 }
 
 /* Puts a stream into the ring, tile by tile. False: stopped. */
@@ -166,31 +186,26 @@ K_FN bool k_fetch_stream(const k_stream *stream, k_fetching *f) {
     uint64_t from = stream->from;
     for (uint32_t at = 0; at < stream->bytes; at += stream->tile_bytes, from += stream->step) {
         uint32_t bytes = stream->bytes - at < stream->tile_bytes ? stream->bytes - at : stream->tile_bytes;
-        while (!k_is_free(f)) {
-            if (k_stops()) {
-                return false;
-            }
+        if (!k_await_slot(f)) {
+            return false;
         }
         if (stream->whole) {
             k_fetch_whole(f, from, bytes);
         } else {
             k_fetch_pieces(f, from, bytes);
         }
-        f->n = k_tile_next(f->n);
-        f->before += f->before < K_SLOTS;
+        k_pass_slot(f);
     }
     return true;
 }
 
-/* From here on the slot of the tile before is kept until it is given back, as those before must have been. False: stopped. */
-K_FN bool k_keep_slot(k_fetching *f) {
-    while (k_warp_any(k_is_kept(f))) {
-        if (k_stops()) {
-            return false;
-        }
+/* Leaves a slot to work, as a tile of no bytes. False: stopped. */
+K_FN bool k_leave_slot(k_fetching *f) {
+    if (!k_await_slot(f)) {
+        return false;
     }
-    f->keeps++;
-    f->kept = k_tile_back(f->n, 1) % K_ROUND;
+    k_expect_piece(f->n, 0);
+    k_pass_slot(f);
     return true;
 }
 
@@ -199,14 +214,13 @@ K_FN void k_fetch_schedule(const k_schedule *s, uint32_t block, k_fetching *f) {
     const k_stream *streams = (const k_stream *)(uintptr_t)s->streams + (uint64_t)block * s->n_streams, none = {0};
     k_stream next = s->n_streams ? streams[0] : none;
     bool goes_on = !k_stops();
-    f->keeps = 0, f->kept = K_ROUND;
     for (uint32_t i = 1; next.bytes && goes_on; i++) {
         k_stream now = next;
         next = i < s->n_streams ? streams[i] : none;
         if (now.tile_bytes) {
             goes_on = k_fetch_stream(&now, f);
-        } else if (now.keeps) {
-            goes_on = k_keep_slot(f);
+        } else if (now.leaves) {
+            goes_on = k_leave_slot(f);
         } else if (k_lane() == 0) {
             k_bring_near(now.from, now.bytes);
         }
@@ -226,8 +240,10 @@ K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
     (void)from, (void)to;
     return k_slot(n);
 }
-K_FN uint8_t *k_kept_slot(void) {
+K_FN uint8_t *k_own_slot(void) {
     return k_slot(0);
+}
+K_FN void k_release_own_slot(void) {
 }
 K_FN void k_release_tile(uint32_t n) {
     (void)n;

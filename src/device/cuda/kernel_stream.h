@@ -321,9 +321,8 @@ K_INLINE void k_stream_meanwhile(void *context) {
 /* The operation lies in shared memory (k_op_place), where the compiler sees that it does. Asides come before the column is asked for: it
  * isn't there earlier, and asking in vain delays what others ask for. */
 K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint32_t to, bool ring) {
-    k_block *b = &k_control_at()->block;
     const uint32_t at = k_phase_at();
-    uint32_t taken = b->taken;
+    uint32_t taken = k_next_tile();
     const k_op *op = k_op_place(at);
     const bool quants = kind != K_BY_EIGHT;
     const uint32_t slices = sliced ? op->params[K_SLICES] : 1, matrices = op->after & K_AFTER_GLU ? 2 : 1;
@@ -358,8 +357,8 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
         k_block_sync();
         k_stream_finish(op, sums, beside, quants ? 1 : norm);
     }
-    if (ring && k_thread_anew() == 0) {
-        b->taken = taken;
+    if (ring) {
+        k_set_next_tile(taken);
     }
 }
 

@@ -257,7 +257,7 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
 K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
     const k_op *op = k_op_place(at);
     const uint32_t most = k_stream_most(op, K_CARD_THREADS), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
-    uint32_t taken = k_control_at()->block.taken, end = to - from < most ? to : from + most;
+    uint32_t taken = k_next_tile(), end = to - from < most ? to : from + most;
     const k_one_ending ending = k_one_ending_of(op);
     k_one_beside beside;
     k_one_part s = {.kind = kind, .at = at, .n = (uint32_t)op->src[K_SRC_LEFT].ne[0]};
@@ -274,9 +274,7 @@ K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t 
         k_block_sync(); /* sums are read before others take their place */
         k_one_asides(op, &ending, from, end, &beside);
     }
-    if (k_thread_anew() == 0) {
-        k_control_at()->block.taken = taken;
-    }
+    k_set_next_tile(taken);
 }
 
 /* Apart, so that each keeps registers to itself. */

@@ -198,17 +198,14 @@ K_INLINE bool end_phase(k_block *block) {
         k_stream_largest(k_op_place(at), done.from, done.to);
     }
     k_copies_wait_all();
-    if (part & K_KEEPS) {
-        k_ring_memory_done();
+    if (part & K_OWN_SLOT) {
+        k_release_own_slot();
     }
     if (part & K_FLOWS) {
         k_block_sync();
     } else {
         k_block *b = k_block_at(block);
         stopped = k_grid_barrier(b, b->block == 0 && k_thread_anew() == 0 ? k_run_at()->stop[0] : 0);
-    }
-    if (part & K_KEEPS && k_thread_anew() == 0) {
-        ++*(volatile uint32_t *)&k_control_anew()->given_back;
     }
     k_go_to(at + 1);
     if (part & K_MARKED) {
@@ -286,7 +283,7 @@ K_INLINE bool run_schedule(k_block *b, k_schedule *schedule, bool later) {
     k_ring_memory_done();
     if (k_thread() == 0) {
         control->schedule = (uintptr_t)schedule;
-        control->open = control->given_back = 0;
+        control->open = 0;
     }
     k_all_sync();
     begin_run(b, schedule, later);

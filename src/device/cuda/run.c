@@ -152,13 +152,13 @@ static uint32_t ring_from(const plan *p, const k_phase *phases, uint32_t blocks)
 }
 
 /* Has the block work in the phase that may need more than the working memory? */
-static bool keeps_slot(const plan *p, const k_phase *phase, const k_work *work) {
-    bool keeps = false;
+static bool needs_slot(const plan *p, const k_phase *phase, const k_work *work) {
+    bool needs = false;
     for (uint32_t i = phase->first_op; i < phase->first_op + phase->n_ops && work->op != K_NO_WORK; i++) {
         const uint32_t op = p->ops[i].op.op;
-        keeps |= (op == K_OP_ATTEND_HALVES || op == SP_OP_MUL_MAT || op == SP_OP_MUL_MAT_ID) && (work->op == i || work->part & K_MORE);
+        needs |= (op == K_OP_ATTEND_HALVES || op == SP_OP_MUL_MAT || op == SP_OP_MUL_MAT_ID) && (work->op == i || work->part & K_MORE);
     }
-    return keeps;
+    return needs;
 }
 
 /* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
@@ -181,7 +181,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
             work->part |= device->marks ? K_MARKED : 0;
             work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? p->ops[op].decodes : K_DOES_NOTHING;
-            work->part |= (uint32_t)i >= ring_from && keeps_slot(p, &phases[i], work) ? K_KEEPS : 0;
+            work->part |= device->driver->ring && (uint32_t)i >= ring_from && needs_slot(p, &phases[i], work) ? K_OWN_SLOT : 0;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
                 work->from = k_stream_from(&p->ops[op].op, part), work->to = k_stream_from(&p->ops[op].op, part + 1);
@@ -241,9 +241,9 @@ static uint32_t streams_of(const plan *p, uint32_t ring_from, const k_phase *pha
     for (int32_t i = (int32_t)ring_from; i < p->n_phases; i++) {
         const k_work *work = &works[(uint64_t)i * blocks + block];
         n += near_of(p, &phases[i], blocks, block, streams ? streams + n : NULL);
-        if (work->part & K_KEEPS) {
+        if (work->part & K_OWN_SLOT) {
             if (streams) {
-                streams[n] = (k_stream){.bytes = 1, .keeps = 1};
+                streams[n] = (k_stream){.bytes = 1, .leaves = 1};
             }
             n++;
         }

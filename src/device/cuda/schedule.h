@@ -198,8 +198,8 @@ typedef struct k_phase {
 
 /* What a block does first in a phase: this part of this operation; of a K_OP_STREAM the rows [from, to). K_NO_WORK: nothing.
  * In `part`, K_MORE: the phase has more parts than there are blocks; K_FLOWS: all that the next phase needs is there or stamped, so that it begins
- * without a barrier; K_MARKED: somebody wants to know when phases begin; K_LARGEST: what decoding does ends in an argmax; K_KEEPS: a slot of the ring
- * is kept for the work meanwhile; K_DECODES: what of the few things that decoding does all the time, or another (K_DOES_ANY). */
+ * without a barrier; K_MARKED: somebody wants to know when phases begin; K_LARGEST: what decoding does ends in an argmax; K_OWN_SLOT: a slot of the
+ * ring is left to the work; K_DECODES: what of the few things that decoding does all the time, or another (K_DOES_ANY). */
 typedef struct k_work {
     uint32_t op, part, from, to;
 } k_work;
@@ -209,7 +209,7 @@ enum { K_NO_WORK = 0x7fffffff };
 #define K_FLOWS 0x40000000u
 #define K_MARKED 0x20000000u
 #define K_LARGEST 0x10000000u
-#define K_KEEPS 0x08000000u
+#define K_OWN_SLOT 0x08000000u
 #define K_DECODES 0x07000000u
 #define K_NUMBER 0x00ffffffu
 enum {
@@ -224,11 +224,11 @@ enum {
 };
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
- * or values that it brings near, which attention is to look at soon, or no range, but where work comes that keeps a slot. */
+ * or values that it brings near, which attention is to look at soon, or no range, but a slot that is left to work. */
 typedef struct k_stream {
     uint64_t from, step;        /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes; /* bytes: 0 behind the last */
-    uint32_t whole, keeps;      /* whole: tiles are asked for as they are */
+    uint32_t whole, leaves;     /* whole: tiles are asked for as they are */
 } k_stream;
 
 /* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
