@@ -179,13 +179,13 @@ static void draw_stream(k_stream *s) {
                     .step = step,
                     .bytes = (tiles - 1) * tile + last,
                     .tile_bytes = tile,
-                    .whole = draw(2)};
+                    .under_way = 1 + draw(2 * K_PIECES)};
 }
 
 static uint32_t take_stream(const k_stream *s, uint32_t taken) {
     const uint8_t *from = (const uint8_t *)(uintptr_t)s->from;
     for (uint32_t at = 0; at < s->bytes; at += s->tile_bytes, from += s->step) {
-        const uint32_t bytes = s->bytes - at < s->tile_bytes ? s->bytes - at : s->tile_bytes, pieces = s->whole ? 1 : (bytes + K_PIECE - 1) / K_PIECE;
+        const uint32_t bytes = s->bytes - at < s->tile_bytes ? s->bytes - at : s->tile_bytes, pieces = (bytes + K_PIECE - 1) / K_PIECE;
         for (uint32_t i = 0; i < pieces; i++) {
             k_await_piece(taken, i);
         }

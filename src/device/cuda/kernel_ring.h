@@ -140,27 +140,18 @@ K_FN void k_expect_piece(uint32_t n, uint32_t bytes) {
         k_bar_expect(k_full(n, k_lane()), bytes);
     }
 }
-/* Asks for the tile in pieces, each when those before the last few are there. */
-K_FN void k_fetch_pieces(const k_fetching *f, uint64_t from, uint32_t bytes) {
+/* Asks for the tile in pieces, each when those before the last few are there, of which some were the last tiles'. */
+K_FN void k_fetch_tile(const k_fetching *f, uint64_t from, uint32_t bytes, uint32_t under_way) {
     const uint32_t n = f->n, lane = k_lane(), at = lane * K_PIECE, left = at < bytes ? bytes - at : 0, size = left < K_PIECE ? left : K_PIECE;
     k_expect_piece(n, size);
     for (uint32_t i = 0; i < K_PIECES; i++) {
-        if (i >= K_PIECES_UNDER_WAY || f->before) {
-            k_await_piece(i >= K_PIECES_UNDER_WAY ? n : k_tile_back(n, 1), (i + K_PIECES - K_PIECES_UNDER_WAY) % K_PIECES);
+        const uint32_t piece = i + 2 * K_PIECES - under_way, back = 2 - piece / K_PIECES;
+        if (f->before >= back) {
+            k_await_piece(k_tile_back(n, back), piece % K_PIECES);
         }
         if (lane == i && size) {
             k_bulk_load_once(k_slot(n) + at, from + at, size, k_full(n, i));
         }
-    }
-}
-/* As a whole: its first piece is all of it. */
-K_FN void k_fetch_whole(const k_fetching *f, uint64_t from, uint32_t bytes) {
-    if (f->before >= K_TILES_UNDER_WAY) {
-        k_await_tile(k_tile_back(f->n, K_TILES_UNDER_WAY), 0, K_PIECES);
-    }
-    k_expect_piece(f->n, k_lane() ? 0 : bytes);
-    if (k_lane() == 0) {
-        k_bulk_load_once(k_slot(f->n), from, bytes, k_full(f->n, 0));
     }
 }
 
@@ -189,11 +180,7 @@ K_FN bool k_fetch_stream(const k_stream *stream, k_fetching *f) {
         if (!k_await_slot(f)) {
             return false;
         }
-        if (stream->whole) {
-            k_fetch_whole(f, from, bytes);
-        } else {
-            k_fetch_pieces(f, from, bytes);
-        }
+        k_fetch_tile(f, from, bytes, stream->under_way);
         k_pass_slot(f);
     }
     return true;

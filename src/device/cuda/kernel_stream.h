@@ -94,9 +94,7 @@ K_INLINE k_warp_share k_share_of_warp(const int kind, const k_op *op, uint32_t n
     if (rows * once <= tile) { /* neighbours: they are there earlier than the whole tile */
         s.first = row * once, s.apart = 1;
     }
-    if (k_stream_is_long(op)) {
-        s.ring_to = 1;
-    } else if (rows * once == tile) {
+    if (rows * once == tile) {
         uint32_t stride = kind == K_BY_EIGHT ? n * 2 : (uint32_t)op->src[K_SRC_LEFT].nb[1];
         s.ring_from = s.first * stride / K_PIECE, s.ring_to = ((s.first + once) * stride + K_PIECE - 1) / K_PIECE;
     }

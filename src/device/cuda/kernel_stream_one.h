@@ -128,10 +128,7 @@ K_INLINE void k_one_put_sums(const int kind, const k_one_part *s, const float *p
  * all what is behind the phase is brought. */
 K_INLINE void k_one_place(const k_op *op, uint32_t segments, uint32_t segment, uint32_t from, uint32_t to, k_one_part *s) {
     const uint32_t half = s->kind == K_BY_FOUR ? 0 : k_rows_at_once(s->kind) / 2, row = s->first + k_lane() % 2 * half; /* see k_one_put_sums */
-    s->ring_from = 0, s->ring_to = 1;
-    if (!k_stream_is_long(op)) {
-        s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
-    }
+    s->ring_from = from / K_PIECE, s->ring_to = (to + K_PIECE - 1) / K_PIECE;
     s->matrix_sums = K_ONE_SUM << segments, s->row_sums = s->matrix_sums << (op->after & K_AFTER_GLU ? 1 : 0);
     s->sums = (k_f32 *)(void *)(k_shared() + K_ONE_SUMS_AT) + row * s->row_sums + segment * K_ONE_SUM + k_lane() / 2;
     k_bring(s->at + 1);

@@ -190,6 +190,12 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
     }
 }
 
+/* Pieces of a K_OP_STREAM's weights that a block asks for at once. */
+static uint32_t under_way(const k_op *op) {
+    uint64_t rows = (uint32_t)op->src[K_SRC_LEFT].ne[1] * (op->after & K_AFTER_GLU ? 2ull : 1ull);
+    return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] > (uint64_t)K_LONG_STREAM * op->n_parts ? K_UNDER_WAY_LONG : K_UNDER_WAY;
+}
+
 /* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
 static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
@@ -204,7 +210,7 @@ static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams)
                                         .step = (uint64_t)op->params[K_TILE_ROWS] * stride,
                                         .bytes = rows * slice,
                                         .tile_bytes = op->params[K_TILE_ROWS] * slice,
-                                        .whole = k_stream_is_long(op)};
+                                        .under_way = under_way(op)};
             }
         }
     }

@@ -45,10 +45,10 @@ enum {
     K_SUMS = 64,               /* rows that have sums in the working memory, or segments of rows */
     K_SUM = 36,                /* floats of one: a lane each, and so that rows lie in other banks */
     K_ONE_SUM = 16,            /* floats of one of kernel_stream_one.h: two lanes each; a thread has one */
-    K_PIECES = 4,              /* of a slot, asked for one by one, where it is not weights alone that are waited for: */
+    K_PIECES = 4,              /* of a slot, asked for one by one: */
     K_PIECE = K_SLOT / K_PIECES,
-    K_PIECES_UNDER_WAY = 3,     /* so many at once, since all that is asked for behind them waits for them, too; */
-    K_TILES_UNDER_WAY = 3,      /* or so many whole tiles, */
+    K_UNDER_WAY = 3,            /* so many at once, since all that is asked for behind them waits for them, too; */
+    K_UNDER_WAY_LONG = 4,       /* or so many, at most those of two slots, */
     K_LONG_STREAM = 300 * 1024, /* if a block has more than so many bytes of an operation's weights */
 };
 
@@ -179,12 +179,6 @@ static inline uint32_t k_stream_from(const k_op *op, uint32_t part) {
     return k_share((uint32_t)op->src[K_SRC_LEFT].ne[1] / unit, part, op->n_parts) * unit;
 }
 
-/* Are a K_OP_STREAM's weights so many that its tiles come as a whole? */
-static inline bool k_stream_is_long(const k_op *op) {
-    uint64_t rows = (uint32_t)op->src[K_SRC_LEFT].ne[1] * (op->after & K_AFTER_GLU ? 2ull : 1ull);
-    return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] > (uint64_t)K_LONG_STREAM * op->n_parts;
-}
-
 /* Rows of a K_OP_STREAM that go through so many sums at once: a gate's two products take turns so often. A tile has a power of two of them. */
 static inline uint32_t k_stream_most(const k_op *op, uint32_t sums) {
     uint32_t rows = sums >> op->params[K_SEGMENTS] >> (op->after & K_AFTER_GLU ? 1 : 0);
@@ -228,7 +222,7 @@ enum {
 typedef struct k_stream {
     uint64_t from, step;        /* step: from one tile to the next, in bytes */
     uint32_t bytes, tile_bytes; /* bytes: 0 behind the last */
-    uint32_t whole, leaves;     /* whole: tiles are asked for as they are */
+    uint32_t under_way, leaves; /* under_way: so many pieces at once */
 } k_stream;
 
 /* A program that one warp runs (K_SMALL): an operation of one side on n floats, one behind the other. */
