@@ -78,6 +78,7 @@ static bool k_bar_passed(const uint64_t *at, uint32_t parity) {
     pthread_mutex_unlock(&card.lock);
     return passed;
 }
+#define k_bar_has_passed k_bar_passed
 static void k_bulk_load_once(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t *at) {
     pthread_mutex_lock(&card.lock);
     if (card.n_copies == MOST_COPIES) {
@@ -186,6 +187,8 @@ static uint32_t take_stream(const k_stream *s, uint32_t taken) {
     const uint8_t *from = (const uint8_t *)(uintptr_t)s->from;
     for (uint32_t at = 0; at < s->bytes; at += s->tile_bytes, from += s->step) {
         const uint32_t bytes = s->bytes - at < s->tile_bytes ? s->bytes - at : s->tile_bytes, pieces = (bytes + K_PIECE - 1) / K_PIECE;
+        while (own_turn % 2 && !k_is_tile_there(taken, 0, pieces)) { /* or at once */
+        }
         for (uint32_t i = 0; i < pieces; i++) {
             k_await_piece(taken, i);
         }

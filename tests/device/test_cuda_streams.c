@@ -25,6 +25,7 @@ static const k_stream *check_product(const k_op *op, const k_work *work, const k
         assert_false(at->leaves);
         assert_in_range(at->bytes, 1, wanted);
         assert_in_range(at->tile_bytes, 16, K_SLOT);
+        assert_in_range(at->under_way, K_UNDER_WAY, K_UNDER_WAY_LONGEST);
         assert_int_equal(at->tile_bytes % 16 + at->bytes % 16 + at->from % 16 + at->step % 16, 0);
         const uint64_t tiles = (at->bytes + at->tile_bytes - 1) / at->tile_bytes, last = at->bytes - (tiles - 1) * at->tile_bytes;
         const uint64_t end = (tiles - 1) * at->step + last;

@@ -39,8 +39,11 @@ typedef struct k_column_from {
     const uint8_t *x, *weight; /* weight NULL: there is no norm */
 } k_column_from;
 
-/* What is done while the first pieces are on their way. */
-typedef void (*k_meanwhile)(void *context);
+/* What is done while the first pieces are on their way: at first, and each time before they are looked at. */
+typedef struct k_meanwhile {
+    void (*first)(void *context), (*again)(void *context);
+    void *context;
+} k_meanwhile;
 
 K_INLINE k_column k_whole_column(uint32_t n) {
     k_column c = {.n = n,
@@ -136,10 +139,17 @@ K_INLINE void k_put_floats(const uint32_t once, const k_column *c, uint32_t firs
 }
 
 /* What was asked for. A warp asks again for all of its pieces until all are there: so it does in few instructions, and for whole sectors. */
-K_INLINE void k_have_pieces(const uint32_t once, const k_column *c, const k_column_from *from, uint32_t first, k_words4 *words, float *x) {
+K_INLINE void k_have_pieces(const uint32_t once, const k_column *c, const k_column_from *from, uint32_t first, const k_meanwhile *meanwhile,
+                            k_words4 *words, float *x) {
     const k_stamp stamp = k_stamp_again(from->stamp); /* or the compiler would look at what was asked for before it goes on */
     uint32_t polls = 0;
-    while (k_warp_any(!k_is_all_there(once, stamp, words)) && !k_warp_any(k_waits_in_vain(&polls))) {
+    for (;;) {
+        if (once <= K_ONCE / 2 && meanwhile && meanwhile->again) { /* of the most pieces, registers have no room for more */
+            meanwhile->again(meanwhile->context);
+        }
+        if (!k_warp_any(!k_is_all_there(once, stamp, words)) || k_warp_any(k_waits_in_vain(&polls))) {
+            break;
+        }
         k_ask_pieces(once, c, from, first, words);
     }
     K_UNROLL_ALL
@@ -150,7 +160,7 @@ K_INLINE void k_have_pieces(const uint32_t once, const k_column *c, const k_colu
 
 /* From asking to putting, of elements from `base` on; returns the thread's part of the sum of squares, or, of quants, that of a block's lanes. */
 K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_column *c, const k_column_from *from, uint32_t base,
-                             const k_meanwhile meanwhile, void *context) {
+                             const k_meanwhile *meanwhile) {
     k_words4 words[K_ONCE * K_EACH4];
     k_floats4 by[K_ONCE * K_EACH4];
     float x[K_ONCE * K_EACH], squares = 0;
@@ -164,9 +174,9 @@ K_INLINE float k_move_pieces(const uint32_t once, const bool quants, const k_col
     }
     k_ask_pieces(once, c, from, first, words);
     if (meanwhile) {
-        meanwhile(context);
+        meanwhile->first(meanwhile->context);
     }
-    k_have_pieces(once, c, from, first, words, x);
+    k_have_pieces(once, c, from, first, meanwhile, words, x);
     first = base + k_thread_anew() * K_EACH;
     if (from->weight) {
         K_UNROLL_ALL
@@ -194,16 +204,16 @@ K_INLINE float k_blocks_sum(float x) {
 
 /* The column, or the slice of it. What the norm divides by is the same for all elements: it is left to who holds the column, or to results
  * (k_column_norm), so that nobody waits for it here. */
-K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_column_from *from, const k_meanwhile meanwhile, void *context) {
+K_INLINE void k_bring_column(const bool quants, const k_column *c, const k_column_from *from, const k_meanwhile *meanwhile) {
     float squares = 0;
     if (c->n <= K_ONCE / 4 * K_APIECE) {
-        squares = k_move_pieces(K_ONCE / 4, quants, c, from, 0, meanwhile, context);
+        squares = k_move_pieces(K_ONCE / 4, quants, c, from, 0, meanwhile);
     } else if (c->n <= K_ONCE / 2 * K_APIECE) {
-        squares = k_move_pieces(K_ONCE / 2, quants, c, from, 0, meanwhile, context);
+        squares = k_move_pieces(K_ONCE / 2, quants, c, from, 0, meanwhile);
     } else {
-        squares = k_move_pieces(K_ONCE, quants, c, from, 0, meanwhile, context);
+        squares = k_move_pieces(K_ONCE, quants, c, from, 0, meanwhile);
         for (uint32_t base = K_ONCE * K_APIECE; base < c->n; base += K_ONCE * K_APIECE) {
-            squares += k_move_pieces(K_ONCE, quants, c, from, base, NULL, NULL);
+            squares += k_move_pieces(K_ONCE, quants, c, from, base, NULL);
         }
     }
     if (from->weight) {

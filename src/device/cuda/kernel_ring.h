@@ -51,6 +51,15 @@ K_FN bool k_bar_passed(const uint64_t *bar, uint32_t parity) {
                      : "memory");
     return passed;
 }
+/* The same, without waiting. */
+K_FN bool k_bar_has_passed(const uint64_t *bar, uint32_t parity) {
+    uint32_t passed;
+    __asm__ volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
+                     : "=r"(passed)
+                     : "r"(k_shared_address(bar)), "r"(parity)
+                     : "memory");
+    return passed;
+}
 K_FN void k_bulk_load(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t *bar) {
     __asm__ volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(k_shared_address(to)), "l"(from),
                      "r"(bytes), "r"(k_shared_address(bar))
@@ -110,6 +119,13 @@ K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
     k_await_piece(n, piece < to ? piece : from);
     k_warp_sync();
     return k_slot(n);
+}
+/* Is it there? Likewise. */
+K_FN bool k_is_tile_there(uint32_t n, uint32_t from, uint32_t to) {
+    const uint32_t piece = from + k_lane() % K_PIECES;
+    const bool lacks = k_warp_any(!k_bar_has_passed(k_full(n, piece < to ? piece : from), k_round(n)));
+    k_warp_sync();
+    return !lacks;
 }
 /* What work has that needs more than the working memory: without a ring the only slot; else that of a tile of no bytes, which is the next. */
 K_FN uint8_t *k_own_slot(void) {

@@ -331,7 +331,8 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
     k_beside beside[K_OWN];
     k_stream_part s = {.kind = kind, .at = at, .n = c.n};
     k_stream_asides(op, from, to - from < most ? to : from + most, beside);
-    k_bring_column(quants, &c, &right, k_stream_meanwhile, &s);
+    const k_meanwhile meanwhile = {.first = k_stream_meanwhile, .context = &s};
+    k_bring_column(quants, &c, &right, &meanwhile);
     const float norm = k_column_norm(op, &c);
     k_hold(kind, &c, norm, &s.held);
     for (uint32_t row = from; row < to; row += most) {
@@ -344,7 +345,7 @@ K_INLINE void k_stream_by(const int kind, const bool sliced, uint32_t from, uint
             if (sliced && (m || row > from)) {
                 k_block_sync();
                 right = k_from_column(op, &c, m % slices);
-                k_bring_column(quants, &c, &right, NULL, NULL);
+                k_bring_column(quants, &c, &right, NULL);
                 k_hold_at(kind, s.share.from, s.share.to, &s.held);
                 k_hold(kind, &c, norm, &s.held);
             }

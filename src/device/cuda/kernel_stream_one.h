@@ -1,7 +1,7 @@
 /*
  * Streamed products as decoding has them, on a card with a ring: what kernel_stream.h does, without whatever they have no use for, since all that
  * runs between one product's rows and the next's is waited for. Tiles have as many rows as the warps take at once, and a lane holds all that it needs
- * of the column: so a tile is one round, without a branch but for the rows' end.
+ * of the column: so a tile is one round, without a branch but for the rows' end and, where the first tile may be early, for that.
  *
  * Long rows of halves come one by one. Each warp has a segment of its own of all of them: it brings that part of the column for itself, by no way
  * over shared memory, where there is no room for it, and waits for no other warp. So a lane has floats as they came, four neighbours a piece.
@@ -27,6 +27,11 @@ typedef struct k_one_part {
     k_f32 *sums;
     uint32_t row_sums, matrix_sums;
     k_held held;
+    uint32_t taken, rows; /* the next tile; rows of each matrix */
+    bool early;           /* the first tile may be loaded before the column is there */
+    bool any, loaded;     /* has the next tile rows of the warp's? Are they loaded? */
+    k_words4 w[4][K_MOST_PIECES];
+    uint16_t d[4][K_MOST_PIECES];  /* their scales */
     float fours[K_MOST_FOURS * 4]; /* in its place for K_BY_FOUR */
     uint32_t four[K_MOST_FOURS];   /* from the lane's first piece on, in bytes */
 } k_one_part;
@@ -142,6 +147,7 @@ K_INLINE void k_one_meanwhile(void *context) {
     const uint32_t pieces = s->kind == K_BY_BLOCK ? s->n / 32 : s->kind == K_BY_HALF_BLOCK ? s->n / 16 : s->n / 8;
     const uint32_t each = (pieces + (1u << segments) - 1) >> segments, from = segment * each, once = k_rows_at_once(s->kind);
     s->first = (k_warp() >> segments) * once;
+    s->any = k_warp_any(s->first < s->rows);
     const uint32_t begin = s->first * stride;
     k_hold_at(s->kind, from, from + each < pieces ? from + each : pieces, &s->held);
     s->stride = stride;
@@ -153,25 +159,48 @@ K_INLINE void k_one_meanwhile(void *context) {
     k_one_place(op, segments, segment, begin, begin + once * stride, s);
 }
 
-/* The warp's rows of a tile, the ring's n-th. All that is loaded is loaded first, see k_dot_rows; then the ring may have the tile back. */
-K_INLINE void k_one_rows(const int kind, const k_one_part *s, const uint8_t *tile, uint32_t n, k_f32 *sums) {
-    k_words4 w[4][K_MOST_PIECES];
-    uint16_t d[4][K_MOST_PIECES];
+/* Loads all of the warp's rows of the next tile at once, see k_dot_rows; then the ring may have it back. */
+K_INLINE void k_one_load(const int kind, k_one_part *s) {
+    const uint8_t *tile = k_slot(s->taken);
     K_UNROLL_ALL
     for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
         K_UNROLL_ALL
         for (uint32_t p = 0; p < k_pieces(kind); p++) {
-            w[r][p] = *(const k_words4 *)(const void *)(tile + s->piece[p] + r * s->stride);
-            d[r][p] = kind == K_BY_EIGHT ? 0 : *(const k_u16 *)(const void *)(tile + s->scale[p] + r * s->stride);
+            s->w[r][p] = *(const k_words4 *)(const void *)(tile + s->piece[p] + r * s->stride);
+            s->d[r][p] = kind == K_BY_EIGHT ? 0 : *(const k_u16 *)(const void *)(tile + s->scale[p] + r * s->stride);
         }
     }
-    k_release_tile(n);
-    float parts[4];
-    K_UNROLL_ALL
-    for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
-        parts[r] = k_dot_row(kind, &s->held, w[r], d[r]);
+    k_release_tile(s->taken);
+}
+/* The first tile, before the column is there: then the ring has room for one more meanwhile. */
+K_INLINE void k_one_load_early(void *context) {
+    k_one_part *s = context;
+    if (s->early && s->any && !s->loaded && k_is_tile_there(s->taken, s->ring_from, s->ring_to)) {
+        k_one_load(s->kind, s);
+        s->loaded = true;
     }
-    k_one_put_sums(kind, s, parts, sums);
+}
+
+/* The warp's rows of the next tile. */
+K_INLINE void k_one_rows(const int kind, k_one_part *s, k_f32 *sums) {
+    const bool loaded = s->early && s->loaded;
+    if (!loaded) {
+        k_await_tile(s->taken, s->ring_from, s->ring_to);
+    }
+    s->loaded = false;
+    if (s->any) {
+        float parts[4];
+        if (!loaded) {
+            k_one_load(kind, s);
+        }
+        K_UNROLL_ALL
+        for (uint32_t r = 0; r < k_rows_at_once(kind); r++) {
+            parts[r] = k_dot_row(kind, &s->held, s->w[r], s->d[r]);
+        }
+        k_one_put_sums(kind, s, parts, sums);
+    } else {
+        k_release_tile(s->taken);
+    }
 }
 
 /* What is worked out while the column is on its way, where rows are long: all warps share each. */
@@ -193,7 +222,7 @@ K_INLINE void k_one_hold_fours(const k_op *op, k_one_part *s) {
     k_words4 words[K_MOST_FOURS];
     k_ask_pieces(K_MOST_FOURS, &c, &from, k_lane() * 4, words);
     k_one_prepare_fours(s);
-    k_have_pieces(K_MOST_FOURS, &c, &from, k_lane() * 4, words, s->fours);
+    k_have_pieces(K_MOST_FOURS, &c, &from, k_lane() * 4, NULL, words, s->fours);
 }
 
 /* The warp's segment of a row. */
@@ -213,24 +242,20 @@ K_INLINE void k_one_fours(const k_one_part *s, const uint8_t *tile, uint32_t n, 
     *sums = all + k_exchange(all, 1); /* both lanes the same */
 }
 
-/* Of so many rows of each matrix, at most as have sums; returns how many tiles the ring has given by then. Sums of rows behind the last are nobody's.
- */
-K_INLINE uint32_t k_one_matrices(const int kind, const k_one_part *s, uint32_t rows, uint32_t tile_rows, uint32_t matrices, uint32_t taken) {
+/* Of so many rows of each matrix, at most as have sums. Sums of rows behind the last are nobody's. */
+K_INLINE void k_one_matrices(const int kind, k_one_part *s, uint32_t rows, uint32_t tile_rows, uint32_t matrices) {
     for (uint32_t m = 0; m < matrices; m++) {
         k_f32 *sums = s->sums + m * s->matrix_sums;
         for (uint32_t row = s->first; row - s->first < rows; row += tile_rows, sums += tile_rows * s->row_sums) {
-            const uint8_t *tile = k_await_tile(taken, s->ring_from, s->ring_to);
+            s->any = k_warp_any(row < rows);
             if (kind == K_BY_FOUR) {
-                k_one_fours(s, tile, taken, sums);
-            } else if (k_warp_any(row < rows)) {
-                k_one_rows(kind, s, tile, taken, sums);
+                k_one_fours(s, k_await_tile(s->taken, s->ring_from, s->ring_to), s->taken, sums);
             } else {
-                k_release_tile(taken);
+                k_one_rows(kind, s, sums);
             }
-            taken = k_tile_next(taken);
+            s->taken = k_tile_next(s->taken);
         }
     }
-    return taken;
 }
 
 /* The column, to where it is held; returns what results are to be multiplied with. */
@@ -241,7 +266,8 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
     }
     const k_column c = k_whole_column(s->n);
     const k_column_from right = k_from_column(op, &c, 0);
-    k_bring_column(kind != K_BY_EIGHT, &c, &right, k_one_meanwhile, s);
+    const k_meanwhile meanwhile = {.first = k_one_meanwhile, .again = k_one_load_early, .context = s};
+    k_bring_column(kind != K_BY_EIGHT, &c, &right, &meanwhile);
     const float norm = k_column_norm(op, &c);
     k_hold(kind, &c, norm, &s->held);
     if (kind == K_BY_EIGHT && K_COLUMN_AT + s->n * 4 > K_ONE_SUMS_AT) {
@@ -251,17 +277,17 @@ K_INLINE float k_one_hold(const int kind, const k_op *op, k_one_part *s) {
 }
 
 /* Asides come before the column is asked for: it isn't there earlier, and asking in vain delays what others ask for. */
-K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t to) {
+K_INLINE void k_one_stream(const int kind, const bool early, uint32_t at, uint32_t from, uint32_t to) {
     const k_op *op = k_op_place(at);
     const uint32_t most = k_stream_most(op, K_CARD_THREADS), tile_rows = op->params[K_TILE_ROWS], matrices = op->after & K_AFTER_GLU ? 2 : 1;
-    uint32_t taken = k_next_tile(), end = to - from < most ? to : from + most;
+    uint32_t end = to - from < most ? to : from + most;
     const k_one_ending ending = k_one_ending_of(op);
     k_one_beside beside;
-    k_one_part s = {.kind = kind, .at = at, .n = (uint32_t)op->src[K_SRC_LEFT].ne[0]};
+    k_one_part s = {.kind = kind, .early = early, .at = at, .n = (uint32_t)op->src[K_SRC_LEFT].ne[0], .taken = k_next_tile(), .rows = end - from};
     k_one_asides(op, &ending, from, end, &beside);
     const float scale = k_one_hold(kind, op, &s);
     for (;;) {
-        taken = k_one_matrices(kind, &s, end - from, tile_rows, matrices, taken);
+        k_one_matrices(kind, &s, end - from, tile_rows, matrices);
         k_block_sync();
         k_one_finish(op, &ending, &beside, scale);
         if (k_warp_any(end == to)) {
@@ -271,27 +297,33 @@ K_INLINE void k_one_stream(const int kind, uint32_t at, uint32_t from, uint32_t 
         k_block_sync(); /* sums are read before others take their place */
         k_one_asides(op, &ending, from, end, &beside);
     }
-    k_set_next_tile(taken);
+    k_set_next_tile(s.taken);
 }
 
 /* Apart, so that each keeps registers to itself. */
 K_APART void k_one_stream_q4(uint32_t at, uint32_t from, uint32_t to) {
-    k_one_stream(K_BY_BLOCK, at, from, to);
+    k_one_stream(K_BY_BLOCK, false, at, from, to);
+}
+K_APART void k_one_stream_q4_early(uint32_t at, uint32_t from, uint32_t to) {
+    k_one_stream(K_BY_BLOCK, true, at, from, to);
 }
 K_APART void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {
-    k_one_stream(K_BY_HALF_BLOCK, at, from, to);
+    k_one_stream(K_BY_HALF_BLOCK, true, at, from, to);
 }
 K_APART void k_one_stream_f16(uint32_t at, uint32_t from, uint32_t to) {
-    k_one_stream(K_BY_EIGHT, at, from, to);
+    k_one_stream(K_BY_EIGHT, true, at, from, to);
 }
 K_APART void k_one_stream_long(uint32_t at, uint32_t from, uint32_t to) {
-    k_one_stream(K_BY_FOUR, at, from, to);
+    k_one_stream(K_BY_FOUR, false, at, from, to);
 }
 
 #else
 
 /* The plan has none of them. */
 K_INLINE void k_one_stream_q4(uint32_t at, uint32_t from, uint32_t to) {
+    (void)at, (void)from, (void)to;
+}
+K_INLINE void k_one_stream_q4_early(uint32_t at, uint32_t from, uint32_t to) {
     (void)at, (void)from, (void)to;
 }
 K_INLINE void k_one_stream_q8(uint32_t at, uint32_t from, uint32_t to) {

@@ -236,6 +236,8 @@ K_APART bool run_decoding(k_block *block) {
         }
         if (kind == K_DOES_Q4) {
             k_one_stream_q4(at, work.from, work.to);
+        } else if (kind == K_DOES_Q4_EARLY) {
+            k_one_stream_q4_early(at, work.from, work.to);
         } else if (kind == K_DOES_Q8) {
             k_one_stream_q8(at, work.from, work.to);
         } else if (kind == K_DOES_F16) {

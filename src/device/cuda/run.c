@@ -161,6 +161,23 @@ static bool needs_slot(const plan *p, const k_phase *phase, const k_work *work) 
     return needs;
 }
 
+/* Bytes of a K_OP_STREAM's weights that a block has. */
+static uint64_t weights_each(const k_op *op) {
+    uint64_t rows = (uint32_t)op->src[K_SRC_LEFT].ne[1] * (op->after & K_AFTER_GLU ? 2ull : 1ull);
+    return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] / op->n_parts;
+}
+
+/* Pieces of them that it asks for at once. */
+static uint32_t under_way(const k_op *op) {
+    uint64_t each = weights_each(op);
+    return each > K_LONGEST_STREAM ? K_UNDER_WAY_LONGEST : each > K_LONG_STREAM ? K_UNDER_WAY_LONG : K_UNDER_WAY;
+}
+
+/* What of the things that decoding does; of q4_0 by how many weights a block has. */
+static uint32_t decodes(const plan_op *o) {
+    return o->decodes == K_DOES_Q4 && weights_each(&o->op) > K_LONG_STREAM ? K_DOES_Q4_EARLY : o->decodes;
+}
+
 /* What each block does first in each phase, and behind the last in two of nothing; weights come through the ring from one of them on. */
 static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, uint32_t ring_from, k_work *works) {
     const cuda_device *device = p->workspace->device;
@@ -180,7 +197,7 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
             *work = any ? (k_work){.op = op, .part = part | (more ? K_MORE : 0)} : (k_work){.op = K_NO_WORK};
             work->part |= i + 1 < p->n_phases && phases[i + 1].flows ? K_FLOWS : 0;
             work->part |= device->marks ? K_MARKED : 0;
-            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? p->ops[op].decodes : K_DOES_NOTHING;
+            work->part |= more || (uint32_t)i < ring_from ? K_DOES_ANY : any ? decodes(&p->ops[op]) : K_DOES_NOTHING;
             work->part |= device->driver->ring && (uint32_t)i >= ring_from && needs_slot(p, &phases[i], work) ? K_OWN_SLOT : 0;
             if (any && p->ops[op].op.op == K_OP_STREAM) {
                 work->part |= work->part & K_DECODES && p->ops[op].op.after & K_AFTER_LARGEST ? K_LARGEST : 0;
@@ -190,17 +207,11 @@ static void deal_works(const plan *p, const k_phase *phases, uint32_t blocks, ui
     }
 }
 
-/* Pieces of a K_OP_STREAM's weights that a block asks for at once. */
-static uint32_t under_way(const k_op *op) {
-    uint64_t rows = (uint32_t)op->src[K_SRC_LEFT].ne[1] * (op->after & K_AFTER_GLU ? 2ull : 1ull);
-    return rows * (uint32_t)op->src[K_SRC_LEFT].nb[1] > (uint64_t)K_LONG_STREAM * op->n_parts ? K_UNDER_WAY_LONG : K_UNDER_WAY;
-}
-
 /* The weights that a block's part of an operation streams, in the order in which it takes them; returns how many ranges. streams may be NULL. */
 static uint32_t stream_of(const k_op *op, const k_work *work, k_stream *streams) {
     const k_tensor *left = &op->src[K_SRC_LEFT];
     uint32_t n = 0, stride = (uint32_t)left->nb[1], does = work->part & K_DECODES;
-    const bool one = does == K_DOES_Q4 || does == K_DOES_Q8 || does == K_DOES_F16 || does == K_DOES_LONG;
+    const bool one = does != K_DOES_ANY && does != K_DOES_STREAM;
     uint32_t most = k_stream_most(op, one ? K_CARD_THREADS : K_SUMS), slices = one ? 1 : op->params[K_SLICES], slice = stride / slices;
     for (uint32_t row = work->from; row < work->to; row += most) {
         uint32_t rows = work->to - row < most ? work->to - row : most;

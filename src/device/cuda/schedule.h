@@ -47,11 +47,14 @@ enum {
     K_ONE_SUM = 16,            /* floats of one of kernel_stream_one.h: two lanes each; a thread has one */
     K_PIECES = 4,              /* of a slot, asked for one by one: */
     K_PIECE = K_SLOT / K_PIECES,
-    K_UNDER_WAY = 3,            /* so many at once, since all that is asked for behind them waits for them, too; */
-    K_UNDER_WAY_LONG = 4,       /* or so many, at most those of two slots, */
-    K_LONG_STREAM = 300 * 1024, /* if a block has more than so many bytes of an operation's weights */
+    K_UNDER_WAY = 3,      /* so many at once, since all that is asked for behind them waits for them, too; */
+    K_UNDER_WAY_LONG = 4, /* more if a block has more than so many bytes of an operation's weights; */
+    K_LONG_STREAM = 200 * 1024,
+    K_UNDER_WAY_LONGEST = 2 * K_PIECES, /* as many as can be, if it has so many that nobody waits for anything else */
+    K_LONGEST_STREAM = 1024 * 1024,
 };
 
+_Static_assert(K_UNDER_WAY_LONGEST <= 2 * K_PIECES, "of two tiles, as k_fetch_tile has it");
 _Static_assert(K_SHARED <= 227 * 1024 && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
@@ -203,9 +206,9 @@ enum { K_NO_WORK = 0x7fffffff };
 #define K_FLOWS 0x40000000u
 #define K_MARKED 0x20000000u
 #define K_LARGEST 0x10000000u
-#define K_OWN_SLOT 0x08000000u
-#define K_DECODES 0x07000000u
-#define K_NUMBER 0x00ffffffu
+#define K_DECODES 0x0f000000u
+#define K_OWN_SLOT 0x00800000u
+#define K_NUMBER 0x007fffffu
 enum {
     K_DOES_ANY = 0,
     K_DOES_NOTHING = 1 << 24,
@@ -214,7 +217,8 @@ enum {
     K_DOES_F16 = 4 << 24,
     K_DOES_LONG = 5 << 24,   /* rows of halves too long for that, whole nevertheless */
     K_DOES_STREAM = 6 << 24, /* others */
-    K_DOES_ATTEND = 7 << 24
+    K_DOES_ATTEND = 7 << 24,
+    K_DOES_Q4_EARLY = 8 << 24 /* the first tile is loaded before the column is there: worth its instructions where there are many tiles */
 };
 
 /* A range of weights that a block streams through its ring, in the order of the phases that want them; or, where tile_bytes is 0, of a cache's keys
