@@ -42,24 +42,18 @@ K_FN void k_bar_expect(const uint64_t *bar, uint32_t bytes) {
 K_FN void k_bar_arrive(const uint64_t *bar) {
     __asm__ volatile("{ .reg .b64 t; mbarrier.arrive.shared.b64 t, [%0]; }" ::"r"(k_shared_address(bar)) : "memory");
 }
-/* Has the barrier's phase of this parity ended? Waits a little. */
-K_FN bool k_bar_passed(const uint64_t *bar, uint32_t parity) {
-    uint32_t passed;
-    __asm__ volatile("{ .reg .pred p; mbarrier.try_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                     : "=r"(passed)
-                     : "r"(k_shared_address(bar)), "r"(parity)
-                     : "memory");
-    return passed;
-}
-/* The same, without waiting. */
-K_FN bool k_bar_has_passed(const uint64_t *bar, uint32_t parity) {
-    uint32_t passed;
-    __asm__ volatile("{ .reg .pred p; mbarrier.test_wait.parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"
-                     : "=r"(passed)
-                     : "r"(k_shared_address(bar)), "r"(parity)
-                     : "memory");
-    return passed;
-}
+/* Has the barrier's phase of this parity ended? The first waits a little. */
+#define K_BAR_PASSED(name, how)                                                                                                                      \
+    K_FN bool name(const uint64_t *bar, uint32_t parity) {                                                                                           \
+        uint32_t passed;                                                                                                                             \
+        __asm__ volatile("{ .reg .pred p; mbarrier." how ".parity.shared.b64 p, [%1], %2; selp.u32 %0, 1, 0, p; }"                                   \
+                         : "=r"(passed)                                                                                                              \
+                         : "r"(k_shared_address(bar)), "r"(parity)                                                                                   \
+                         : "memory");                                                                                                                \
+        return passed;                                                                                                                               \
+    }
+K_BAR_PASSED(k_bar_passed, "try_wait")
+K_BAR_PASSED(k_bar_has_passed, "test_wait")
 K_FN void k_bulk_load(uint8_t *to, uint64_t from, uint32_t bytes, const uint64_t *bar) {
     __asm__ volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(k_shared_address(to)), "l"(from),
                      "r"(bytes), "r"(k_shared_address(bar))
@@ -113,17 +107,20 @@ K_FN void k_await_piece(uint32_t n, uint32_t piece) {
     while (!k_bar_passed(k_full(n, piece), k_round(n))) {
     }
 }
-/* All lanes, each one of its pieces [from, to): the others' memory is not to be looked at. */
-K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
+/* Of pieces [from, to) of a tile, the one that the lane looks at: a warp looks at all of them together. */
+K_FN uint32_t k_own_piece(uint32_t from, uint32_t to) {
     const uint32_t piece = from + k_lane() % K_PIECES;
-    k_await_piece(n, piece < to ? piece : from);
+    return piece < to ? piece : from;
+}
+/* All lanes: pieces that were not awaited are not to be looked at. */
+K_FN const uint8_t *k_await_tile(uint32_t n, uint32_t from, uint32_t to) {
+    k_await_piece(n, k_own_piece(from, to));
     k_warp_sync();
     return k_slot(n);
 }
-/* Is it there? Likewise. */
+/* Are these pieces there? Likewise. */
 K_FN bool k_is_tile_there(uint32_t n, uint32_t from, uint32_t to) {
-    const uint32_t piece = from + k_lane() % K_PIECES;
-    const bool lacks = k_warp_any(!k_bar_has_passed(k_full(n, piece < to ? piece : from), k_round(n)));
+    const bool lacks = k_warp_any(!k_bar_has_passed(k_full(n, k_own_piece(from, to)), k_round(n)));
     k_warp_sync();
     return !lacks;
 }

@@ -247,10 +247,10 @@ K_INLINE void k_one_matrices(const int kind, k_one_part *s, uint32_t rows, uint3
     for (uint32_t m = 0; m < matrices; m++) {
         k_f32 *sums = s->sums + m * s->matrix_sums;
         for (uint32_t row = s->first; row - s->first < rows; row += tile_rows, sums += tile_rows * s->row_sums) {
-            s->any = k_warp_any(row < rows);
             if (kind == K_BY_FOUR) {
                 k_one_fours(s, k_await_tile(s->taken, s->ring_from, s->ring_to), s->taken, sums);
             } else {
+                s->any = k_warp_any(row < rows);
                 k_one_rows(kind, s, sums);
             }
             s->taken = k_tile_next(s->taken);

@@ -50,11 +50,10 @@ enum {
     K_UNDER_WAY = 3,      /* so many at once, since all that is asked for behind them waits for them, too; */
     K_UNDER_WAY_LONG = 4, /* more if a block has more than so many bytes of an operation's weights; */
     K_LONG_STREAM = 200 * 1024,
-    K_UNDER_WAY_LONGEST = 2 * K_PIECES, /* as many as can be, if it has so many that nobody waits for anything else */
+    K_UNDER_WAY_LONGEST = 2 * K_PIECES, /* as many as k_fetch_tile can have, if nobody waits for anything else */
     K_LONGEST_STREAM = 1024 * 1024,
 };
 
-_Static_assert(K_UNDER_WAY_LONGEST <= 2 * K_PIECES, "of two tiles, as k_fetch_tile has it");
 _Static_assert(K_SHARED <= 227 * 1024 && K_BEFORE_WORK + K_WORK + K_SLOT <= K_SHARED_LEAST, "slots have room");
 
 /* Layouts of weights that only this device has: a row's quants first, 16-byte aligned, then its scales. */
