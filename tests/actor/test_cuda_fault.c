@@ -2,6 +2,10 @@
  * A card fails in the middle of an answer (device/fake_cuda.h): the actors on it end with an error that says why, the host goes on, and what was
  * frozen before is taken up on the CPU.
  */
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+
 #include "actor_test.h"
 #include "device/fake_cuda.h"
 #include "threads.h"
@@ -67,7 +71,62 @@ static void test_fault(void **state) {
     empty_folder();
 }
 
+/* Threads want stacks of so much; beside what is taken there is room for one, and a half. */
+enum { STACK = 64 << 20 };
+
+static void want_stacks(size_t bytes) {
+    pthread_attr_t attributes;
+    assert_int_equal(pthread_attr_init(&attributes), 0);
+    assert_int_equal(pthread_attr_setstacksize(&attributes, bytes), 0);
+    assert_int_equal(pthread_setattr_default_np(&attributes), 0);
+    pthread_attr_destroy(&attributes);
+}
+
+static rlim_t taken(void) {
+    unsigned long long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    assert_non_null(file);
+    assert_int_equal(fscanf(file, "%llu", &pages), 1);
+    fclose(file);
+    return pages * (rlim_t)sysconf(_SC_PAGESIZE);
+}
+
+/* What is moved once more is moved by the emulated card's threads: they are started. */
+static sp_status use_threads(sp_error *err) {
+    enum { BYTES = 1 << 16 };
+    sp_device *device = NULL;
+    sp_device_memory *memory = NULL;
+    void *pages = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_ptr_not_equal(pages, MAP_FAILED);
+    assert_int_equal(sp_device_open("cuda-emulated", THREADS, &device, err), SP_OK);
+    assert_int_equal(sp_device_memory_open(device, pages, BYTES, &memory, err), SP_OK);
+    assert_int_equal(sp_device_memory_sync(memory, 0, BYTES, SP_SYNC_TO_DEVICE, err), SP_OK);
+    const sp_status status = sp_device_memory_sync(memory, 0, BYTES, SP_SYNC_TO_DEVICE, err);
+    sp_device_memory_close(memory);
+    sp_device_close(device);
+    munmap(pages, BYTES);
+    return status;
+}
+
+/* Some of the emulated card's threads are started, then there is no memory for the next: it says so, and those that wait for it end. */
+static void test_no_threads(void **state) {
+    (void)state;
+    struct rlimit before, limit;
+    sp_error err = {0};
+    want_stacks(STACK);
+    assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
+    limit = before;
+    limit.rlim_cur = taken() + STACK + STACK / 2;
+    assert_int_equal(setrlimit(RLIMIT_AS, &limit), 0);
+    const sp_status status = use_threads(&err);
+    assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
+    assert_int_equal(status, SP_ERR_DEVICE);
+    assert_non_null(strstr(err.message, "can't start the threads of the emulated device"));
+    want_stacks(8 << 20);
+    assert_int_equal(use_threads(&err), SP_OK);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_fault)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_no_threads), cmocka_unit_test(test_fault)};
     return cmocka_run_group_tests(tests, make_folder, remove_folder);
 }

@@ -158,7 +158,12 @@ static void *run_block(void *block) {
     k_block *b = block;
     emulated *e = b->host;
     k_shared_memory = e->shared[b->block];
-    k_resident(b);
+    pthread_mutex_lock(&e->lock); /* until all are started, or can't be */
+    const bool all = e->n_threads == BLOCKS;
+    pthread_mutex_unlock(&e->lock);
+    if (all) {
+        k_resident(b);
+    }
     pthread_mutex_lock(&e->lock);
     pthread_cond_broadcast(&e->changed);
     pthread_mutex_unlock(&e->lock);
@@ -181,13 +186,16 @@ static sp_status launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, 
     e->here = 0;
     e->stopping = e->stopped = false;
     memset((void *)(uintptr_t)state, 0, sizeof(k_state));
-    for (uint32_t i = 0; i < BLOCKS; i++) {
+    pthread_mutex_lock(&e->lock);
+    for (uint32_t i = 0; i < BLOCKS && i == e->n_threads; i++) {
         e->blocks[i] = (k_block){.block = i, .blocks = BLOCKS, .queue = queue, .state = (k_state *)(uintptr_t)state, .host = e};
-        if (pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i])) {
-            /* Those that run wait for the rest forever: there is no way back. */
-            return sp_fail(err, SP_ERR_NO_MEMORY, "can't start the threads of the emulated device");
-        }
-        e->n_threads++;
+        e->n_threads += pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i]) == 0;
+    }
+    const bool all = e->n_threads == BLOCKS;
+    pthread_mutex_unlock(&e->lock);
+    if (!all) {
+        join_threads(driver, err);
+        return sp_fail(err, SP_ERR_NO_MEMORY, "can't start the threads of the emulated device");
     }
     return SP_OK;
 }
