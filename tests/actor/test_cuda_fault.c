@@ -1,9 +1,8 @@
 /*
  * A card fails in the middle of an answer (device/fake_cuda.h): the actors on it end with an error that says why, the host goes on, and what was
- * frozen before is taken up on the CPU.
+ * frozen before is taken up on the CPU. And the emulated card can't be started for want of memory.
  */
 #include <pthread.h>
-#include <sys/mman.h>
 #include <sys/resource.h>
 
 #include "actor_test.h"
@@ -74,12 +73,16 @@ static void test_fault(void **state) {
 /* Threads want stacks of so much; beside what is taken there is room for one, and a half. */
 enum { STACK = 64 << 20 };
 
-static void want_stacks(size_t bytes) {
+/* Returns what they wanted before. */
+static size_t want_stacks(size_t bytes) {
     pthread_attr_t attributes;
-    assert_int_equal(pthread_attr_init(&attributes), 0);
+    size_t before = 0;
+    assert_int_equal(pthread_getattr_default_np(&attributes), 0);
+    assert_int_equal(pthread_attr_getstacksize(&attributes, &before), 0);
     assert_int_equal(pthread_attr_setstacksize(&attributes, bytes), 0);
     assert_int_equal(pthread_setattr_default_np(&attributes), 0);
     pthread_attr_destroy(&attributes);
+    return before;
 }
 
 static rlim_t taken(void) {
@@ -94,17 +97,15 @@ static rlim_t taken(void) {
 /* What is moved once more is moved by the emulated card's threads: they are started. */
 static sp_status use_threads(sp_error *err) {
     enum { BYTES = 1 << 16 };
+    static _Alignas(BYTES) uint8_t pages[BYTES];
     sp_device *device = NULL;
     sp_device_memory *memory = NULL;
-    void *pages = mmap(NULL, BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    assert_ptr_not_equal(pages, MAP_FAILED);
     assert_int_equal(sp_device_open("cuda-emulated", THREADS, &device, err), SP_OK);
     assert_int_equal(sp_device_memory_open(device, pages, BYTES, &memory, err), SP_OK);
     assert_int_equal(sp_device_memory_sync(memory, 0, BYTES, SP_SYNC_TO_DEVICE, err), SP_OK);
     const sp_status status = sp_device_memory_sync(memory, 0, BYTES, SP_SYNC_TO_DEVICE, err);
     sp_device_memory_close(memory);
     sp_device_close(device);
-    munmap(pages, BYTES);
     return status;
 }
 
@@ -113,7 +114,7 @@ static void test_no_threads(void **state) {
     (void)state;
     struct rlimit before, limit;
     sp_error err = {0};
-    want_stacks(STACK);
+    const size_t stack = want_stacks(STACK);
     assert_int_equal(getrlimit(RLIMIT_AS, &before), 0);
     limit = before;
     limit.rlim_cur = taken() + STACK + STACK / 2;
@@ -122,7 +123,7 @@ static void test_no_threads(void **state) {
     assert_int_equal(setrlimit(RLIMIT_AS, &before), 0);
     assert_int_equal(status, SP_ERR_DEVICE);
     assert_non_null(strstr(err.message, "can't start the threads of the emulated device"));
-    want_stacks(8 << 20);
+    want_stacks(stack);
     assert_int_equal(use_threads(&err), SP_OK);
 }
 

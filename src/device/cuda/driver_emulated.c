@@ -187,11 +187,12 @@ static sp_status launch(sp_cuda_driver *driver, k_queue *queue, uint64_t state, 
     e->stopping = e->stopped = false;
     memset((void *)(uintptr_t)state, 0, sizeof(k_state));
     pthread_mutex_lock(&e->lock);
-    for (uint32_t i = 0; i < BLOCKS && i == e->n_threads; i++) {
+    bool all = true;
+    for (uint32_t i = 0; i < BLOCKS && all; i++) {
         e->blocks[i] = (k_block){.block = i, .blocks = BLOCKS, .queue = queue, .state = (k_state *)(uintptr_t)state, .host = e};
-        e->n_threads += pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i]) == 0;
+        all = pthread_create(&e->threads[i], NULL, run_block, &e->blocks[i]) == 0;
+        e->n_threads += all;
     }
-    const bool all = e->n_threads == BLOCKS;
     pthread_mutex_unlock(&e->lock);
     if (!all) {
         join_threads(driver, err);
